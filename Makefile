@@ -1,0 +1,56 @@
+# Everything runs in .venv, which is made when it is missing or older than pyproject.toml or
+# constraints.txt. ARGS= passes more words on: make test ARGS="-k latents -x".
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+SPACE ?= shakespeare
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+
+.DEFAULT_GOAL := help
+.PHONY: help install sweep test lint format bench clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
+		printf 'make %-8s  %s\n' "$$name" "$$text"; done
+
+install: $(STAMP) ## make .venv with the tested versions
+	@echo "ready: source $(BIN)/activate"
+
+sweep: $(STAMP) ## run the search search_spaces/SPACE.py (SPACE=shakespeare)
+	$(BIN)/python tune_search.py $(SPACE) $(ARGS)
+
+test: $(STAMP) ## run the tests (slow and gpu ones: ARGS="-m slow")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style, types and the order of imports; change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## run benchmarks/*.py in order of name
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+clean: ## remove .venv and caches; results and data stay
+	rm -rf $(VENV) $(VENV).lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . \( -path ./.git -o -path ./results -o -path ./data \) -prune -o \
+		-name __pycache__ -prune -exec rm -rf {} +
+
+# A second make that comes while .venv is being made waits (where flock exists) and then finds it
+# made. The stamp is written last, so an install that was cut short is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 found; say make PYTHON=..." >&2; exit 1; }
+	@if command -v flock >/dev/null; then exec 9>$(VENV).lock; flock 9; fi; \
+	if [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit 0; fi; \
+	echo "making $(VENV) ... (about 2 minutes; downloads about 500 MB once, more where pip picks torch for CUDA)"; \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all]' && \
+	touch $@ && echo "made $(VENV)"

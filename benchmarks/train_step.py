@@ -1,0 +1,155 @@
+"""Rows per second of a training step: the bare limit, `fit`, and a torch DataLoader, side by side.
+
+    python benchmarks/train_step.py [--rounds 12] [--latent-config factor] [--output FILE]
+
+(a) is the loop on one resident batch: forward, backward, optimisers, nothing else. (b) is an epoch
+of `fit`, evaluation excluded. (c) is the same step fed by a `torch.utils.data.DataLoader`. The
+three take turns inside one run (a and c run after each of fit's epochs); a ratio is the median over
+rounds of that round's ratio, so that a machine that speeds up or slows down in between does not
+decide it. One thread, batch 200, inputs of the usual shapes with random values.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import tyro
+from pydantic import BaseModel
+from torch.utils.data import DataLoader, TensorDataset
+
+from hlvnn.build import build_model
+from hlvnn.config import ModelConfig, TrainConfig
+from hlvnn.data.batches import Batch
+from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
+from hlvnn.model import HierarchicalModel
+from hlvnn.objective import batch_loss
+from hlvnn.optim import RowwiseAdam
+from hlvnn.training import EpochReport, fit
+
+BATCH = 200
+GROUPS = 207
+SHAPES = {
+    "cnn": {"x_kind": "image", "x_shape": (28, 28), "classes": 62, "steps": 20},
+    "lstm": {"x_kind": "tokens", "x_shape": (80,), "classes": 80, "steps": 20},
+    "mlp": {"x_kind": "features", "x_shape": (64,), "classes": 10, "steps": 300},
+}
+
+
+class Options(BaseModel):
+    """What to measure."""
+
+    rounds: int = 12
+    """Rounds; the first is a warm-up."""
+    latent_config: str = "factor"
+    """Latent structure of the models."""
+    output: Path | None = None
+    """JSON file for the figures."""
+
+
+def dataset(name: str) -> GroupedDataset:
+    """Return random rows of the shape that a backbone reads."""
+    shape = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+    rows = BATCH * shape["steps"]
+    size = (rows, *shape["x_shape"])
+    if shape["x_kind"] == "features":
+        x = torch.randn(size, generator=generator)
+    else:
+        high = 256 if shape["x_kind"] == "image" else 80
+        x = torch.randint(0, high, size, generator=generator).to(torch.uint8)
+    groups = (torch.arange(rows) % GROUPS).to(torch.int32)[:, None]
+    y = torch.randint(0, shape["classes"], (rows,), generator=generator)
+    schema = Schema(
+        levels=(Level("group", GROUPS),),
+        x_kind=shape["x_kind"],
+        x_shape=shape["x_shape"],
+        num_tokens=80 if shape["x_kind"] == "tokens" else None,
+        target=Target("class", "class", None, shape["classes"]),
+    )
+    return GroupedDataset(schema, Split(TensorRows(x), groups, y))
+
+
+class Loop:
+    """The bare step: a model, its optimisers, and nothing around them."""
+
+    def __init__(self, model: HierarchicalModel) -> None:
+        self.model = model.train()
+        tables = [latent.posterior.table for latent in model.latents]
+        known = {id(table) for table in tables}
+        dense = [p for p in model.parameters() if id(p) not in known]
+        self.optimizers = [torch.optim.AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True)]
+        if tables:
+            self.optimizers.append(RowwiseAdam(tables, lr=1e-3))
+
+    def step(self, batch: Batch) -> None:
+        loss = batch_loss(self.model, batch, 1.0, 1).loss
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def measure(name: str, options: Options) -> dict[str, float]:
+    """Return rows per second of (a), (b) and (c), medians over rounds, and fit's two ratios."""
+    data = dataset(name)
+    config = ModelConfig(backbone=name, latent_config=options.latent_config)
+    bare, loader_loop = (Loop(build_model(config, data)) for _ in range(2))
+    train, steps = data.train, SHAPES[name]["steps"]
+    one = torch.arange(BATCH)
+    batch = Batch(train.x.take(one), train.groups[one], train.y[one], one)
+    rows = TensorDataset(train.x.all(), train.groups, train.y)
+    loader = DataLoader(rows, batch_size=BATCH, shuffle=True)
+    speeds: dict[str, list[float]] = {"bare": [], "fit": [], "loader": []}
+
+    def timed(key: str, started: float) -> None:
+        speeds[key].append(BATCH * steps / (time.perf_counter() - started))
+
+    def take_turns(epoch: EpochReport, checkpoint: object) -> None:
+        speeds["fit"].append(epoch.row["rows_per_second"])
+        started = time.perf_counter()
+        for _ in range(steps):
+            bare.step(batch)
+        timed("bare", started)
+        started = time.perf_counter()
+        for x, groups, y in loader:
+            loader_loop.step(Batch(x, groups, y, one))
+        timed("loader", started)
+
+    train_config = TrainConfig(num_epochs=options.rounds + 1, batch_size=BATCH, device="cpu")
+    fit(build_model(config, data), data, train_config, take_turns)
+    pairs = list(zip(speeds["fit"], speeds["bare"], speeds["loader"], strict=True))[1:]
+    return {
+        **{key: statistics.median(values[1:]) for key, values in speeds.items()},
+        "fit_to_bare": statistics.median(fit / bare for fit, bare, _ in pairs),
+        "fit_to_loader": statistics.median(fit / loader for fit, _, loader in pairs),
+    }
+
+
+def main(options: Options) -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    print(f"one thread, batch {BATCH}, latents: {options.latent_config}, {options.rounds} rounds")
+    print(
+        "| model | bare rows/s | fit rows/s | DataLoader rows/s | fit / bare | fit / DataLoader |"
+    )
+    print("|---|---|---|---|---|---|")
+    figures = {}
+    for name in SHAPES:
+        speed = measure(name, options)
+        figures[name] = speed
+        print(
+            f"| {name} | {speed['bare']:,.0f} | {speed['fit']:,.0f} | {speed['loader']:,.0f} "
+            f"| {speed['fit_to_bare']:.3f} | {speed['fit_to_loader']:.2f} |",
+            flush=True,
+        )
+    if options.output is not None:
+        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))

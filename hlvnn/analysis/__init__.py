@@ -1,0 +1,1 @@
+"""Reading results: tables, figures and reports. Trains nothing."""

@@ -1,0 +1,1 @@
+"""The family of backbones, one file each: the network without latents."""

@@ -1,0 +1,101 @@
+"""What every backbone shares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hlvnn.data.grouped import Rows
+from hlvnn.errors import ConfigError
+from hlvnn.stages import Enter, Stage, untouched
+
+
+class Backbone(nn.Module, ABC):
+    """The network without latents: named stages, called in order.
+
+    At each stage it computes the pre-activation, hands it to `enter` (where latents change it), and
+    goes on. Until the first latent tensors are [B, …]; from there on [S, B, …].
+    """
+
+    x_kinds: ClassVar[frozenset[str]]
+    """Kinds of rows it reads: image, tokens, features."""
+
+    stages: dict[str, Stage]
+
+    @abstractmethod
+    def forward(self, x: Tensor, enter: Enter = untouched) -> Tensor:
+        """Return the network's output, [B, out] or [S, B, out]."""
+
+    def observe(self, rows: Rows) -> None:
+        """Take what is needed from the training rows (scales of the inputs). Nothing by default."""
+
+
+def per_row(step: Callable[[Tensor], Tensor], h: Tensor, row_dims: int) -> Tensor:
+    """Apply a step made for [B, …] to h, whether it is [B, …] or [S, B, …].
+
+    `row_dims` is the number of axes of one row of h.
+    """
+    if h.dim() == row_dims + 1:
+        return step(h)
+    return step(h.flatten(0, 1)).unflatten(0, h.shape[:2])
+
+
+def dense_norm(norm: str, width: int) -> nn.Module:
+    """Return the normalisation of a dense stage's pre-activation."""
+    if norm == "batch":
+        return nn.BatchNorm1d(width)
+    return nn.LayerNorm(width) if norm == "layer" else nn.Identity()
+
+
+class InputScale(nn.Module):
+    """Centre and scale of each input column, taken from the training rows.
+
+    center, scale: [D] float. Columns are divided by their SD. Latents see them scaled but not
+    centred (centring would change an uncorrelated prior of slopes); the stage's own matrix sees
+    them centred as well, which changes nothing but its conditioning.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    def observe(self, rows: Rows, chunk: int = 65536) -> None:
+        """Take mean and SD of each column, in chunks (rows may be memory-mapped)."""
+        total = torch.zeros(len(self.center), dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        first = rows.take(torch.zeros(1, dtype=torch.int64)).double().reshape(-1)
+        for index in torch.arange(len(rows)).split(chunk):
+            part = rows.take(index).double().flatten(1) - first
+            total += part.sum(0)
+            squares += part.square().sum(0)
+        mean = total / len(rows)
+        sd = (squares / len(rows) - mean.square()).clamp(min=0).sqrt()
+        self.center.copy_(mean + first)
+        self.scale.copy_(torch.where(sd > 0, sd, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x / scale."""
+        return x / self.scale
+
+    def offset(self) -> Tensor:
+        """Return center / scale, what the stage's own matrix subtracts."""
+        return self.center / self.scale
+
+
+def one_width(given: tuple[int, ...] | None, default: int) -> int:
+    """Return the width of a backbone's only hidden layer: as given, or the size's own."""
+    if given is None:
+        return default
+    if len(given) != 1:
+        raise ConfigError(
+            f"hidden {given}: this backbone has one dense hidden layer, give one width"
+        )
+    return given[0]

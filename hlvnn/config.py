@@ -1,0 +1,383 @@
+"""The configuration: frozen, strict models with their defaults, and nothing that builds.
+
+Every setting of the project is a field here, once. The command lines are generated from these
+classes and `hyperparams.json` is their dump. A configuration never enters a module: `hlvnn.build`
+unpacks it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hlvnn import errors
+from hlvnn.families import members
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
+        return values
+
+
+def _member(family: str, what: str, name: str | None) -> str | None:
+    if name is not None and name not in members(family):
+        raise ValueError(errors.unknown(what, name, members(family)))
+    return name
+
+
+def latent_text(latent: LatentConfig) -> str:
+    """Return the text form that `LatentConfig.from_text` reads."""
+    places = "+".join(f"{entry.placement}@{entry.stage}" for entry in latent.places)
+    pairs = {"level": latent.level, "width": latent.width}
+    pairs |= {"posterior": latent.posterior, "prior": latent.prior}
+    return " ".join(
+        [places, *(f"{key}={value}" for key, value in pairs.items() if value is not None)]
+    )
+
+
+class EntryConfig(Config):
+    """One place where a latent enters the network."""
+
+    stage: str
+    """Stage of the backbone, for example conv1, hidden, output."""
+    placement: str
+    """How the latent enters there: a file of hlvnn/latents/placements."""
+
+    @field_validator("placement")
+    @classmethod
+    def _known_placement(cls, name: str) -> str | None:
+        return _member("latents.placements", "placement", name)
+
+
+class LatentConfig(Config):
+    """One latent vector per group of one level, and where it enters.
+
+    Give `stage` and `placement` for one place, or `entries` for several.
+    """
+
+    level: str
+    """Group level, by its name in the data (writer, character, Subject)."""
+    stage: str | None = None
+    """Stage where it enters (with `placement`)."""
+    placement: str | None = None
+    """How it enters (with `stage`)."""
+    width: int | None = Field(None, gt=0)
+    """Latent dimensions; None takes the stage's own width where the placement fixes it."""
+    posterior: str = "mean_field"
+    """Family of q(z): a file of hlvnn/latents/posteriors."""
+    prior: str = "standard"
+    """Prior p(z): a file of hlvnn/latents/priors."""
+    entries: tuple[EntryConfig, ...] = ()
+    """Several places for the same vector."""
+
+    @field_validator("placement")
+    @classmethod
+    def _known_placement(cls, name: str | None) -> str | None:
+        return _member("latents.placements", "placement", name)
+
+    @field_validator("posterior")
+    @classmethod
+    def _known_posterior(cls, name: str) -> str | None:
+        return _member("latents.posteriors", "posterior", name)
+
+    @field_validator("prior")
+    @classmethod
+    def _known_prior(cls, name: str) -> str | None:
+        return _member("latents.priors", "prior", name)
+
+    @model_validator(mode="after")
+    def _one_way_of_saying_where(self) -> Self:
+        one_place = self.stage is not None and self.placement is not None
+        partial = (self.stage is None) != (self.placement is None)
+        if partial or one_place == bool(self.entries):
+            raise ValueError("a latent needs either a stage and a placement, or entries")
+        return self
+
+    @property
+    def places(self) -> tuple[EntryConfig, ...]:
+        """The places where the latent enters, however they were written."""
+        if self.stage is not None and self.placement is not None:
+            return (EntryConfig(stage=self.stage, placement=self.placement),)
+        return self.entries
+
+    @classmethod
+    def from_text(cls, text: str) -> LatentConfig:
+        """Read `PLACEMENT@STAGE[+PLACEMENT@STAGE…] level=L [width=W] [posterior=Q] [prior=P]`.
+
+        Raises `ConfigError` when the text does not have that form.
+        """
+        form = "PLACEMENT@STAGE level=LEVEL [width=N] [posterior=NAME] [prior=NAME]"
+        words = shlex.split(text)
+        if not words or any("@" not in place for place in words[0].split("+")):
+            raise errors.ConfigError(f"latent {text!r}: expected the form {form}")
+        entries = [
+            dict(zip(("placement", "stage"), place.split("@", 1), strict=True))
+            for place in words[0].split("+")
+        ]
+        settings: dict[str, Any] = dict(entries[0]) if len(entries) == 1 else {"entries": entries}
+        for word in words[1:]:
+            key, equals, value = word.partition("=")
+            if not equals:
+                raise errors.ConfigError(
+                    f"latent {text!r}: {word!r} is not KEY=VALUE; form: {form}"
+                )
+            settings[key] = value
+        return validated(cls, settings, f"latent {text!r}")
+
+
+def _latents_from_words(words: list[str]) -> tuple[LatentConfig, ...]:
+    try:
+        return tuple(LatentConfig.from_text(word) for word in words)
+    except errors.ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+LatentList = Annotated[
+    tuple[LatentConfig, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="'PLACEMENT@STAGE level=LEVEL …'",
+        instance_from_str=_latents_from_words,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [latent_text(latent) for latent in value],
+    ),
+]
+
+
+class DataConfig(Config):
+    """Which data, and how they are split."""
+
+    dataset: str = ""
+    """Data set: a source (digits, shakespeare, table) or a folder of arrays below --data-dir."""
+    data_size: Literal["small", "large"] = "small"
+    """Which of the two sizes of the data set."""
+    data_dir: Path = Path("data")
+    """Root of the folders of arrays: DATA_DIR/DATASET/{small,large}/x_train.npy …"""
+    val_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of each group's training rows set aside to select on; 0 trains on all of them."""
+    unseen: Literal["error", "prior"] = "error"
+    """Test rows of a group without training rows: refuse them, or integrate the prior."""
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the lowest level's groups held out whole, as new groups: they become test rows."""
+    split_seed: int = 0
+    """Seed of every random split."""
+    table: Path | None = None
+    """CSV or Parquet file of the data set `table`."""
+    target: str | None = None
+    """Target column of the table."""
+    features: tuple[str, ...] = ()
+    """Feature columns of the table; none given = every column that is neither target nor group."""
+    groups: tuple[str, ...] = ()
+    """Group columns of the table, lowest level first."""
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of each group's rows of a table kept for testing."""
+
+    @property
+    def title(self) -> str:
+        """The name that results are filed under."""
+        return self.table.name.split(".")[0] if self.table is not None else self.dataset
+
+
+class ModelConfig(Config):
+    """The network, its latents and its likelihood."""
+
+    backbone: str | None = None
+    """Backbone: cnn, lstm, mlp, linear; None takes the one made for the data."""
+    model_size: Literal["small", "large"] = "small"
+    """Which of the backbone's two sizes."""
+    likelihood: str | None = None
+    """Likelihood of y: categorical, bernoulli, gaussian; None takes the one made for the target."""
+    latent_config: tuple[str, ...] = ("none",)
+    """Names of latent structures, made for each group level; several are added together."""
+    z_dim: tuple[int, ...] = (10,)
+    """Latent widths: one for all, or one per latent (place by place, lowest level first)."""
+    posterior: str = "mean_field"
+    """Posterior of the latents named by --latent-config."""
+    prior: str = "standard"
+    """Prior of the latents named by --latent-config."""
+    latents: LatentList = ()
+    """Latents written out, beside or instead of the named ones."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout probability around the hidden layers."""
+    norm: Literal["none", "batch", "layer"] = "none"
+    """Normalisation of the hidden stages' pre-activations."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the dense hidden layers, in place of the size's own."""
+    channels: tuple[int, ...] | None = None
+    """Channels of the CNN's two convolutions, in place of the size's own."""
+    kernel_size: int | None = Field(None, gt=0)
+    """Side of the CNN's kernels, in place of the size's own."""
+    embedding: int | None = Field(None, gt=0)
+    """Width of the LSTM's character embedding, in place of the size's own."""
+    lstm: tuple[int, ...] | None = None
+    """Widths of the two LSTM layers, in place of the size's own."""
+
+    @field_validator("latent_config", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        parts = (value,) if isinstance(value, str) else value
+        if isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts):
+            return tuple(name for part in parts for name in part.split("+"))
+        return value
+
+    @field_validator("z_dim", mode="before")
+    @classmethod
+    def _one_width(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("z_dim")
+    @classmethod
+    def _positive_widths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 1:
+            raise ValueError("every latent width must be at least 1")
+        return value
+
+    @field_validator("latents", mode="before")
+    @classmethod
+    def _read_text_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple):
+            return tuple(_latents_from_words([v])[0] if isinstance(v, str) else v for v in value)
+        return value
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, name: str | None) -> str | None:
+        return _member("backbones", "backbone", name)
+
+    @field_validator("likelihood")
+    @classmethod
+    def _known_likelihood(cls, name: str | None) -> str | None:
+        return _member("likelihoods", "likelihood", name)
+
+    @field_validator("posterior")
+    @classmethod
+    def _known_posterior(cls, name: str) -> str | None:
+        return _member("latents.posteriors", "posterior", name)
+
+    @field_validator("prior")
+    @classmethod
+    def _known_prior(cls, name: str) -> str | None:
+        return _member("latents.priors", "prior", name)
+
+
+class TrainConfig(Config):
+    """How the model is fitted."""
+
+    num_epochs: int = Field(10, gt=0)
+    """Passes over the training rows."""
+    batch_size: int | None = Field(200, gt=0)
+    """Rows a step; None takes the whole training set at once."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
+    latent_lr: float | None = Field(None, gt=0)
+    """Learning rate of the groups' posteriors, as a multiple of --lr; None takes 10 for minibatches
+    (a group is in few of them; 5 without a prior), and 1 for the whole training set at once or
+    where the ELBO has a closed form."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of the backbone's and placements' matrices."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest norm of a step's gradient; None does not clip."""
+    kl_weight: float = Field(1.0, ge=0)
+    """Weight β of the KL terms; 1 is the true ELBO."""
+    kl_annealing: float = Field(0.0, ge=0)
+    """Epochs over which β rises linearly from 0 to --kl-weight."""
+    prior_warmup: float = Field(0.1, ge=0, le=1)
+    """Share of the run during which learned priors and the noise are held at their start."""
+    num_samples: int = Field(1, gt=0)
+    """Draws of z a training step, where no closed form serves."""
+    eval_samples: int = Field(10, gt=0)
+    """Draws of z averaged in evaluation and prediction."""
+    eval_every: int = Field(1, gt=0)
+    """Epochs between evaluations (the last epoch is always evaluated)."""
+    checkpoint_every: int = Field(1, gt=0)
+    """Evaluated epochs between checkpoints (the last is always kept)."""
+    print_freq: int = Field(0, ge=0)
+    """Steps between progress lines inside an epoch; 0 prints none."""
+    patience: int | None = Field(None, gt=0)
+    """Stop after this many evaluations without a better validation loss; None never does."""
+    device: str = "auto"
+    """cpu, cuda, cuda:0 …; auto takes a GPU where there is one."""
+    threads: int = Field(1, gt=0)
+    """CPU threads of torch during the fit. One suits small networks, and does not suffer when other
+    processes share the cores; in a sweep it is --cpus-per-trial unless said otherwise."""
+    debug: bool = False
+    """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
+
+
+class RunConfig(Config):
+    """One training run, complete: what `hyperparams.json` holds and what repeats the run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    seed: int = 0
+    """Seed of the initial weights, the order of rows and the draws of z."""
+    description: str = ""
+    """A line for whoever reads the results."""
+    testing: bool = False
+    """File the run under RESULTS_DIR/tests instead of RESULTS_DIR/DATASET."""
+    results_dir: Path = Path("results")
+    """Root of the results."""
+
+
+def validated(cls: type[C], values: dict[str, Any], where: str) -> C:
+    """Validate `values` as `cls`; raise one `ConfigError` that names `where` and every problem."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise errors.from_validation(error, where) from error
+
+
+def flat_settings() -> dict[str, str]:
+    """Return every setting's flat name -> the part of `RunConfig` it is in ("" = RunConfig)."""
+    parts: dict[str, type[Config]] = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
+    }
+    flat = {name: part for part, cls in parts.items() for name in cls.model_fields}
+    return flat | {name: "" for name in RunConfig.model_fields if name not in parts}
+
+
+def run_config(settings: dict[str, Any], where: str) -> RunConfig:
+    """Build a `RunConfig` from flat settings (the flags' names with underscores).
+
+    Raises `ConfigError`, naming `where`, for an unknown setting or a value that is not allowed.
+    """
+    known = flat_settings()
+    nested: dict[str, Any] = {"data": {}, "model": {}, "train": {}}
+    for name, value in settings.items():
+        if name not in known:
+            raise errors.ConfigError(f"{where}: {errors.unknown('setting', name, known)}")
+        (nested[known[name]] if known[name] else nested)[name] = value
+    return validated(RunConfig, nested, where)
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Return a run's settings as one flat, JSON-ready dict (the inverse of `run_config`)."""
+    dump = json.loads(config.model_dump_json())
+    flat = {
+        name: value for part in ("data", "model", "train") for name, value in dump.pop(part).items()
+    }
+    return flat | dump

@@ -1,0 +1,247 @@
+"""Rows in groups: the data set that every loader returns and every model reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hlvnn.data import frames, splits, validation
+from hlvnn.data.rows import JoinedRows, Rows, SubsetRows, TensorRows, WindowRows
+from hlvnn.data.schema import Level, Schema, Target
+from hlvnn.errors import DataError
+
+__all__ = [
+    "GroupedDataset",
+    "JoinedRows",
+    "Level",
+    "Rows",
+    "Schema",
+    "Split",
+    "SubsetRows",
+    "Target",
+    "TensorRows",
+    "WindowRows",
+]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of training, validation or test.
+
+    x: N rows, see `Rows`
+    groups: [N, L] int32, lowest level first, 0..size-1, or -1 where the group has no training rows
+    y: [N] int64 class numbers, or float64
+    named: [N, L] int32, as `groups`, but groups without training rows are numbered size, size+1, …
+        (labels in `Level.new`); None = as `groups`
+    """
+
+    x: Rows
+    groups: Tensor
+    y: Tensor
+    named: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.y.shape[0]
+
+    @property
+    def gids(self) -> Tensor:
+        """Which group a row belongs to, new groups told apart: [N, L] int32. For metrics."""
+        return self.groups if self.named is None else self.named
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the split needs on a device."""
+        return self.x.nbytes + self.groups.nbytes + self.y.nbytes
+
+    def subset(self, index: Tensor) -> Split:
+        """Return the rows `index`: [M] int64, inputs not copied."""
+        named = None if self.named is None else self.named[index]
+        return Split(self.x.subset(index), self.groups[index], self.y[index], named)
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the split on the device."""
+        named = None if self.named is None else self.named.to(device)
+        return Split(self.x.to(device), self.groups.to(device), self.y.to(device), named)
+
+
+@dataclass(frozen=True)
+class GroupedDataset:
+    """Rows in groups, split for training, validation and test.
+
+    Building one checks it: lengths, types and ranges of every array, a training row for every group
+    0..size-1, no NaN or infinity. Raises `DataError`, naming array, row, what was expected and what
+    to do.
+    """
+
+    schema: Schema
+    train: Split
+    val: Split | None = None
+    test: Split | None = None
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def splits(self) -> dict[str, Split]:
+        """Return the splits that exist, by name: train, val, test."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    def counts(self, level_index: int) -> Tensor:
+        """Return the training rows of each group of a level: [G] int64, all at least 1."""
+        return self._counts[level_index]
+
+    @cached_property
+    def _counts(self) -> list[Tensor]:
+        return [
+            torch.bincount(self.train.groups[:, i], minlength=level.size)
+            for i, level in enumerate(self.schema.levels)
+        ]
+
+    def digest(self) -> str:
+        """Return 16 hex digits that change when a byte of any array or the schema changes."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        total = hashlib.sha256(json.dumps(self.schema.to_json(), sort_keys=True).encode())
+        seen: dict[tuple[int, int], bytes] = {}  # training and validation rows share arrays
+        for name, split in self.splits().items():
+            arrays = [tensor for _, tensor in split.x.sources()]
+            for tensor in [*arrays, split.groups, split.y, split.gids]:
+                key = (tensor.data_ptr(), tensor.nbytes)
+                if key not in seen:
+                    array = np.ascontiguousarray(tensor.numpy()).reshape(-1)
+                    seen[key] = hashlib.sha256(array.view(np.uint8).data).digest()
+                total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + seen[key])
+        return total.hexdigest()[:16]
+
+    @staticmethod
+    def from_frame(
+        frame: pd.DataFrame,
+        target: str,
+        features: Sequence[str],
+        groups: Sequence[str],
+        *,
+        name: str = "frame",
+        val_fraction: float = 0.0,
+        test_fraction: float = 0.0,
+        seed: int = 0,
+        unseen: Literal["error", "prior"] = "prior",
+    ) -> GroupedDataset:
+        """Build a data set from a dataframe; trains on all rows unless a split is asked for.
+
+        A numeric target is real; text, truth values and categoricals are classes. Feature columns
+        that are not numeric are treatment-coded. Group columns (lowest level first) hold text or
+        whole numbers; their labels are kept. Splits are cut inside groups.
+
+        Raises `DataError` for an unknown column, a missing or infinite value (`name` stands for the
+        frame in the message), a target among the features, or a frame without rows.
+
+        >>> frame = pd.DataFrame({"y": [1.0, 2.0, 4.0], "x": [0, 1, 0], "who": ["b", "a", "a"]})
+        >>> data = GroupedDataset.from_frame(frame, target="y", features=["x"], groups=["who"])
+        >>> data.schema.levels[0].labels, data.train.groups[:, 0].tolist()
+        (('a', 'b'), [1, 0, 0])
+        """
+        validation.check_not_empty(len(frame), name)
+        if isinstance(features, str) or isinstance(groups, str):
+            raise DataError(f"{name}: features and groups are lists of column names, got a string")
+        if target in (*features, *groups):
+            raise DataError(
+                f"{name}: the target {target!r} is among the features or groups; remove it there"
+            )
+        coding = frames.coding_of(frame, features, name)
+        columns = frames.column_names(coding)
+        x = frames.design(frame, coding, name)
+        levels = []
+        gids = np.empty((len(frame), len(groups)), np.int32)
+        for i, group in enumerate(groups):
+            labels = frames.group_labels(frames.column(frame, group, name), name)
+            gids[:, i], known = pd.factorize(labels, sort=True)
+            levels.append(Level(group, len(known), tuple(known.tolist())))
+        y, classes = frames.target_of(frames.column(frame, target, name), name)
+        schema = Schema(
+            levels=tuple(levels),
+            x_kind="features",
+            x_shape=(len(columns),),
+            columns=columns,
+            coding=coding,
+            target=(
+                Target(target, "real")
+                if classes is None
+                else Target(target, "class", classes, len(classes))
+            ),
+            unseen=unseen,
+        )
+        rows = Split(
+            TensorRows(torch.from_numpy(x), name), torch.from_numpy(gids), torch.from_numpy(y)
+        )
+        train, test = _cut(rows, test_fraction, (seed, splits.TEST))
+        train, val = _cut(train, val_fraction, (seed, splits.VAL))
+        return GroupedDataset(schema, train, val, test)
+
+
+def _cut(split: Split, fraction: float, seed: tuple[int, int]) -> tuple[Split, Split | None]:
+    if fraction == 0:
+        return split, None
+    keep, cut = splits.within_groups(split.groups.numpy(), fraction, seed)
+    if len(cut) == 0:
+        return split, None
+    return split.subset(torch.from_numpy(keep)), split.subset(torch.from_numpy(cut))
+
+
+def validate(data: GroupedDataset) -> None:
+    """Raise `DataError` unless the arrays of the data set are what its schema says."""
+    levels, target = data.schema.levels, data.schema.target
+    validation.check_not_empty(len(data.train), "train")
+    checked: set[int] = set()
+    for name, split in data.splits().items():
+        groups = split.groups.numpy()
+        if groups.ndim != 2 or groups.shape[1] != len(levels):
+            raise DataError(
+                f"{name}.groups: expected shape [N, {len(levels)}], a column for each of the "
+                f"levels {', '.join(level.name for level in levels)}, got {list(groups.shape)}"
+            )
+        validation.check_vector(split.y.numpy(), f"{name}.y", "y")
+        validation.check_length(len(split.x), f"{name}.x", len(split), f"{name}.y")
+        validation.check_length(len(groups), f"{name}.groups", len(split), f"{name}.y")
+        for i, level in enumerate(levels):
+            where = f"{name}.groups[:, {i}] (level {level.name!r})"
+            column = groups[:, i]
+            validation.check_groups(column, where, lowest=0 if name != "test" else -1)
+            if name == "train":
+                validation.check_dense(column, where, level.size)
+            outside = (column < 0) | (column >= level.size)
+            if outside.any() and (name == "val" or data.schema.unseen == "error"):
+                raise DataError(unseen_message(where, level, split.gids.numpy()[:, i], outside))
+        expected = torch.int64 if target.kind == "class" else torch.float64
+        if split.y.dtype != expected:
+            raise DataError(
+                f"{name}.y: expected {expected} for a {target.kind} target, got {split.y.dtype}"
+            )
+        if target.num_classes is not None:
+            source = f"the target {target.name!r} has {target.num_classes} classes"
+            validation.check_labels(split.y.numpy(), f"{name}.y", target.num_classes, source)
+        for origin, tensor in [*split.x.sources(), (f"{name}.y", split.y)]:
+            if tensor.data_ptr() not in checked:
+                validation.check_finite(tensor, origin)
+                checked.add(tensor.data_ptr())
+
+
+def unseen_message(where: str, level: Level, gids: np.ndarray, outside: np.ndarray) -> str:
+    """Return the message for rows whose group has no training rows."""
+    row = int(outside.argmax())
+    gid = int(gids[row])
+    label = level.label(gid) if 0 <= gid < level.size + len(level.new) else gid
+    return (
+        f"{where}: row {row} (rows count from 0) belongs to group {label!r}, which has no training "
+        "rows; set unseen='prior' (--unseen prior) to integrate over the prior, or drop such rows"
+    )

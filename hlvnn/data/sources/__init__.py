@@ -1,0 +1,1 @@
+"""Data sources: one file each, with a function `load(config: DataConfig) -> GroupedDataset`."""

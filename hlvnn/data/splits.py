@@ -1,0 +1,119 @@
+"""Which rows train, which are kept aside: inside groups, in time, and whole groups.
+
+All functions take and return row numbers as numpy arrays, are vectorised over rows, and are decided
+by their seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+HOLD_OUT, TEST, VAL = 0, 1, 2
+"""What tells the random splits of one seed apart."""
+
+
+def generator(seed: Sequence[int]) -> np.random.Generator:
+    """Return the generator of one random split; the parts of `seed` tell splits of a run apart."""
+    return np.random.default_rng([part % 2**63 for part in seed])
+
+
+def within_groups(
+    groups: np.ndarray, fraction: float, seed: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set a share of each group's rows aside: (kept rows, cut rows), both ascending.
+
+    groups: [N] or [N, L] group numbers from 0, lowest level first. Of a lowest group's n rows,
+    n · fraction are cut, rounded half up but never all n; groups too small for that give none. A
+    row goes back where the cut would leave a group of another level without any.
+    """
+    groups = groups.reshape(len(groups), -1)
+    lowest = groups[:, 0]
+    sizes = np.bincount(lowest)
+    quota = np.minimum(np.floor(sizes * fraction + 0.5).astype(np.int64), sizes - 1)
+    shuffled = generator(seed).permutation(len(lowest))
+    by_group = shuffled[np.argsort(lowest[shuffled], kind="stable")]
+    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rank = np.arange(len(lowest)) - begins[lowest[by_group]]
+    cut = np.zeros(len(lowest), bool)
+    cut[by_group[rank < quota[lowest[by_group]]]] = True
+    for upper in groups.T[1:]:
+        kept = np.bincount(upper[~cut], minlength=int(upper.max()) + 1)
+        lost = np.flatnonzero(cut & (kept[upper] == 0))
+        cut[lost[np.unique(upper[lost], return_index=True)[1]]] = False
+    return np.flatnonzero(~cut), np.flatnonzero(cut)
+
+
+def in_order(lowest: np.ndarray, fraction: float, gap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Set the last rows of each group aside: (kept rows, cut rows), both ascending.
+
+    lowest: [N] group numbers from 0. Of a group's n rows the last n · fraction (rounded half up)
+    are cut and the `gap` rows before them are in neither part. A group in which that would leave no
+    row to train on keeps all its rows.
+    """
+    sizes = np.bincount(lowest)
+    quota = np.floor(sizes * fraction + 0.5).astype(np.int64)
+    quota[sizes - quota - gap < 1] = 0
+    by_group = np.argsort(lowest, kind="stable")
+    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    group = lowest[by_group]
+    left = sizes[group] - (
+        np.arange(len(lowest)) - begins[group]
+    )  # rows to the group's end, own too
+    cut = left <= quota[group]
+    kept = (left > quota[group] + gap) | (quota[group] == 0)
+    return np.sort(by_group[kept]), np.sort(by_group[cut])
+
+
+def overlap(
+    take: Callable[[torch.Tensor], torch.Tensor], lowest: np.ndarray, pairs: int = 512
+) -> int:
+    """Return how many rows after a window of running text share characters with it (0 = none).
+
+    take: returns rows of tokens by index, [B] -> [B, W]; lowest: [N] group numbers. Looks at up to
+    `pairs` successive rows of one group. If most are the same text shifted by s, a row and its
+    target cover W + 1 characters, which the next W // s rows reach into: 80 where s is 1.
+    """
+    first = np.flatnonzero(lowest[1:] == lowest[:-1])
+    if len(first) == 0:
+        return 0
+    first = first[np.linspace(0, len(first) - 1, min(pairs, len(first))).astype(np.int64)]
+    one, two = take(torch.from_numpy(first)), take(torch.from_numpy(first + 1))
+    width = one.shape[1]
+    for shift in range(1, width):
+        same = (one[:, shift:] == two[:, : width - shift]).all(1)
+        if same.double().mean() > 0.5:
+            return width // shift
+    return 0
+
+
+def hold_out_groups(sizes: np.ndarray, fraction: float, seed: Sequence[int]) -> np.ndarray:
+    """Choose whole groups to hold out: [G] bool, about `fraction` of those with rows.
+
+    sizes: [G] training rows per group. At least one group is chosen and at least one is left.
+    """
+    present = np.flatnonzero(sizes > 0)
+    count = min(max(1, int(len(present) * fraction + 0.5)), len(present) - 1)
+    chosen = np.zeros(len(sizes), bool)
+    chosen[generator(seed).permutation(present)[:count]] = True
+    return chosen
+
+
+def in_time(
+    length: int, window: int, stride: int, val_fraction: float, test_fraction: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split one text of `length` characters in time: window starts of (train, val, test).
+
+    A row is `window` characters and the next one as its target, so it covers window + 1 characters.
+    The text is cut at two points, train first, test last. A row belongs to the part in which all
+    its characters lie; those that straddle a cut, `window` starts each, are dropped, so that no
+    character of text is in two parts. Starts are `stride` apart, counted from the beginning of each
+    part. A part shorter than window + 1 has no rows.
+    """
+    first = round(length * (1 - val_fraction - test_fraction))
+    second = round(length * (1 - test_fraction)) if val_fraction else first
+    bounds = [(0, first), (first, second), (second, length)]
+    train, val, test = (np.arange(begin, max(begin, end - window), stride) for begin, end in bounds)
+    return train, val, test

@@ -1,0 +1,82 @@
+"""What can go wrong, in words a user can act on.
+
+Every error a user can cause is an `HlvnnError`. The command lines turn it into one message and
+exit code 2; in Python it is an ordinary exception. A message says the name and the value, what was
+expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+from pydantic import ValidationError
+
+
+class HlvnnError(Exception):
+    """Base class of every error that a user can cause and mend."""
+
+
+class ConfigError(HlvnnError):
+    """A configuration, a flag or a search space does not make sense."""
+
+
+class DataError(HlvnnError):
+    """A data file, array, column or row is not what it must be."""
+
+
+class CheckpointError(HlvnnError):
+    """A checkpoint is cut short, foreign, or does not fit its model."""
+
+
+class RunError(HlvnnError):
+    """A run or sweep folder is missing, exists already, or is damaged."""
+
+
+class ResourceError(HlvnnError):
+    """More was asked for than the machine or the cluster has."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the option nearest to `name`, or "" when none is near."""
+    close = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(what: str, name: str, options: Iterable[str]) -> str:
+    """Return the sentence for a name that is not among the options: what, got, nearest, all."""
+    options = sorted(options)
+    listed = ", ".join(options) if options else "(none)"
+    return f"unknown {what} {name!r}{nearest(name, options) or '.'} Known: {listed}."
+
+
+def from_validation(error: ValidationError, where: str) -> ConfigError:
+    """Turn pydantic's report into one `ConfigError` that tells all problems at once."""
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "no such setting"
+        got = "" if isinstance(problem["input"], dict) else f" (got {_short(problem['input'])})"
+        lines.append(f"{place + ': ' if place else ''}{message}{got}")
+    return ConfigError(f"{where}: " + "; ".join(lines))
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def run_command(command: Callable[[], int | None]) -> None:
+    """Run a command line's body: user errors become one message on stderr and exit code 2."""
+    try:
+        code = command()
+    except HlvnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)

@@ -1,0 +1,1 @@
+"""Latents: what they are, their laws, and how they enter the network."""

@@ -1,0 +1,1 @@
+"""The family of placements, one file each: how a latent enters a stage."""

@@ -1,0 +1,1 @@
+"""The family of posteriors q(z), one file each."""

@@ -1,0 +1,1 @@
+"""The family of priors p(z), one file each."""

@@ -1,0 +1,35 @@
+"""What every prior shares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+
+class Prior(nn.Module, ABC):
+    """p(z) over the groups of one level. Called, it returns a distribution with event shape [Z].
+
+    `learned` priors start at the SD `scale` and are held there through a short warm-up: from a
+    start that is too small the gradient in the log SD vanishes and they stick.
+    """
+
+    learned: ClassVar[bool]
+    """Whether the prior has parameters, found by empirical Bayes together with the rest."""
+
+    proper: ClassVar[bool] = True
+    """Whether p(z) integrates to one (a flat prior does not)."""
+
+    def __init__(self, width: int, scale: Tensor) -> None:
+        """Prepare a prior over `width` dimensions, starting at the SD `scale` [Z]."""
+        super().__init__()
+        self.width = width
+
+    @abstractmethod
+    def forward(self) -> Distribution:
+        """Return p(z), batch shape [], event shape [Z]."""
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}"

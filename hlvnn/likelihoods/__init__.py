@@ -1,0 +1,1 @@
+"""The family of likelihoods p(y | η), one file each."""

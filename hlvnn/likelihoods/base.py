@@ -1,0 +1,42 @@
+"""What every likelihood shares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+
+class Likelihood(nn.Module, ABC):
+    """p(y | η). Called with the network's output it returns y's distribution, in y's own units.
+
+    η: [*, B, num_outputs] float.
+    """
+
+    target: ClassVar[str]
+    """Kind of target: "class" (indices 0..K-1) or "real"."""
+    closed_form: ClassVar[bool] = False
+    """Whether `expected_log_prob` is exact where latents enter linearly at the output."""
+    num_outputs: int
+    """Outputs of the network that η is made of."""
+
+    def __init__(self, num_classes: int | None) -> None:
+        """Prepare a likelihood for a target with `num_classes` classes (None for a real one)."""
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, eta: Tensor) -> Distribution:
+        """Return the distribution of y, batch shape [*, B]."""
+
+    @abstractmethod
+    def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Return log p(y | η), [*, B], for y [B]; densities are per unit of y."""
+
+    @abstractmethod
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """Return E[log p(y | η)] for η ~ N(mean, diag(variance)), [B]; mean, variance: [B, out]."""
+
+    def observe(self, y: Tensor) -> None:
+        """Take what is needed from the training targets (centre and scale). Nothing by default."""

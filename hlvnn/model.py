@@ -1,0 +1,133 @@
+"""`HierarchicalModel`: a backbone, a list of latents and a likelihood, for every case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from hlvnn.backbones.base import Backbone
+from hlvnn.data.grouped import GroupedDataset, Schema
+from hlvnn.describe import Describer
+from hlvnn.latents.latent import LatentRows, LatentSet
+from hlvnn.latents.placements.base import LinearPlacement, Placement
+from hlvnn.likelihoods.base import Likelihood
+
+
+class HierarchicalModel(nn.Module):
+    """Shared weights for everybody, latents for every group, a likelihood for y.
+
+    schema: what the data are (levels, columns, target), kept for reading dataframes and for
+    reporting in the user's units.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        latents: LatentSet,
+        likelihood: Likelihood,
+        schema: Schema,
+        name: str = "HierarchicalModel",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.latents = latents
+        self.likelihood = likelihood
+        self.schema = schema
+        self.name = name
+        self._entries: dict[str, list[tuple[int, Placement]]] = {}
+        for index, latent in enumerate(latents):
+            for placement in latent.entries():
+                self._entries.setdefault(placement.stage.name, []).append((index, placement))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def linear_at_output(self) -> bool:
+        """Whether all latents are normal and enter linearly at the output, and nowhere else.
+
+        Then the predictor's mean and variance under q are exact (`predictor_moments`).
+        """
+        return all(latent.posterior.normal for latent in self.latents) and all(
+            placement.linear and stage == "output"
+            for stage, entries in self._entries.items()
+            for _, placement in entries
+        )
+
+    @property
+    def sampling(self) -> bool:
+        """Whether anything is random given the groups: some latent that is not a point."""
+        return any(latent.posterior.normal for latent in self.latents)
+
+    def forward(self, x: Tensor, draws: Sequence[Tensor]) -> Tensor:
+        """Return the network's output [S, B, out] (S = 1 where no latent enters).
+
+        draws: one [S, B, Z] per latent, from `self.latents.sample`.
+        """
+
+        def enter(stage: str, h: Tensor, pre: Tensor) -> Tensor:
+            for index, placement in self._entries.get(stage, ()):
+                pre = placement(h, pre, draws[index])
+            return pre
+
+        eta: Tensor = self.backbone(x, enter)
+        return eta if eta.dim() == 3 else eta.unsqueeze(0)
+
+    def predictor_moments(self, x: Tensor, rows: LatentRows) -> tuple[Tensor, Tensor]:
+        """Return the output's mean and variance under q, [B, out] each (see `linear_at_output`).
+
+        The mean gains J m; the variance is the diagonal of J V Jᵀ, by applying J to the columns of
+        V's Cholesky factor.
+        """
+        moments = self.latents.moments(rows)
+        variance = torch.zeros(())
+
+        def enter(stage: str, h: Tensor, pre: Tensor) -> Tensor:
+            nonlocal variance
+            mean, variance = pre, torch.zeros_like(pre)
+            by_latent: dict[int, list[LinearPlacement]] = {}
+            for index, placement in self._entries.get(stage, ()):
+                assert isinstance(placement, LinearPlacement)
+                by_latent.setdefault(index, []).append(placement)
+            for index, placements in by_latent.items():
+                z, factor = moments[index]
+                columns = factor.permute(2, 0, 1)  # [Z columns, B, Z], each like a draw
+                for placement in placements:
+                    mean = mean + placement.gain(h, z[None])[0]
+                spread = sum(placement.gain(h, columns) for placement in placements)
+                assert isinstance(spread, Tensor)
+                variance = variance + spread.square().sum(0)
+            return mean if stage == "output" else pre
+
+        mean = self.backbone(x, enter)
+        return mean, variance
+
+    def observe(self, data: GroupedDataset) -> None:
+        """Take scales and group counts from the training rows; done once, when a model is built."""
+        self.backbone.observe(data.train.x)
+        self.likelihood.observe(data.train.y)
+        self.latents.observe([data.counts(level) for level in range(len(data.schema.levels))])
+
+    def summary(self) -> pd.DataFrame:
+        """Return columns part, level, term, estimate, in the user's units.
+
+        Fixed effects (linear backbone), the SDs and correlations of learned priors, the noise SD.
+        """
+        return self._describer().summary()
+
+    def posterior(self, level: str) -> pd.DataFrame:
+        """Return one row per group of a level, with its label and training rows.
+
+        mean_… and sd_… are each latent coordinate's posterior, in the user's units.
+
+        Raises `DataError` for an unknown level, `ConfigError` for one without a latent.
+        """
+        return self._describer().posterior(level)
+
+    def _describer(self) -> Describer:
+        return Describer(self.backbone, self.latents, self.likelihood, self.schema)

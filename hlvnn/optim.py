@@ -1,0 +1,92 @@
+"""Adam for group tables: only the rows of a step's groups move, and only they cost anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class RowwiseAdam(torch.optim.Optimizer):
+    """Adam on tables [G, P] with sparse gradients, each row with a step count of its own.
+
+    Dense Adam moves rows whose gradient is zero, by their momentum, and touches the whole table and
+    its moments every step. Here a group that is not in the batch stays as it is, and the bias
+    correction counts the steps in which the group took part. Kingma and Ba (2015), row by row.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(tables, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the rows that have a gradient."""
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for table in group["params"]:
+                if table.grad is None:
+                    continue
+                state = self.state[table]
+                if not state:
+                    state["rows"] = torch.zeros(len(table), device=table.device)
+                    state["mean"] = torch.zeros_like(table)
+                    state["square"] = torch.zeros_like(table)
+                index, gradient = coalesced(table)
+                steps = state["rows"].index_select(0, index).add_(1)
+                mean = state["mean"].index_select(0, index).lerp_(gradient, 1 - beta1)
+                square = state["square"].index_select(0, index)
+                square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+                state["rows"].index_copy_(0, index, steps)
+                state["mean"].index_copy_(0, index, mean)
+                state["square"].index_copy_(0, index, square)
+                # mean/(1-β1ᵗ) / (sqrt(square/(1-β2ᵗ)) + ε), with the two scalars of a row as one
+                # expm1: 1 - 0.999 would lose three digits in float32
+                root = torch.expm1(steps * math.log(beta2)).neg_().sqrt_()
+                size = (group["lr"] * root / (1 - beta1**steps)).unsqueeze_(1)
+                scale = square.sqrt_().add_(root.mul_(group["eps"]).unsqueeze_(1))
+                table.index_add_(0, index, mean.div_(scale).mul_(size), alpha=-1)
+
+
+def coalesced(table: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """Return a table's sparse gradient as distinct rows: index [U] int64, values [U, P]."""
+    gradient = table.grad
+    assert gradient is not None
+    if not gradient.is_coalesced():
+        gradient = gradient.coalesce()
+        table.grad = gradient
+    return gradient._indices()[0], gradient._values()
+
+
+def clip_gradients(dense: list[nn.Parameter], tables: list[nn.Parameter], limit: float) -> None:
+    """Scale all gradients to a joint norm of at most `limit` (torch's own takes no sparse ones)."""
+    gradients = [p.grad for p in dense if p.grad is not None]
+    gradients += [coalesced(table)[1] for table in tables if table.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def lr_factor(schedule: str, progress: float) -> float:
+    """Return the learning rate's factor at a share of the run, 0..1.
+
+    cosine: 1 falls to 0. one_cycle: 1/25 rises to 1 over the first 30 %, then falls to 0 (Smith and
+    Topin 2019). constant: 1.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    rise = 0.3
+    if progress < rise:
+        return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * progress / rise))
+    return 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise)))

@@ -1,0 +1,261 @@
+"""Search spaces: reading one from its file, drawing from it, telling whether its draws are valid.
+
+A search space is a file of `search_spaces/` that defines
+
+    BASE = {...}              settings that are fixed: the flags' names with underscores
+    METRIC = "val_acc"        the column of metrics.csv to select on; always a validation column
+    MODE = "max"              or "min"
+    def space(trial): ...     an Optuna define-by-run function that returns the drawn settings
+    SWEEP = {...}             optional: the study's own defaults for tune_search.py's flags
+
+Only files of that folder are run, never one that lies in a results folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hlvnn.config import RunConfig, run_config
+from hlvnn.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    import optuna
+
+FOLDER = "search_spaces"
+CHECKED_DRAWS = 64
+"""Draws that are validated before a sweep starts."""
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space, as its file defines it."""
+
+    name: str
+    path: Path
+    base: Settings
+    metric: str
+    mode: str
+    function: Callable[[optuna.Trial], Settings]
+    sweep: Settings = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file, by which a resumed sweep knows that it is still the same space."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def worst(self) -> float:
+        """The value of the metric that loses against every other: stands in for NaN."""
+        return float("-inf") if self.mode == "max" else float("inf")
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether the metric's `value` beats another."""
+        return value > than if self.mode == "max" else value < than
+
+    def settings(
+        self, trial: optuna.Trial, number: int, seed: int, fixed: Settings | None = None
+    ) -> Settings:
+        """Return the flat settings of one draw: BASE, then `fixed`, then what `space(trial)` drew.
+
+        A trial's seed is the sweep's plus its number, unless the space says otherwise.
+        Raises `ConfigError` when `space(trial)` fails, or draws a setting that `fixed` fixes.
+        """
+        fixed = fixed or {}
+        try:
+            drawn = self.function(trial)
+        except Exception as error:
+            where = _place(self.path, error)
+            raise ConfigError(f"{where}: space(trial) failed: {_said(error)}") from error
+        if not isinstance(drawn, dict) or not all(isinstance(key, str) for key in drawn):
+            raise ConfigError(
+                f"{self.path}: space(trial) must return a dict of settings by name, got {drawn!r}"
+            )
+        for key in drawn.keys() & fixed.keys():
+            raise ConfigError(
+                f"{self.path}: space(trial) draws {key!r} itself; it cannot be fixed to "
+                f"{fixed[key]!r} as well: leave out --{key.replace('_', '-')}"
+            )
+        return {"seed": seed + number, **self.base, **fixed, **drawn}
+
+
+def folder() -> Path:
+    """Return the folder of search spaces: the one here, or else the one beside the package."""
+    here = Path.cwd() / FOLDER
+    return here if here.is_dir() else Path(__file__).resolve().parent.parent / FOLDER
+
+
+def names() -> list[str]:
+    """Return the names of the search spaces there are."""
+    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(name: str) -> Space:
+    """Read a search space.
+
+    Raises `ConfigError` when there is none of that name (the nearest is offered), when its file
+    does not import, or when a name is missing or of the wrong kind.
+    """
+    if name not in names():
+        raise ConfigError(unknown("search space", name, names()) + f" They are in {folder()}.")
+    path = folder() / f"{name}.py"
+    values = vars(_module(path))
+    return Space(
+        name=name,
+        path=path,
+        base=_value(path, values, "BASE", dict, "a dict of settings"),
+        metric=_metric(path, values),
+        mode=_mode(path, values),
+        function=_function(path, values),
+        sweep=_value(path, {"SWEEP": {}, **values}, "SWEEP", dict, "a dict of flags' values"),
+    )
+
+
+def new_sampler(seed: int, trials_before: int = 0) -> optuna.samplers.BaseSampler:
+    """Return the sampler of a sweep: TPE that knows conditional parameters.
+
+    A resumed sweep draws from a stream of its own, or it would repeat its first draws.
+    """
+    import numpy as np
+    import optuna
+
+    state = seed
+    if trials_before:
+        state = int(np.random.SeedSequence([seed, trials_before]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=state, multivariate=True, group=True)
+
+
+def draws(space: Space, count: int, seed: int, fixed: Settings | None = None) -> Iterator[Settings]:
+    """Yield the settings of `count` draws from a throwaway study.
+
+    They are those of a sweep's first trials with that seed, until enough trials have ended for the
+    sampler to learn from them.
+    """
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=new_sampler(seed))
+    optuna.logging.set_verbosity(before)
+    for number in range(count):
+        yield space.settings(study.ask(), number, seed, fixed)
+
+
+def draw(space: Space, number: int, seed: int = 0, fixed: Settings | None = None) -> RunConfig:
+    """Return draw `number` (from 0) of a space as a run's configuration."""
+    if number < 0:
+        raise ConfigError(f"--draw must be at least 0, got {number}")
+    *_, settings = draws(space, number + 1, seed, fixed)
+    return validated(space, settings, number)
+
+
+def validated(space: Space, settings: Settings, number: int) -> RunConfig:
+    """Return one draw's configuration; raise `ConfigError` naming the draw and its settings."""
+    where = f"{space.path}: draw {number} ({shown(drawn_only(space, {}, settings))})"
+    config = run_config(settings, where)
+    if config.data.val_fraction == 0:
+        raise ConfigError(f"{where}: a sweep selects on validation; val_fraction must be above 0")
+    return config
+
+
+def check(space: Space, seed: int = 0, fixed: Settings | None = None) -> list[RunConfig]:
+    """Validate a sample of a space's draws; return their configurations."""
+    sample = draws(space, CHECKED_DRAWS, seed, fixed)
+    return [validated(space, settings, number) for number, settings in enumerate(sample)]
+
+
+def drawn_only(space: Space, fixed: Settings, settings: Settings) -> Settings:
+    """Return the settings that were neither fixed nor in the space's BASE, without the seed."""
+    known = {**space.base, **fixed}
+    return {
+        key: value
+        for key, value in settings.items()
+        if key != "seed" and (key not in known or known[key] != value)
+    }
+
+
+def shown(settings: Settings) -> str:
+    """Return settings as one readable line: `lr=0.00213, latent_config=double, z_dim=8 4`."""
+    return ", ".join(f"{key}={text(value)}" for key, value in settings.items())
+
+
+def text(value: object) -> str:
+    """Return a setting's value as it is typed on the command line."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return " ".join(text(item) for item in value)
+    return str(value)
+
+
+def _module(path: Path) -> ModuleType:
+    """Run a search space's file as a module of its own."""
+    spec = importlib.util.spec_from_file_location(f"{FOLDER}.{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ConfigError(f"{path} line {error.lineno}: does not import: {_said(error)}") from error
+    except Exception as error:
+        raise ConfigError(f"{_place(path, error)}: does not import: {_said(error)}") from error
+    return module
+
+
+def _value(path: Path, values: Settings, name: str, kind: type, what: str) -> Any:
+    if name not in values:
+        raise ConfigError(f"{path}: {name} is missing; a search space defines {name} = {what}")
+    if not isinstance(values[name], kind):
+        raise ConfigError(f"{path}: {name} must be {what}, got {values[name]!r}")
+    return values[name]
+
+
+def _metric(path: Path, values: Settings) -> str:
+    metric: str = _value(path, values, "METRIC", str, "a column of metrics.csv, such as 'val_acc'")
+    if not metric.startswith("val_"):
+        raise ConfigError(
+            f"{path}: METRIC = {metric!r}: a sweep selects on validation, so it must be one of the "
+            "val_… columns of metrics.csv"
+        )
+    return metric
+
+
+def _mode(path: Path, values: Settings) -> str:
+    mode: str = _value(path, values, "MODE", str, "'max' or 'min'")
+    if mode not in ("max", "min"):
+        raise ConfigError(f"{path}: MODE must be 'max' or 'min', got {mode!r}")
+    return mode
+
+
+def _function(path: Path, values: Settings) -> Callable[[optuna.Trial], Settings]:
+    if "space" not in values:
+        raise ConfigError(
+            f"{path}: space is missing; a search space defines a function space(trial) that "
+            "returns the drawn settings"
+        )
+    if not callable(values["space"]):
+        raise ConfigError(f"{path}: space must be a function of one trial, got {values['space']!r}")
+    return values["space"]
+
+
+def _place(path: Path, error: Exception) -> str:
+    """Return "FILE line N" for the last line of the search space that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f"{path} line {lines[-1]}" if lines else str(path)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,122 @@
+"""Ray: starting it on this machine or joining a cluster, and what its nodes have."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from hlvnn.errors import ResourceError, RunError
+from hlvnn.sweep.options import SweepConfig
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+"""Where the package hlvnn lies: on the workers' path, so that it need not be installed."""
+WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
+"""A stopped trial may take this long to put its last files in order before its process is reused;
+Ray's 2 seconds would fail the next trial."""
+
+KNOCK_SECONDS = 10
+
+Resources = dict[str, float]
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Start Ray on this machine, or join the cluster at `address`; leave it at the end.
+
+    A Ray that runs in this process already is used, and left running.
+    Raises `RunError` when there is no cluster at the address.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**WORKER_ENV, "PYTHONPATH": path}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        os.environ.update(env)  # inherited by the workers, and quicker than a runtime_env
+        options |= {"address": "local", "include_dashboard": False}
+    else:
+        options |= {"address": address, "runtime_env": {"env_vars": env}}
+    try:
+        _knock(address)
+        ray.init(**options)
+    except (ConnectionError, OSError) as error:
+        raise RunError(
+            f"--address {address}: no Ray cluster answers there ({error}); start one with "
+            "`ray start --head`, or leave --address out to start Ray on this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise `OSError` when nothing listens at HOST:PORT (Ray would try for minutes)."""
+    if address is not None and address.startswith("ray://"):
+        raise RunError(
+            f"--address {address}: a sweep's driver runs on the cluster itself; start it on one of "
+            "its nodes with --address auto"
+        )
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+
+
+def this_machine() -> Resources:
+    """Return what Ray will find on this machine, without starting it."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def nodes() -> list[Resources]:
+    """Return the CPUs and GPUs of each living node of the cluster."""
+    return [
+        {"CPU": node["Resources"].get("CPU", 0.0), "GPU": node["Resources"].get("GPU", 0.0)}
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def check(options: SweepConfig, nodes: Sequence[Resources]) -> None:
+    """Raise `ResourceError` when no node could ever run a trial (Ray would wait for ever)."""
+    where = f"the cluster at {options.address}" if options.address else "this machine"
+    gpus = max(node["GPU"] for node in nodes)
+    cpus = max(node["CPU"] for node in nodes)
+    if options.gpus_per_trial > 0 and gpus == 0:
+        raise ResourceError(
+            f"--gpus-per-trial {options.gpus_per_trial:g}: {where} has no GPU; leave it out to "
+            "train on CPUs, or join a cluster that has GPUs with --address"
+        )
+    if not any(_fit_on(options, node) for node in nodes):
+        listed = "; ".join(f"{node['CPU']:g} CPUs and {node['GPU']:g} GPUs" for node in nodes[:8])
+        raise ResourceError(
+            f"a trial asks for {options.cpus_per_trial:g} CPUs and {options.gpus_per_trial:g} GPUs "
+            f"on one node (--cpus-per-trial, --gpus-per-trial), and no node of {where} has that: "
+            f"{listed}; ask for at most {cpus:g} CPUs and {gpus:g} GPUs"
+        )
+
+
+def slots(options: SweepConfig, nodes: Sequence[Resources]) -> int:
+    """Return how many trials run at a time: --max-concurrent, or as many as the nodes can hold.
+
+    The former may be more, on a cluster that grows.
+    """
+    return options.max_concurrent or sum(_fit_on(options, node) for node in nodes)
+
+
+def _fit_on(options: SweepConfig, node: Resources) -> int:
+    by_cpu = int(node["CPU"] / options.cpus_per_trial + 1e-9)
+    if options.gpus_per_trial == 0:
+        return by_cpu
+    if options.gpus_per_trial < 1:  # a trial's share lies on one GPU
+        return min(by_cpu, int(node["GPU"]) * int(1 / options.gpus_per_trial + 1e-9))
+    return min(by_cpu, int(node["GPU"] / options.gpus_per_trial))

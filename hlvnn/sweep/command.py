@@ -1,0 +1,70 @@
+"""What `tune_search.py` does: from flags to a sweep."""
+
+from __future__ import annotations
+
+import tyro
+from rich.console import Console
+
+from hlvnn import spaces
+from hlvnn.config import validated
+from hlvnn.errors import ConfigError
+from hlvnn.sweep.options import SweepConfig
+
+HELP = """Search a space: many trials, on this machine or a cluster, the bad ones stopped early.
+
+Examples:
+  python tune_search.py digits
+  python tune_search.py digits --dry-run
+  python tune_search.py shakespeare --num-trials 40 --time-budget 30m
+  python tune_search.py femnist --num-trials 200 --gpus-per-trial 0.25 --address auto
+  python tune_search.py --resume results/digits/SWEEP
+
+Results are in RESULTS_DIR/DATASET/NAME: a folder per trial, and trials.parquet, a row per trial.
+A search space is a file of search_spaces/; copy one to begin a study of your own.
+"""
+PLAIN_WIDTH = 200
+"""Columns of output that does not go to a terminal."""
+
+
+def main(args: list[str]) -> int:
+    """Parse the flags, run the sweep, and return the exit code."""
+    options = parse(args)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    try:
+        from hlvnn.sweep import driver, estimate, plan
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"a sweep needs {error.name}: install ray and optuna with pip install 'hlvnn[sweep]'"
+        ) from error
+    planned = plan.new_plan(options) if options.resume is None else plan.resumed_plan(options)
+    if options.dry_run:
+        return estimate.dry_run(planned, console)
+    plan.preflight(planned)
+    return driver.run(planned, console)
+
+
+def parse(args: list[str]) -> SweepConfig:
+    """Return the options. Defaults are those of the sweep that is resumed, or of the space."""
+    first = _parse([arg for arg in args if arg not in ("-h", "--help")], SweepConfig())
+    default = SweepConfig()
+    if first.resume is not None:
+        from hlvnn.sweep.plan import saved_options
+
+        default = saved_options(first.resume.resolve())
+    elif first.space is not None:
+        space = spaces.load(first.space)
+        default = validated(SweepConfig, space.sweep, f"{space.path}: SWEEP")
+    return _parse(args, default)
+
+
+def _parse(args: list[str], default: SweepConfig) -> SweepConfig:
+    return tyro.cli(
+        SweepConfig,
+        prog="tune_search.py",
+        description=HELP,
+        args=args,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )

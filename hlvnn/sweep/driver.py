@@ -1,0 +1,281 @@
+"""The driver: runs a planned sweep on Ray, from the first trial to the leaderboard."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pandas as pd
+import ray
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.experiment import Trial
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+
+from hlvnn import spaces
+from hlvnn.errors import RunError
+from hlvnn.sweep import cluster, journal, outcomes, table
+from hlvnn.sweep.board import Board
+from hlvnn.sweep.display import LiveDisplay, duration, leaderboard
+from hlvnn.sweep.halving import EpochHalving, Row
+from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
+from hlvnn.sweep.outcomes import Status, trial_folder
+from hlvnn.sweep.plan import Plan, begin, locked, shown_path
+from hlvnn.sweep.recorder import Recorder
+from hlvnn.sweep.trainable import run_trial, scalars
+
+RAY_FOLDER = "ray"
+"""Ray's own state, of which nothing is ever read back."""
+
+
+def run(plan: Plan, console: Console) -> int:
+    """Run (or go on with) a sweep; return the exit code: 0, 1 without any result, 130 interrupted.
+
+    Raises `ResourceError` when no node could run a trial, and `RunError` when another driver works
+    on the sweep or Ray breaks down. Whatever happens, the folder can be resumed.
+    """
+    if plan.options.address is None and not ray.is_initialized():
+        cluster.check(plan.options, [cluster.this_machine()])  # sooner than Ray starts
+    with cluster.connected(plan.options.address):
+        nodes = cluster.nodes()
+        cluster.check(plan.options, nodes)
+        slots = cluster.slots(plan.options, nodes)
+        with locked(plan.sweep):
+            journal.mend(plan.sweep)
+            begin(plan)
+            return _Driver(plan, slots, console).run()
+
+
+class JournaledSearch(OptunaSearch):
+    """Ray's OptunaSearch, whose state is its journal: nothing is pickled."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Ending(tune.Stopper):
+    """Ends the sweep when its time is over, or when it is asked to by a signal."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.interrupted = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.interrupted or self.out_of_time
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time budget is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
+    def reason(self) -> str:
+        """Why the sweep ended."""
+        if self.interrupted:
+            return "the sweep was interrupted; --resume goes on with it"
+        if self.out_of_time:
+            return f"the time budget of {duration(self.seconds or 0)} was over; --resume goes on"
+        return "the sweep broke off; --resume goes on with it"
+
+
+class _Driver:
+    def __init__(self, plan: Plan, slots: int, console: Console) -> None:
+        self.plan, self.console = plan, console
+        self.options, self.space, self.sweep = plan.options, plan.space, plan.sweep
+        new = not (self.sweep / journal.JOURNAL).exists()
+        self.journal = (
+            Journal.create(self.sweep, self.space.mode) if new else Journal.open(self.sweep)
+        )
+        self.trials = table.TrialsTable(self.sweep, self.space)
+        self.ending = Ending(self.options.time_budget)
+        self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
+        self.halving = EpochHalving(
+            metric=self.space.metric,
+            mode=self.space.mode,
+            max_epochs=plan.max_epochs,
+            grace_period=self.options.grace_period,
+            reduction_factor=self.options.reduction_factor,
+        )
+
+    def run(self) -> int:
+        with LiveDisplay(self.board, self.console) as display:
+            recorder = Recorder(
+                self.sweep,
+                self.options,
+                self.board,
+                self.halving,
+                display,
+                lambda: self._save_table(alive=True),
+            )
+            to_run = self._take_up(recorder)
+            self._announce(to_run)
+            try:
+                if to_run:
+                    with _signals(self.ending):
+                        self._tuner(recorder, to_run).fit()
+            except (tune.TuneError, RayError) as error:
+                last = str(error).strip().splitlines()[-1]
+                raise RunError(
+                    f"the sweep broke off: {last}; go on with: {self.plan.resume_command}"
+                ) from error
+            finally:
+                recorder.close(self.ending.reason)
+                self.journal.let_go()
+                frame = self._save_table(alive=False)
+        return self._conclude(frame)
+
+    def _take_up(self, recorder: Recorder) -> int:
+        """Take up what an earlier driver left; return how many trials there are to run."""
+        draws = self.journal.draws()
+        ended: list[list[Row]] = []
+        unfinished: dict[int, list[Row]] = {}
+        for number, draw in draws.items():
+            recorder.on_draw(draw)
+            rows = self._rows(draw)
+            for row in rows:
+                self.board.told(number, dict(row))
+            self.board.entries[number].first_epoch = self.board.entries[number].epoch
+            outcome = outcomes.read(self.sweep, number)
+            if outcome is None or outcome.unfinished:
+                unfinished[number] = rows
+            else:
+                self.board.ended(outcome)
+                ended.append(rows)
+        self.journal.let_go()
+        self.journal.queue_again(sorted(unfinished))
+        self.halving.refill(ended, unfinished)
+        return len(unfinished) + max(0, self.options.num_trials - len(draws))
+
+    def _rows(self, draw: Draw) -> list[Row]:
+        """Return what Ray would have been told of a trial so far."""
+        frame = table.metrics(self.sweep, draw.number)
+        if frame is None or draw.problem or not draw.settings:
+            return []
+        epochs = draw.settings["num_epochs"]
+        return [
+            scalars(row, epochs, self.space.metric, self.space.worst)
+            for row in frame.to_dict("records")
+        ]
+
+    def _tuner(self, recorder: Recorder, to_run: int) -> tune.Tuner:
+        sweep, options, space = self.sweep, self.options, self.space
+        proposer = Proposer(
+            space,
+            seed=options.seed,
+            fixed=self.plan.fixed,
+            earlier=self.journal.draws(),
+            folder_of=lambda number: trial_folder(sweep, number),
+            on_draw=recorder.on_draw,
+        )
+        search = JournaledSearch(
+            proposer,
+            metric=space.metric,
+            mode=space.mode,
+            storage=self.journal.storage,
+            study_name=STUDY,
+            sampler=spaces.new_sampler(options.seed, len(self.journal)),
+        )
+        starts = len(list((sweep / RAY_FOLDER).glob("start_*")))
+        return tune.Tuner(
+            tune.with_resources(
+                run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
+            ),
+            param_space={
+                "metric": space.metric,
+                "worst": space.worst,
+                "threads": max(1, int(options.cpus_per_trial)),
+            },
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=self.halving,
+                num_samples=to_run,
+                # With a limit Ray starts that many processes at once, not one by one, and draws a
+                # trial only when it can begin, so that the sampler knows all there is to know.
+                max_concurrent_trials=self.board.slots,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"start_{starts:03d}",
+                storage_path=str(sweep / RAY_FOLDER),
+                stop=self.ending,
+                callbacks=[recorder],
+                failure_config=tune.FailureConfig(max_failures=options.max_failures),
+                verbose=0,
+            ),
+        )
+
+    def _announce(self, to_run: int) -> None:
+        ended = len(self.board.entries) - len(self.board.having(Status.NOT_STARTED))
+        already = f", {ended} over already" if ended else ""
+        self.console.print(
+            f"sweep {shown_path(self.sweep)}: {to_run} trials to run{already}, "
+            f"{self.board.slots} at a time, selecting on {self.space.metric} ({self.space.mode})",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _save_table(self, alive: bool) -> pd.DataFrame:
+        return self.trials.write(self.journal.draws(), self.options.num_trials, alive)
+
+    def _conclude(self, frame: pd.DataFrame) -> int:
+        """Print the leaderboard and where everything is; return the exit code."""
+        ranked = table.ranked(frame, self.space)
+        drawn = {number: draw.drawn for number, draw in self.journal.draws().items()}
+        self.console.print(leaderboard(ranked, self.space, drawn, self.console.width))
+        numbers = frame["status"].value_counts().items()
+        counts = ", ".join(f"{count} {status}" for status, count in numbers)
+        lines = [
+            f"{len(frame)} trials in {duration(time.monotonic() - self.board.started)}: {counts}",
+            f"every trial: {shown_path(self.sweep / table.TRIALS)}",
+            f"everything: {shown_path(self.sweep)}",
+        ]
+        best = ranked.iloc[0]
+        found = best["status"] in table.PLACED and not pd.isna(
+            best.get(f"best_{self.space.metric}")
+        )
+        if found:
+            folder = trial_folder(self.sweep, int(best["trial"]))
+            lines.append(f"repeat the best: python train_one.py --from-trial {shown_path(folder)}")
+        if (frame["unfinished"] | (frame["status"] == Status.NOT_STARTED)).any():
+            lines.append(f"go on: {self.plan.resume_command}")
+        for line in lines:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self.ending.interrupted:
+            return 130
+        return 0 if found else 1
+
+
+@contextmanager
+def _signals(ending: Ending) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the sweep in order; a second Ctrl-C ends it at once."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        ending.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interrupt) for number in both}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _trial_name(trial: Trial) -> str:
+    return f"trial_{trial.config['trial']:04d}"

@@ -1,0 +1,109 @@
+"""`--dry-run`: what a sweep would run, and about how long it would take. Nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from hlvnn import runs, spaces
+from hlvnn.config import RunConfig
+from hlvnn.errors import HlvnnError
+from hlvnn.sweep import cluster
+from hlvnn.sweep.display import duration
+from hlvnn.sweep.options import SweepConfig
+from hlvnn.sweep.plan import Plan, shown_path
+
+SHOWN = 10
+"""Draws that are printed."""
+PAST_RUNS = 50
+"""Earlier runs, newest first, whose epochs are counted."""
+
+
+def dry_run(plan: Plan, console: Console) -> int:
+    """Print draws, resources and an estimate; return the exit code."""
+    options, space = plan.options, plan.space
+    draws = spaces.draws(space, min(SHOWN, options.num_trials), options.seed, plan.fixed)
+    drawn = [spaces.drawn_only(space, plan.fixed, settings) for settings in draws]
+    columns = list(dict.fromkeys(name for settings in drawn for name in settings))
+    table = Table(header_style="bold")
+    for name in ("trial", *columns):
+        table.add_column(name)
+    for number, settings in enumerate(drawn):
+        cells = (spaces.text(settings[name]) if name in settings else "" for name in columns)
+        table.add_row(str(number), *cells)
+    console.print(f"{space.name}: the first draws of seed {options.seed}", style="bold")
+    console.print(table)
+    for line in [*_settings(plan), *_resources(options), *_time(plan)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _settings(plan: Plan) -> list[str]:
+    space, options = plan.space, plan.options
+    return [
+        f"fixed: {spaces.shown({**space.base, **options.fixed_settings})}",
+        f"selecting on {space.metric} ({space.mode}); {spaces.CHECKED_DRAWS} draws were checked",
+        f"would write to {shown_path(plan.sweep)}",
+    ]
+
+
+def _resources(options: SweepConfig) -> list[str]:
+    asked = f"{options.num_trials} trials with {options.cpus_per_trial:g} CPUs"
+    asked += f" and {options.gpus_per_trial:g} GPUs each"
+    if options.address is not None:
+        return [f"{asked}, as many at a time as the cluster at {options.address} can hold"]
+    machine = cluster.this_machine()
+    cluster.check(options, [machine])
+    has = f"{machine['CPU']:g} CPUs and {machine['GPU']:g} GPUs"
+    return [f"{asked}, {cluster.slots(options, [machine])} at a time on this machine's {has}"]
+
+
+def _time(plan: Plan) -> list[str]:
+    options, sample = plan.options, plan.sample
+    epochs = sum(config.train.num_epochs for config in sample) / len(sample)
+    share = sum(expected_share(options, config.train.num_epochs) for config in sample) / len(sample)
+    most = options.num_trials * epochs
+    lines = [f"epochs: about {most * share:.0f} with early stopping, at most {most:.0f}"]
+    times = past_seconds(options.root / sample[0].data.title, sample[0])
+    if not times:
+        try_one = f"python train_one.py --space {plan.space.name} --draw 0"
+        return [
+            *lines,
+            f"time: unknown, no earlier run of these data; time one: {try_one}",
+        ]
+    usual = median(times)
+    if options.address is not None:
+        return [*lines, f"time: an epoch took {duration(usual)} before (median of {len(times)})"]
+    slots = cluster.slots(options, [cluster.this_machine()])
+    likely, longest = (duration(n * usual / slots) for n in (most * share, most))
+    basis = f"{duration(usual)} an epoch, the median of {len(times)} epochs of earlier runs"
+    return [*lines, f"time: about {likely}, at most {longest}, at {basis}"]
+
+
+def expected_share(options: SweepConfig, num_epochs: int) -> float:
+    """Return the share of all epochs that is trained when 1/reduction_factor passes each rung."""
+    total, alive, rung, before = 0.0, 1.0, float(options.grace_period), 0.0
+    while rung < num_epochs:
+        total += alive * (rung - before)
+        alive, before = alive / options.reduction_factor, rung
+        rung *= options.reduction_factor
+    return (total + alive * (num_epochs - before)) / num_epochs
+
+
+def past_seconds(parent: Path, like: RunConfig) -> list[float]:
+    """Return the seconds of epochs of earlier runs with the same data and model size."""
+    found: list[float] = []
+    files = [*parent.glob(f"*/{runs.METRICS}"), *parent.glob(f"*/*/{runs.METRICS}")]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)[:PAST_RUNS]:
+        try:
+            config = runs.read_config(file.parent)
+            seconds = runs.read_metrics(file.parent)["seconds"].tolist()
+        except (HlvnnError, KeyError):
+            continue
+        same = (config.data.data_size, config.model.model_size)
+        if same == (like.data.data_size, like.model.model_size):
+            found.extend(seconds)
+    return found

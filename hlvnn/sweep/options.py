@@ -1,0 +1,162 @@
+"""The flags of `tune_search.py`, and which of them a resumed sweep may change."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from pydantic import BeforeValidator, Field, create_model, field_validator
+
+from hlvnn.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from hlvnn.errors import ConfigError
+
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+CHANGEABLE = {
+    *("num_trials", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "time_budget"),
+    *("address", "max_failures", "resume", "dry_run"),
+}
+"""What may be said anew when a sweep is resumed; anything else would change its meaning."""
+
+
+def seconds(value: object) -> object:
+    """Read a length of time: 90, 90s, 30m, 8h or 2d."""
+    if isinstance(value, int | float) or value is None:
+        return value
+    found = re.fullmatch(r"([0-9.]+)([smhd]?)", str(value).strip())
+    if not found:
+        raise ValueError(f"expected a time such as 90s, 30m, 8h or 2d, got {value!r}")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _read_seconds(words: list[str]) -> float:
+    value = seconds(words[0])
+    assert isinstance(value, float)
+    return value
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(seconds),
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="TIME",
+        instance_from_str=_read_seconds,
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [f"{value:g}s"],
+    ),
+]
+
+
+def _or_none(annotation: Any) -> Any:
+    return annotation | None
+
+
+def _optional_settings() -> type[Config]:
+    """Return a model of a run's settings in which each may be left out: made from `RunConfig`'s."""
+    fields: dict[str, Any] = {
+        name: (_or_none(field.annotation), Field(None, description=field.description))
+        for part in (DataConfig, ModelConfig, TrainConfig)
+        for name, field in part.model_fields.items()
+        if name != "latents"  # its text form has spaces; it is a search space's to write
+    }
+    return create_model("Fixed", __base__=Config, **fields)
+
+
+if TYPE_CHECKING:
+
+    class Fixed(Config):
+        """Settings of a run, each of which may be left out."""
+
+else:
+    Fixed = _optional_settings()
+
+
+class SweepConfig(Config):
+    """Search a space: many trials, spread over this machine or a cluster.
+
+    Examples: `python tune_search.py digits`, `python tune_search.py digits --dry-run`,
+    `python tune_search.py femnist --num-trials 200 --gpus-per-trial 0.25 --address auto`,
+    `python tune_search.py --resume results/digits/SWEEP`.
+    """
+
+    space: Annotated[str | None, tyro.conf.Positional] = None
+    """Search space: a file of search_spaces/, without .py. It may set defaults for these flags."""
+    name: str | None = None
+    """Name of the sweep's folder, RESULTS_DIR/DATASET/NAME; none given = the space and the time."""
+    num_trials: int = Field(20, gt=0)
+    """Trials in all; with --resume it may be raised."""
+    cpus_per_trial: float = Field(1.0, gt=0)
+    """CPUs (and threads) a trial."""
+    gpus_per_trial: float = Field(0.0, ge=0)
+    """GPUs a trial; 0.25 lets four trials share one."""
+    max_concurrent: int | None = Field(None, gt=0)
+    """Trials at a time; none given = as many as the CPUs and GPUs allow."""
+    time_budget: Seconds | None = Field(None, gt=0)
+    """Stop after this long (90s, 30m, 8h, 2d); --resume then goes on."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draws; trial 7's own seed is this plus 7."""
+    grace_period: int = Field(1, gt=0)
+    """Epochs that every trial gets before it may be stopped."""
+    reduction_factor: float = Field(3.0, gt=1)
+    """ASHA: at each rung about one trial in this many goes on, and rungs lie this factor apart."""
+    max_failures: int = Field(1, ge=0)
+    """Times a failed trial (its node was lost, say) goes on from its checkpoint."""
+    address: str | None = None
+    """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
+    storage: str | None = None
+    """Root of the sweep's folder in place of --results-dir: one that every node can reach."""
+    results_dir: Path = RunConfig.model_fields["results_dir"].default
+    """Root of the results."""
+    description: str = ""
+    """A line for whoever reads the results."""
+    resume: Path | None = None
+    """Folder of a sweep to go on with: unfinished trials continue, finished ones are kept."""
+    dry_run: bool = False
+    """Print what would be run (configurations, resources, time it may take); start nothing."""
+    fixed: Fixed = Fixed()
+    """Settings fixed for every trial, over those of the space's BASE, which hold where None is."""
+
+    @field_validator("storage")
+    @classmethod
+    def _a_folder(cls, storage: str | None) -> str | None:
+        if storage is not None and "://" in storage:
+            raise ValueError(
+                f"{storage} is an address; only folders are supported so far: give a folder that "
+                "every node can reach"
+            )
+        return storage
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"more than one GPU a trial must be a whole number, got {gpus:g}")
+        return gpus
+
+    @property
+    def fixed_settings(self) -> dict[str, Any]:
+        """The settings that were fixed on the command line."""
+        return self.fixed.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def root(self) -> Path:
+        """The folder that the results of every data set are under."""
+        return Path(self.storage) if self.storage is not None else self.results_dir
+
+
+def check_changes(before: SweepConfig, now: SweepConfig) -> None:
+    """Raise `ConfigError` for an option that differs and may not when a sweep is resumed."""
+    for name in SweepConfig.model_fields:
+        was, given = getattr(before, name), getattr(now, name)
+        if name not in CHANGEABLE and was != given:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} cannot change when a sweep is resumed (was {was!r}, "
+                f"got {given!r}); start a new sweep for that"
+            )
+    if now.num_trials < before.num_trials:
+        raise ConfigError(
+            f"--num-trials {now.num_trials}: the sweep has {before.num_trials} trials already; it "
+            "can only be raised"
+        )

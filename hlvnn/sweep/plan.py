@@ -1,0 +1,221 @@
+"""What a sweep is going to do, checked as far as it can be before anything starts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hlvnn import files, runs, spaces
+from hlvnn.build import assemble, build_model
+from hlvnn.config import RunConfig, validated
+from hlvnn.errors import ConfigError, ResourceError, RunError
+from hlvnn.predict import evaluate
+from hlvnn.spaces import Settings, Space
+from hlvnn.sweep.options import SweepConfig, check_changes
+
+SWEEP = "sweep.json"
+"""The sweep's options, its search space's digest, metric and mode, versions and starts."""
+RECORDED = ("options", "space", "fixed", "starts")
+SPACE_COPY = "search_space.py"
+"""Copy of the search space, to read; it is never run."""
+LOCK = "driver.lock"
+"""Held by the driver that works on the sweep."""
+BUILT_DRAWS = 16
+"""Draws whose model is built before a sweep starts."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep that can start: its options, its space, its folder, a sample of its trials."""
+
+    options: SweepConfig
+    space: Space
+    sweep: Path
+    fixed: Settings
+    sample: list[RunConfig]
+
+    @property
+    def max_epochs(self) -> int:
+        """The longest trial's epochs."""
+        return max(config.train.num_epochs for config in self.sample)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with the sweep."""
+        return f"python tune_search.py --resume {shown_path(self.sweep)}"
+
+
+def new_plan(options: SweepConfig) -> Plan:
+    """Return the plan of a new sweep; nothing is written.
+
+    Raises `ConfigError`, `RunError` (the folder exists), `ResourceError`, or what loading raises.
+    """
+    if options.space is None:
+        known = ", ".join(spaces.names())
+        raise ConfigError(f"name a search space (there are: {known}), or a sweep with --resume")
+    space = spaces.load(options.space)
+    fixed = _fixed(options, space)
+    sample = spaces.check(space, options.seed, fixed)
+    name = options.name or f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    parent = options.root.resolve() / sample[0].data.title
+    sweep = parent / name
+    if sweep.parent != parent:
+        raise RunError(f"--name {name}: a plain name is expected, not a path")
+    if sweep.exists():
+        raise RunError(
+            f"{shown_path(sweep)} exists already; nothing was overwritten. Give another --name, or "
+            f"go on with it: python tune_search.py --resume {shown_path(sweep)}"
+        )
+    return Plan(options.model_copy(update={"name": name}), space, sweep, fixed, sample)
+
+
+def resumed_plan(options: SweepConfig) -> Plan:
+    """Return the plan of a sweep that goes on.
+
+    Raises `RunError` for a folder that is no sweep, and `ConfigError` when its space has changed.
+    """
+    assert options.resume is not None
+    sweep = options.resume.resolve()
+    before = saved_options(sweep)
+    check_changes(before, options)
+    assert options.space is not None
+    space = spaces.load(options.space)
+    record = _record(sweep)
+    if record["space"]["sha256"] != space.sha256:
+        raise ConfigError(
+            f"{space.path} has changed since {shown_path(sweep)} began, so its trials could not be "
+            f"compared; put it back (its copy is {shown_path(sweep / SPACE_COPY)}), or start a new "
+            "sweep"
+        )
+    fixed = record["fixed"] | _device(options, space)
+    return Plan(options, space, sweep, fixed, spaces.check(space, options.seed, fixed))
+
+
+def saved_options(sweep: Path) -> SweepConfig:
+    """Return the options that a sweep was last started with."""
+    record = _record(sweep)
+    return validated(SweepConfig, record["options"], str(sweep / SWEEP))
+
+
+def begin(plan: Plan) -> None:
+    """Make the folder of a new sweep, or note that an old one goes on."""
+    record: dict[str, Any] = {"starts": []}
+    if (plan.sweep / SWEEP).exists():
+        record = _record(plan.sweep)
+    else:
+        shutil.copyfile(plan.space.path, plan.sweep / SPACE_COPY)
+    space = plan.space
+    options = plan.options.model_copy(update={"resume": None, "dry_run": False})
+    record["fixed"] = plan.fixed
+    record["options"] = options.model_dump(mode="json", exclude_none=True)
+    record["space"] = {
+        "name": space.name,
+        "sha256": space.sha256,
+        "metric": space.metric,
+        "mode": space.mode,
+        "base": {key: spaces.text(value) for key, value in space.base.items()},
+    }
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    record["starts"].append({"time": now, "host": platform.node(), "versions": runs.versions()})
+    files.write_json(plan.sweep / SWEEP, record)
+
+
+@contextmanager
+def locked(sweep: Path) -> Iterator[None]:
+    """Hold the sweep's lock, which the system frees when this process ends, however it ends.
+
+    Raises `RunError` when another driver holds it.
+    """
+    sweep.mkdir(parents=True, exist_ok=True)
+    with (sweep / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunError(
+                f"{shown_path(sweep)} is being worked on by {holder}; wait for it, or end it first"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def preflight(plan: Plan) -> None:
+    """Load the data and build the models of some draws, so that what would fail fails now.
+
+    Raises what loading and building raise, and `ConfigError` for a metric that is not measured.
+    """
+    for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
+        data = runs.data_of(config.data)
+        where = f"{plan.space.path}: draw {number}"
+        if data.val is None:
+            raise ConfigError(f"{where}: the data have no validation rows to select on")
+        try:
+            assemble(config.model, data.schema)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        if number == 0:
+            model = build_model(config.model, data)
+            some = data.val.subset(torch.arange(min(32, len(data.val))))
+            measured = [f"val_{name}" for name in evaluate(model, some, 1).scalars]
+            if plan.space.metric not in measured:
+                raise ConfigError(
+                    f"{plan.space.path}: METRIC = {plan.space.metric!r} is not measured on these "
+                    f"data; there are: {', '.join(measured)}"
+                )
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a user here would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _fixed(options: SweepConfig, space: Space) -> Settings:
+    """Return the settings fixed for all trials: the flags', and what all machines must agree on."""
+    fixed = options.fixed_settings | _device(options, space)
+    known = {**space.base, **fixed}
+    for name in ("data_dir", "table"):  # trials run in folders of Ray's
+        value = known.get(name, "data" if name == "data_dir" else None)
+        if value is not None:
+            fixed[name] = str(Path(value).resolve())
+    fixed["results_dir"] = str(options.root.resolve())
+    if options.description:
+        fixed["description"] = options.description
+    return fixed
+
+
+def _device(options: SweepConfig, space: Space) -> Settings:
+    """Return the device of all trials, as a setting."""
+    device = {**space.base, **options.fixed_settings}.get("device", "auto")
+    if options.gpus_per_trial == 0:
+        if str(device).startswith("cuda"):
+            raise ResourceError(
+                f"--device {device} needs a GPU, and the trials have none: give --gpus-per-trial"
+            )
+        device = "cpu"  # auto would put every trial on the first GPU
+    return {"device": device}
+
+
+def _record(sweep: Path) -> dict[str, Any]:
+    if not (sweep / SWEEP).exists():
+        raise RunError(
+            f"{shown_path(sweep)} is not a sweep: {SWEEP} is missing; give the folder that holds "
+            "it, RESULTS_DIR/DATASET/SWEEP"
+        )
+    record = files.read_json(sweep / SWEEP)
+    if not isinstance(record, dict) or not {*RECORDED} <= record.keys():
+        raise RunError(f"{shown_path(sweep / SWEEP)}: expected {', '.join(RECORDED)} in it")
+    return record

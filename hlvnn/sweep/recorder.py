@@ -1,0 +1,151 @@
+"""What the driver does when a trial begins, reports or ends: board, outcome, table, terminal."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from hlvnn.spaces import shown
+from hlvnn.sweep import outcomes
+from hlvnn.sweep.board import Board, Entry
+from hlvnn.sweep.halving import EpochHalving
+from hlvnn.sweep.journal import Draw
+from hlvnn.sweep.options import SweepConfig
+from hlvnn.sweep.outcomes import Outcome, Status
+
+ERROR_WIDTH = 300
+"""Characters of an error that the table holds; error.txt has the rest."""
+TABLE_SECONDS = 15
+"""How often trials.parquet is written while the sweep runs."""
+
+
+class Display(Protocol):
+    """Shows the board."""
+
+    def event(self, text: str, lasting: bool = False) -> None:
+        """Something happened. `lasting`: it is worth a line that stays."""
+
+    def refresh(self) -> None:
+        """Time passed."""
+
+
+class Recorder(Callback):
+    """Ray Tune's callback: it keeps the board and writes each trial's outcome when it ends."""
+
+    def __init__(
+        self,
+        sweep: Path,
+        options: SweepConfig,
+        board: Board,
+        scheduler: EpochHalving,
+        display: Display,
+        save_table: Callable[[], object],
+    ) -> None:
+        self.sweep = sweep
+        self.options = options
+        self.board = board
+        self.scheduler = scheduler
+        self.display = display
+        self.save_table = save_table
+        self.saved = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its arguments into a file that nobody reads
+
+    def on_draw(self, draw: Draw) -> None:
+        """Put a trial on the board when it is drawn first."""
+        if draw.number in self.board.entries:
+            return
+        epochs = int(draw.settings.get("num_epochs", 0))
+        self.board.entries[draw.number] = Entry(draw.number, shown(draw.drawn), epochs)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = trial.config["trial"]
+        outcomes.forget(self.sweep, number)
+        self.board.began(number)
+        entry = self.board.entries[number]
+        again = f" (start {entry.starts})" if entry.starts > 1 else ""
+        self.display.event(f"trial {number} began{again}: {entry.settings}")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        self.board.told(trial.config["trial"], result)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        result = trial.last_result
+        number = trial.config["trial"]
+        if result.get("diverged"):
+            reason = f"the loss was not finite in epoch {result['epoch']}"
+            self._end(number, Status.DIVERGED, reason)
+        elif trial.trial_id in self.scheduler.reasons:
+            self._end(number, Status.STOPPED, self.scheduler.reasons[trial.trial_id])
+        else:
+            early = result.get("epoch", 0) < result.get("num_epochs", 0)
+            self._end(number, Status.COMPLETED, "ended by its own --patience" if early else "")
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = trial.config["trial"]
+        self.board.entries[number].status = Status.NOT_STARTED
+        self.display.event(
+            f"trial {number} will go on after an error: {last_line(trial)}", lasting=True
+        )
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = trial.config["trial"]
+        file = outcomes.trial_folder(self.sweep, number) / outcomes.ERROR
+        reason = f"see {file.name}" if file.exists() else "its process ended"
+        self._end(number, Status.FAILED, reason, error=last_line(trial))
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+        self.display.refresh()
+        began = time.monotonic()
+        if began - self.saved > TABLE_SECONDS:
+            self.save_table()
+            self.saved = began + 20 * (time.monotonic() - began)  # at most a twentieth of the time
+
+    def close(self, reason: str) -> None:
+        """Record the trials that the sweep's end cut short, and why it ended."""
+        for entry in self.board.having(Status.RUNNING):
+            self._end(entry.number, Status.STOPPED, reason, unfinished=True)
+
+    def _end(
+        self, number: int, status: Status, reason: str, error: str = "", unfinished: bool = False
+    ) -> None:
+        entry = self.board.entries[number]
+        outcome = Outcome(
+            trial=number,
+            status=status,
+            reason=reason,
+            error=error,
+            unfinished=unfinished,
+            wall_seconds=time.monotonic() - entry.started if entry.started is not None else 0.0,
+            starts=entry.starts,
+            cpus=self.options.cpus_per_trial,
+            gpus=self.options.gpus_per_trial,
+            node=entry.node,
+        )
+        outcomes.write(self.sweep, outcome)
+        self.board.ended(outcome)
+        best = "" if entry.best is None else f", best {self.board.space.metric} {entry.best:.4g}"
+        why = f": {error or reason}" if error or reason else ""
+        self.display.event(
+            f"trial {number} {status} after {entry.epoch} epochs{best}{why}",
+            lasting=status == Status.FAILED,
+        )
+
+
+def last_line(trial: Trial) -> str:
+    """Return the last line of what Ray knows of a trial's error, cut where it goes on and on."""
+    if not trial.error_file or not Path(trial.error_file).exists():
+        return ""
+    lines = Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()
+    return textwrap.shorten(lines[-1], ERROR_WIDTH, placeholder=" …") if lines else ""

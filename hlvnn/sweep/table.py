@@ -1,0 +1,149 @@
+"""`trials.parquet`: a row for every trial that was asked for, whatever became of it.
+
+Its truth is the sweep's folder (the journal's draws, each trial's metrics.csv and outcome.json), so
+it can be made again at any time, of a sweep that runs or was killed as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hlvnn import files, runs
+from hlvnn.config import LatentConfig, flat_settings, latent_text
+from hlvnn.errors import RunError
+from hlvnn.spaces import Settings, Space, text
+from hlvnn.sweep import outcomes
+from hlvnn.sweep.journal import Draw
+from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
+
+TRIALS = "trials.parquet"
+LEADING = ("trial", "status", "reason", "epochs", "best_epoch")
+"""First columns of the table; the settings, final_… and best_… columns follow."""
+PLACED = (Status.COMPLETED, Status.STOPPED)
+"""Trials that take a place on the leaderboard."""
+CUT_OFF = "the sweep's driver ended before it did; --resume goes on with it"
+
+
+class TrialsTable:
+    """The table of one sweep. Rows of trials that ended are read once.
+
+    Columns: trial, status (see `Status`), reason, epochs (evaluated last), best_epoch, seconds (in
+    training and evaluation), wall_seconds, starts, cpus, gpus, node, error, unfinished, folder; a
+    column per setting; final_<column>: the last row of metrics.csv; best_<column>: the row of the
+    epoch with the best validation metric, so best_test_… was never selected on.
+    """
+
+    def __init__(self, sweep: Path, space: Space) -> None:
+        self.sweep = sweep
+        self.space = space
+        self._ended: dict[int, dict[str, Any]] = {}
+
+    def collect(self, draws: dict[int, Draw], num_trials: int, alive: bool) -> pd.DataFrame:
+        """Return a row for each of `num_trials` trials, by number.
+
+        alive: whether a driver works on the sweep, so that a trial without an outcome is running.
+        """
+        numbers = range(max(num_trials, *(number + 1 for number in draws), 1))
+        frame = pd.DataFrame([self._row(draws.get(number), number, alive) for number in numbers])
+        settings = [name for name in flat_settings() if name in frame]
+        known = set(settings) | set(Outcome.model_fields) | {*LEADING, "seconds", "folder"}
+        measured = sorted(
+            (str(name) for name in frame if name not in known),
+            key=lambda name: not name.startswith("final_"),  # stable: the rest keeps its order
+        )
+        about = [name for name in Outcome.model_fields if name not in LEADING]
+        return frame.reindex(columns=[*LEADING, "seconds", *about, "folder", *settings, *measured])
+
+    def write(self, draws: dict[int, Draw], num_trials: int, alive: bool) -> pd.DataFrame:
+        """Write the table into the sweep's folder, whole or not at all; return it."""
+        frame = self.collect(draws, num_trials, alive)
+        with files.replacing(self.sweep / TRIALS) as temporary:
+            frame.to_parquet(temporary, index=False)
+        return frame
+
+    def _row(self, draw: Draw | None, number: int, alive: bool) -> dict[str, Any]:
+        if number in self._ended:
+            return self._ended[number]
+        folder = trial_folder(self.sweep, number)
+        seen = outcomes.read(self.sweep, number)
+        outcome = seen or _without_outcome(folder, draw, number, alive)
+        row: dict[str, Any] = outcome.model_dump(mode="json")
+        row |= {"folder": str(folder) if folder.is_dir() else None, "epochs": 0}
+        row |= _columns(draw.settings) if draw is not None else {}
+        frame = metrics(self.sweep, number)
+        if frame is not None:
+            row["epochs"] = int(frame["epoch"].iloc[-1])
+            row["seconds"] = float(frame["seconds"].sum())
+            row |= _prefixed("final", frame.iloc[-1])
+            best = _best(frame, self.space)
+            if best is not None:
+                row["best_epoch"] = int(best["epoch"])
+                row |= _prefixed("best", best)
+        if seen is not None:
+            self._ended[number] = row
+        return row
+
+
+def ranked(frame: pd.DataFrame, space: Space) -> pd.DataFrame:
+    """Return the rows with the best validation metric first; trials without a place last.
+
+    Among equals (accuracies of few rows often are) the lower validation loss comes first.
+    """
+    best = f"best_{space.metric}"
+    if best not in frame:
+        return frame
+    keys = frame[[best]].where(frame["status"].isin(PLACED))
+    keys["loss"] = frame.get("best_val_loss", 0.0)
+    order = keys.sort_values([best, "loss"], ascending=[space.mode == "min", True]).index
+    return frame.loc[order].reset_index(drop=True)
+
+
+def metrics(sweep: Path, number: int) -> pd.DataFrame | None:
+    """Return a trial's metrics.csv, or None when it has no row yet."""
+    try:
+        frame = runs.read_metrics(trial_folder(sweep, number))
+    except RunError:
+        return None
+    return frame if len(frame) else None
+
+
+def _prefixed(prefix: str, row: pd.Series[float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in row.items() if name != "epoch"}
+
+
+def _best(frame: pd.DataFrame, space: Space) -> pd.Series[float] | None:
+    """Return the row of the epoch with the best metric, or None when none is a number."""
+    if space.metric not in frame:
+        return None
+    values = frame[space.metric].where(np.isfinite(frame[space.metric])).to_numpy()
+    if np.isnan(values).all():
+        return None
+    return frame.iloc[int(np.nanargmax(values) if space.mode == "max" else np.nanargmin(values))]
+
+
+def _without_outcome(folder: Path, draw: Draw | None, number: int, alive: bool) -> Outcome:
+    """Return what is true of a trial whose end nobody saw."""
+    if draw is None:
+        reason = "not drawn yet" if alive else "the sweep ended before it was drawn"
+        return Outcome(trial=number, status=Status.NOT_STARTED, reason=reason, starts=0)
+    if not folder.is_dir():
+        reason = "waiting" if alive else "the sweep ended before it began"
+        unfinished = Outcome(trial=number, status=Status.NOT_STARTED, reason=reason, starts=0)
+        return unfinished.model_copy(update={"unfinished": True})
+    status = Status.RUNNING if alive else Status.STOPPED
+    return Outcome(trial=number, status=status, reason="" if alive else CUT_OFF, unfinished=True)
+
+
+def _columns(settings: Settings) -> dict[str, Any]:
+    """Return settings as cells: lists as they are typed, latents in their text form."""
+    cells = dict(settings)
+    for name, value in settings.items():
+        if name == "latents" and isinstance(value, list):
+            cells[name] = "; ".join(latent_text(LatentConfig(**latent)) for latent in value)
+        elif isinstance(value, list | tuple):
+            cells[name] = text(value)
+    return cells

@@ -1,0 +1,79 @@
+"""What every test shares: one thread, a quiet Ray, and the folder of shared data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+# Before torch, ray or matplotlib are imported. Ray's worker processes inherit these.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import torch
+
+from hlvnn import trial
+from hlvnn.config import DataConfig
+from hlvnn.data import GroupedDataset, load_data
+from hlvnn.errors import run_command
+
+torch.set_num_threads(1)  # models here are tiny: more threads only wait for each other
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder `shared` (real data) beside or inside the repository, or skip."""
+    places = (ROOT.parent / "shared", ROOT / "shared")
+    for place in places:
+        if (place / "data").is_dir():
+            return place
+    pytest.skip(f"no shared data: looked for {' and '.join(f'{place}/data' for place in places)}")
+
+
+@pytest.fixture(scope="session")
+def digits() -> GroupedDataset:
+    """Return real handwriting: 1,797 digits of 14 writers, split for training, val and test."""
+    return load_data(DataConfig(dataset="digits"))
+
+
+class Ended(NamedTuple):
+    """How a command line ended: its exit status, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def train_one(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
+    """Return `train_one.py` as a function of its flags, run in this process."""
+    logger = logging.getLogger("hlvnn")
+    before = list(logger.handlers), logger.level
+
+    def run(*args: object) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: trial.main([str(arg) for arg in args]))
+        logger.handlers[:] = before[0]
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else 1, *capsys.readouterr())
+
+    yield run
+    logger.handlers[:], logger.level = before
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked gpu where there is no CUDA device, with that reason."""
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="no CUDA device")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)

@@ -1,0 +1,74 @@
+"""The order of the house: what may import what, where things stand, what the README promises."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hlvnn
+from hlvnn import families
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "hlvnn").rglob("*.py"))
+MAX_LINES = 400
+
+# family -> its base class, which hlvnn/<family>/base.py defines
+BASES = {
+    "latents.posteriors": "Posterior",
+    "latents.priors": "Prior",
+    "latents.placements": "Placement",
+    "backbones": "Backbone",
+    "likelihoods": "Likelihood",
+}
+NAMED_OTHERWISE = {"none": "NoPrior"}  # None is Python's
+MEMBERS = [(family, name) for family in BASES for name in families.members(family)]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_imports_keep_the_order_of_the_house() -> None:
+    run = python("from importlinter.cli import lint_imports; raise SystemExit(lint_imports())")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("library", ["ray", "optuna", "matplotlib"])
+def test_importing_hlvnn_leaves_heavy_libraries_alone(library: str) -> None:
+    run = python(f"import sys, hlvnn; raise SystemExit({library!r} in sys.modules)")
+    assert run.returncode == 0, run.stderr or f"import hlvnn imports {library}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_file_is_too_long(file: Path) -> None:
+    lines = len(file.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{file.name} has {lines} lines, at most {MAX_LINES} are allowed"
+
+
+@pytest.mark.parametrize(("family", "name"), MEMBERS)
+def test_a_members_file_holds_the_class_of_its_name(family: str, name: str) -> None:
+    base = getattr(importlib.import_module(f"hlvnn.{family}.base"), BASES[family])
+    found = families.member_class(family, name, base, family)
+    assert found.__name__.lower() == NAMED_OTHERWISE.get(name, name).replace("_", "").lower()
+
+
+@pytest.mark.parametrize("name", families.members("data.sources"))
+def test_a_data_source_has_a_load_function(name: str) -> None:
+    assert callable(families.member_module("data.sources", name, "data set").load)
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make sweep" in text
+    assert "make test" in text
+
+
+def test_the_readme_names_every_public_name() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in hlvnn.__all__ if name not in text] == []

@@ -1,0 +1,395 @@
+"""The laws that every posterior, prior and pair of them obeys, and the set of latents."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, MultivariateNormal
+
+from hlvnn.build import build_model
+from hlvnn.config import ModelConfig
+from hlvnn.errors import ConfigError
+from hlvnn.latents.divergence import cholesky, kl, refusal
+from hlvnn.latents.latent import LatentSet
+from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.priors.base import Prior
+from tests.helpers import (
+    POSTERIORS,
+    PRIORS,
+    generator,
+    grouped_data,
+    latent,
+    posterior_class,
+    prior_class,
+    randomise,
+    reloaded,
+    same_bits,
+    small_config,
+    tiny_model,
+    untouched_parameters,
+)
+
+GROUPS, WIDTH = 5, 3
+SCALE = torch.tensor([0.2, 0.5, 1.5])
+NORMAL = [name for name in POSTERIORS if posterior_class(name).normal]
+PROPER = [name for name in PRIORS if prior_class(name).proper]
+PAIRS = [(q, p) for q in POSTERIORS for p in PRIORS]
+ALLOWED = [(q, p) for q, p in PAIRS if refusal(posterior_class(q), prior_class(p)) is None]
+NORMAL_PAIRS = [(q, p) for q, p in ALLOWED if q in NORMAL]
+REFUSED = [pair for pair in PAIRS if pair not in ALLOWED]
+MONTE_CARLO = 200_000
+
+
+def posterior(name: str, scale: Tensor = SCALE) -> Posterior:
+    return posterior_class(name)(GROUPS, len(scale), scale)
+
+
+def prior(name: str, scale: Tensor = SCALE) -> Prior:
+    return prior_class(name)(len(scale), scale)
+
+
+def draws(law: Distribution, number: int = MONTE_CARLO) -> Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return law.sample(torch.Size([number])).double()
+
+
+def assert_mean_and_variance_are_those_of_draws(law: Distribution) -> None:
+    z = draws(law)
+    sd = z.std(0)
+    torch.testing.assert_close(z.mean(0), law.mean.double(), atol=5 * float(sd.max()) / 447, rtol=0)
+    torch.testing.assert_close(z.var(0), law.variance.double(), rtol=0.03, atol=1e-9)
+
+
+# posteriors
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_posterior_returns_a_law_for_each_group_asked_for(name: str) -> None:
+    law = posterior(name)(torch.tensor([3, 1, 3, 0], dtype=torch.int32))
+    assert isinstance(law, Distribution)
+    assert law.batch_shape == (4,)
+    assert law.event_shape == (WIDTH,)
+    assert law.rsample(torch.Size([7])).shape == (7, 4, WIDTH)
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_posterior_gives_the_same_group_the_same_law_wherever_it_stands(name: str) -> None:
+    q = randomise(posterior(name))
+    alone, among = q(torch.tensor([3])), q(torch.tensor([1, 3, 0]))
+    assert torch.equal(alone.mean[0], among.mean[1])
+    assert torch.equal(alone.variance[0], among.variance[1])
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_posterior_starts_at_mean_zero_and_the_given_sd(name: str) -> None:
+    law = posterior(name)(torch.arange(GROUPS))
+    sd = SCALE if posterior_class(name).normal else torch.zeros(WIDTH)
+    torch.testing.assert_close(law.mean, torch.zeros(GROUPS, WIDTH))
+    torch.testing.assert_close(law.variance, sd.square().expand(GROUPS, WIDTH))
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_posterior_announces_the_size_of_its_table(name: str, width: int) -> None:
+    q = posterior(name, torch.ones(width))
+    assert q.table.shape == (GROUPS, posterior_class(name).num_parameters(width))
+    assert sum(p.numel() for p in q.parameters()) == q.table.numel()
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_gradients_reach_every_parameter_of_the_touched_groups_and_no_other(name: str) -> None:
+    q = randomise(posterior(name))
+    z = q(torch.tensor([3, 1, 3])).rsample(torch.Size([2]))
+    (z * torch.randn(z.shape, generator=generator())).sum().backward()
+    gradient = q.table.grad
+    assert gradient is not None
+    assert gradient.is_sparse
+    assert (gradient.to_dense() != 0).any(1).tolist() == [False, True, False, True, False]
+    assert (gradient.to_dense()[[1, 3]] != 0).all()
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_posteriors_draws_have_its_mean_and_variance(name: str) -> None:
+    q = randomise(posterior(name))
+    with torch.no_grad():
+        assert_mean_and_variance_are_those_of_draws(q(torch.tensor([2, 4])))
+
+
+@pytest.mark.parametrize("name", NORMAL)
+def test_a_normal_posteriors_cholesky_factor_gives_its_draws_covariance(name: str) -> None:
+    q = randomise(posterior(name))
+    with torch.no_grad():
+        law = q(torch.tensor([2]))
+    factor = cholesky(law)[0].double()
+    covariance = np.cov(draws(law)[:, 0].numpy().T)
+    sd = np.sqrt(np.diag(covariance))
+    expected = (factor @ factor.T).numpy()
+    np.testing.assert_allclose(
+        expected / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.01
+    )
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_posterior_saves_and_loads_the_same_bits(name: str) -> None:
+    q = randomise(posterior(name))
+    again = reloaded(q, posterior(name))
+    group = torch.arange(GROUPS)
+    assert same_bits(q, again)
+    assert torch.equal(draws(q(group), 3), draws(again(group), 3))
+
+
+def test_full_rank_reads_its_parameters_as_it_says() -> None:
+    q = randomise(posterior("full_rank"), sd=1.0)
+    m, log_diagonal, below = q.table.detach()[4].split([3, 3, 3])
+    factor = torch.tensor(
+        [
+            [math.exp(log_diagonal[0]), 0, 0],
+            [below[0], math.exp(log_diagonal[1]), 0],
+            [below[1], below[2], math.exp(log_diagonal[2])],
+        ]
+    )
+    law = q(torch.tensor([4]))
+    assert isinstance(law, MultivariateNormal)
+    torch.testing.assert_close(law.mean[0].detach(), m)
+    torch.testing.assert_close(law.covariance_matrix[0].detach(), factor @ factor.T)
+
+
+# priors
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_returns_one_law(name: str) -> None:
+    law = prior(name)()
+    assert isinstance(law, Distribution)
+    assert law.batch_shape == ()
+    assert law.event_shape == (WIDTH,)
+    assert law.rsample(torch.Size([7, 4])).shape == (7, 4, WIDTH)
+
+
+@pytest.mark.parametrize("name", PROPER)
+def test_a_prior_starts_at_mean_zero_and_a_learned_one_at_the_given_sd(name: str) -> None:
+    p = prior(name)
+    sd = SCALE if p.learned else torch.ones(WIDTH)
+    torch.testing.assert_close(p().mean, torch.zeros(WIDTH))
+    torch.testing.assert_close(p().variance.sqrt(), sd)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_has_parameters_only_if_it_is_learned_and_gradients_reach_them(name: str) -> None:
+    p = randomise(prior(name))
+    assert bool(list(p.parameters())) == p.learned
+    if p.learned:
+        z = torch.randn(4, WIDTH, generator=generator())
+        p().log_prob(z).sum().backward()
+        assert untouched_parameters(p) == []
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_priors_draws_have_its_mean_and_variance(name: str) -> None:
+    with torch.no_grad():
+        assert_mean_and_variance_are_those_of_draws(randomise(prior(name))())
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_saves_and_loads_the_same_bits(name: str) -> None:
+    p = randomise(prior(name))
+    again = reloaded(p, prior(name))
+    assert same_bits(p, again)
+    assert torch.equal(draws(p(), 3), draws(again(), 3))
+
+
+@pytest.mark.parametrize("name", PROPER)
+def test_a_proper_priors_density_is_normalised(name: str) -> None:
+    scale = torch.tensor([0.8])
+    z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None].float()
+    with torch.no_grad():
+        density = randomise(prior(name, scale))().log_prob(z).exp()
+    assert float(torch.trapezoid(density.double(), z[:, 0].double())) == pytest.approx(1, abs=1e-4)
+
+
+def test_learned_full_reaches_any_covariance() -> None:
+    factor = torch.randn(WIDTH, WIDTH, generator=generator())
+    covariance = factor @ factor.T + 0.1 * torch.eye(WIDTH)
+    lower = torch.linalg.cholesky(covariance)
+    p = prior("learned_full")
+    row, column = torch.tril_indices(WIDTH, WIDTH, -1)
+    p.load_state_dict({"log_diagonal": lower.diagonal().log(), "lower": lower[row, column]})
+    law = p()
+    assert isinstance(law, MultivariateNormal)
+    torch.testing.assert_close(law.covariance_matrix.detach(), covariance)
+
+
+# pairs
+
+
+@pytest.mark.parametrize(("q_name", "p_name"), ALLOWED)
+def test_kl_is_never_negative(q_name: str, p_name: str) -> None:
+    for seed in range(20):
+        q = randomise(posterior(q_name), 1.0, seed)
+        p = randomise(prior(p_name), 0.5, seed)
+        value = kl(q(torch.arange(GROUPS)), p())
+        assert value.shape == (GROUPS,)
+        assert (value >= 0).all()
+
+
+@pytest.mark.parametrize(("q_name", "p_name"), ALLOWED)
+def test_kl_is_zero_at_the_prior(q_name: str, p_name: str) -> None:
+    p = prior(p_name)
+    q = posterior(q_name, p().stddev.detach() if p.proper else SCALE)
+    value = kl(q(torch.arange(GROUPS)), p())
+    torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
+
+
+def test_kl_is_zero_at_a_correlated_prior() -> None:
+    p = randomise(prior("learned_full"))
+    q = posterior("full_rank")
+    row = torch.cat([torch.zeros(WIDTH), p.log_diagonal, p.lower]).detach()
+    q.load_state_dict({"table": row.repeat(GROUPS, 1)})
+    value = kl(q(torch.arange(GROUPS)), p())
+    torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("q_name", "p_name"), NORMAL_PAIRS)
+def test_kl_is_the_mean_of_the_log_ratio_over_draws(q_name: str, p_name: str) -> None:
+    q, p = randomise(posterior(q_name)), randomise(prior(p_name), seed=1)
+    with torch.no_grad():
+        law = q(torch.tensor([0, 3]))
+        z = draws(law).float()
+        ratio = (law.log_prob(z) - p().log_prob(z)).double()
+        value = kl(law, p())
+    error = ratio.std(0) / math.sqrt(MONTE_CARLO)
+    assert ((ratio.mean(0) - value).abs() < 4 * error).all()
+    assert (error < 0.01).all()
+
+
+@pytest.mark.parametrize(("q_name", "p_name"), ALLOWED)
+def test_gradients_of_the_kl_reach_both_laws(q_name: str, p_name: str) -> None:
+    q, p = randomise(posterior(q_name)), randomise(prior(p_name), seed=1)
+    value = kl(q(torch.arange(GROUPS)), p()).sum()
+    if p.proper:
+        value.backward()
+        assert (q.table.grad.to_dense() != 0).all()
+        assert untouched_parameters(p) == []
+    else:
+        assert not value.requires_grad
+
+
+def test_a_point_pays_the_penalty_of_the_maximum_a_posteriori() -> None:
+    q = randomise(posterior("point"), sd=1.0)
+    group = torch.arange(GROUPS)
+    half_square = 0.5 * q.table.detach().square().sum(1)
+    torch.testing.assert_close(kl(q(group), prior("standard")()).detach(), half_square)
+    assert torch.equal(kl(q(group), prior("none")()), torch.zeros(GROUPS))
+
+
+def test_the_table_of_refused_pairs_is_the_one_that_makes_sense() -> None:
+    known = {(q, p) for q in ("mean_field", "full_rank", "point") for p in PRIORS}
+    expected = {
+        ("mean_field", "none"),
+        ("full_rank", "none"),
+        ("point", "learned"),
+        ("point", "learned_full"),
+    }
+    assert known & set(REFUSED) == expected
+
+
+@pytest.mark.parametrize(("q_name", "p_name"), REFUSED)
+def test_building_refuses_a_pair_with_the_reason(q_name: str, p_name: str) -> None:
+    reason = refusal(posterior_class(q_name), prior_class(p_name))
+    assert reason is not None
+    entry = latent("concat", "output", posterior=q_name, prior=p_name)
+    with pytest.raises(ConfigError) as caught:
+        build_model(ModelConfig(latents=(entry,)), grouped_data())
+    assert f"posterior {q_name} under prior {p_name}: {reason}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("q_name", "p_name"), ALLOWED)
+def test_building_accepts_every_other_pair(q_name: str, p_name: str) -> None:
+    data = grouped_data()
+    entry = latent("concat", "output", width=2, posterior=q_name, prior=p_name)
+    model = build_model(small_config(latents=(entry,)), data)
+    (built,) = model.latents
+    assert type(built.posterior) is posterior_class(q_name)
+    assert type(built.prior) is prior_class(p_name)
+
+
+# the set of latents
+
+
+def two_level_set() -> LatentSet:
+    entries = (
+        latent("concat", "output", "character", width=2, prior="learned"),
+        latent("concat", "hidden1", "play", width=3, posterior="full_rank", prior="learned_full"),
+        latent("bias", "output", "play", posterior="point", prior="standard"),
+    )
+    data = grouped_data(levels=("character", "play"))
+    return tiny_model(data, latents=entries, latent_config=("none",)).latents
+
+
+def test_one_draw_of_every_latent_for_every_row() -> None:
+    latents = two_level_set()
+    rows = latents.at(torch.tensor([[0, 0], [0, 0], [4, 1]]), unseen=False)
+    first, second, third = latents.sample(rows, 5)
+    assert (first.shape, second.shape, third.shape) == ((5, 3, 2), (5, 3, 3), (5, 3, 5))
+    assert not torch.equal(first[:, 0], first[:, 1]), "two rows of a group share a draw"
+    assert torch.equal(third[:, 0], third[:, 1]), "a point has one value"
+
+
+def test_a_latent_reads_the_group_of_its_own_level() -> None:
+    latents = two_level_set()
+    groups = torch.tensor([[5, 2], [1, 0]])
+    rows = latents.at(groups, unseen=False)
+    for law, one in zip(rows.posteriors, latents, strict=True):
+        expected = one.posterior(groups[:, one.level])
+        assert torch.equal(law.mean, expected.mean)
+
+
+def test_draws_of_groups_without_training_rows_follow_the_prior() -> None:
+    latents = two_level_set()
+    groups = torch.tensor([[-1, -1], [2, -1], [2, 1]]).repeat(4000, 1)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        rows = latents.at(groups, unseen=True)
+        low, high, point = latents.sample(rows, 2)
+    character, play, bias = latents
+    for z, of, law in [
+        (low, 0, character.prior()),
+        (low, 1, character.posterior(torch.tensor([2]))),
+        (high, 1, play.prior()),
+        (high, 2, play.posterior(torch.tensor([1]))),
+        (point, 0, bias.prior()),
+    ]:
+        mine = z.unflatten(1, (-1, 3))[:, :, of].flatten(0, 1).double()
+        sd = law.stddev.reshape(-1).double().detach()
+        mean = law.mean.reshape(-1).double().detach()
+        torch.testing.assert_close(mine.std(0), sd, rtol=0.06, atol=0)
+        assert ((mine.mean(0) - mean).abs() < 5 * sd / math.sqrt(len(mine))).all()
+
+
+def test_moments_are_those_of_the_posterior_or_for_new_groups_of_the_prior() -> None:
+    entries = (
+        latent("concat", "output", width=3, posterior="full_rank", prior="learned_full"),
+        latent("bias", "output", prior="learned"),
+    )
+    latents = tiny_model(grouped_data(), latents=entries).latents
+    rows = latents.at(torch.tensor([[2], [-1]]), unseen=True)
+    for one, (mean, factor) in zip(latents, latents.moments(rows), strict=True):
+        known, new = one.posterior(torch.tensor([2])), one.prior()
+        torch.testing.assert_close(mean[0], known.mean[0])
+        torch.testing.assert_close(mean[1], new.mean)
+        variance = (factor @ factor.mT).diagonal(dim1=-2, dim2=-1)
+        torch.testing.assert_close(variance[0], known.variance[0])
+        torch.testing.assert_close(variance[1], new.variance)
+
+
+def test_counts_are_the_training_rows_of_each_group() -> None:
+    data = grouped_data(levels=("character", "play"))
+    model = tiny_model(data, latent_config=("factor",))
+    for level in range(2):
+        expected = np.bincount(data.train.groups[:, level].numpy())
+        assert model.latents.counts(level).tolist() == expected.tolist()

@@ -1,0 +1,84 @@
+"""The README's own examples, executed as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python_blocks() -> list[str]:
+    """Return the README's Python examples."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def block_with(words: str) -> str:
+    """Return the one example that contains `words`."""
+    (found,) = [block for block in python_blocks() if words in block]
+    return found
+
+
+def run(code: list[str], cwd: Path, package: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, with `package` first on the path."""
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    return subprocess.run(
+        [sys.executable, *code],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package and its command, to add files to."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "hlvnn", copy / "hlvnn", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "train_one.py", copy)
+    return copy
+
+
+def test_the_new_data_set_trains_after_adding_one_file(package: Path, tmp_path: Path) -> None:
+    source = block_with("def load(config: DataConfig)")
+    (package / "hlvnn" / "data" / "sources" / "wine.py").write_text(source, encoding="utf-8")
+    command = ["train_one.py", "--dataset", "wine", "--latent-config", "factor", "--z-dim", "2"]
+    done = run([*command, "--num-epochs", "30", "--lr", "0.01", "--name", "r"], package, package)
+    assert done.returncode == 0, done.stderr
+    assert "3 cellar" in done.stdout
+    last = (package / "results" / "wine" / "r" / "metrics.csv").read_text().splitlines()
+    row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
+    assert float(row["test_acc"]) > 0.8  # three cultivars, well apart in the measurements
+
+
+def test_the_study_is_searchable_after_adding_one_file(package: Path) -> None:
+    spaces = package / "search_spaces"
+    spaces.mkdir()
+    (spaces / "widths.py").write_text(block_with("def space(trial)"), encoding="utf-8")
+    shutil.copy(ROOT / "tune_search.py", package)
+    done = run(["tune_search.py", "widths", "--dry-run"], package, package)
+    assert done.returncode == 0, done.stderr
+    assert "selecting on val_loss (min)" in done.stdout
+    assert not (package / "results").exists()
+
+
+@pytest.mark.data
+def test_the_python_example_gives_lme4s_deviance(shared: Path) -> None:
+    code = block_with("sleepstudy.csv.gz")
+    code += "\nprint('deviance', -2 * result.elbo, model.posterior('Subject').shape)\n"
+    done = run(["-c", code], shared / "data" / "grouped", ROOT)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"deviance ([\d.]+) \((\d+), (\d+)\)", done.stdout)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(1751.9393, abs=0.05)
+    assert (int(found[2]), int(found[3])) == (18, 6)

@@ -1,0 +1,9 @@
+"""Search a space over many trials. `python tune_search.py --help` lists every option."""
+
+import sys
+
+from hlvnn.errors import run_command
+from hlvnn.sweep.command import main
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
