@@ -8,138 +8,30 @@ unpacks it.
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from hlvnn import errors
-from hlvnn.families import members
+from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
+from hlvnn.strict import Config, known_member, validated
 
-C = TypeVar("C", bound="Config")
-
-
-class Config(BaseModel):
-    """Base of all configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
-        return values
-
-
-def _member(family: str, what: str, name: str | None) -> str | None:
-    if name is not None and name not in members(family):
-        raise ValueError(errors.unknown(what, name, members(family)))
-    return name
-
-
-def latent_text(latent: LatentConfig) -> str:
-    """Return the text form that `LatentConfig.from_text` reads."""
-    places = "+".join(f"{entry.placement}@{entry.stage}" for entry in latent.places)
-    pairs = {"level": latent.level, "width": latent.width}
-    pairs |= {"posterior": latent.posterior, "prior": latent.prior}
-    return " ".join(
-        [places, *(f"{key}={value}" for key, value in pairs.items() if value is not None)]
-    )
-
-
-class EntryConfig(Config):
-    """One place where a latent enters the network."""
-
-    stage: str
-    """Stage of the backbone, for example conv1, hidden, output."""
-    placement: str
-    """How the latent enters there: a file of hlvnn/latents/placements."""
-
-    @field_validator("placement")
-    @classmethod
-    def _known_placement(cls, name: str) -> str | None:
-        return _member("latents.placements", "placement", name)
-
-
-class LatentConfig(Config):
-    """One latent vector per group of one level, and where it enters.
-
-    Give `stage` and `placement` for one place, or `entries` for several.
-    """
-
-    level: str
-    """Group level, by its name in the data (writer, character, Subject)."""
-    stage: str | None = None
-    """Stage where it enters (with `placement`)."""
-    placement: str | None = None
-    """How it enters (with `stage`)."""
-    width: int | None = Field(None, gt=0)
-    """Latent dimensions; None takes the stage's own width where the placement fixes it."""
-    posterior: str = "mean_field"
-    """Family of q(z): a file of hlvnn/latents/posteriors."""
-    prior: str = "standard"
-    """Prior p(z): a file of hlvnn/latents/priors."""
-    entries: tuple[EntryConfig, ...] = ()
-    """Several places for the same vector."""
-
-    @field_validator("placement")
-    @classmethod
-    def _known_placement(cls, name: str | None) -> str | None:
-        return _member("latents.placements", "placement", name)
-
-    @field_validator("posterior")
-    @classmethod
-    def _known_posterior(cls, name: str) -> str | None:
-        return _member("latents.posteriors", "posterior", name)
-
-    @field_validator("prior")
-    @classmethod
-    def _known_prior(cls, name: str) -> str | None:
-        return _member("latents.priors", "prior", name)
-
-    @model_validator(mode="after")
-    def _one_way_of_saying_where(self) -> Self:
-        one_place = self.stage is not None and self.placement is not None
-        partial = (self.stage is None) != (self.placement is None)
-        if partial or one_place == bool(self.entries):
-            raise ValueError("a latent needs either a stage and a placement, or entries")
-        return self
-
-    @property
-    def places(self) -> tuple[EntryConfig, ...]:
-        """The places where the latent enters, however they were written."""
-        if self.stage is not None and self.placement is not None:
-            return (EntryConfig(stage=self.stage, placement=self.placement),)
-        return self.entries
-
-    @classmethod
-    def from_text(cls, text: str) -> LatentConfig:
-        """Read `PLACEMENT@STAGE[+PLACEMENT@STAGE…] level=L [width=W] [posterior=Q] [prior=P]`.
-
-        Raises `ConfigError` when the text does not have that form.
-        """
-        form = "PLACEMENT@STAGE level=LEVEL [width=N] [posterior=NAME] [prior=NAME]"
-        words = shlex.split(text)
-        if not words or any("@" not in place for place in words[0].split("+")):
-            raise errors.ConfigError(f"latent {text!r}: expected the form {form}")
-        entries = [
-            dict(zip(("placement", "stage"), place.split("@", 1), strict=True))
-            for place in words[0].split("+")
-        ]
-        settings: dict[str, Any] = dict(entries[0]) if len(entries) == 1 else {"entries": entries}
-        for word in words[1:]:
-            key, equals, value = word.partition("=")
-            if not equals:
-                raise errors.ConfigError(
-                    f"latent {text!r}: {word!r} is not KEY=VALUE; form: {form}"
-                )
-            settings[key] = value
-        return validated(cls, settings, f"latent {text!r}")
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EntryConfig",
+    "LatentConfig",
+    "ModelConfig",
+    "RunConfig",
+    "TrainConfig",
+    "flat_settings",
+    "flatten",
+    "latent_text",
+    "run_config",
+    "validated",
+]
 
 
 def _latents_from_words(words: list[str]) -> tuple[LatentConfig, ...]:
@@ -261,22 +153,22 @@ class ModelConfig(Config):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, name: str | None) -> str | None:
-        return _member("backbones", "backbone", name)
+        return known_member("backbones", "backbone", name)
 
     @field_validator("likelihood")
     @classmethod
     def _known_likelihood(cls, name: str | None) -> str | None:
-        return _member("likelihoods", "likelihood", name)
+        return known_member("likelihoods", "likelihood", name)
 
     @field_validator("posterior")
     @classmethod
     def _known_posterior(cls, name: str) -> str | None:
-        return _member("latents.posteriors", "posterior", name)
+        return known_member("latents.posteriors", "posterior", name)
 
     @field_validator("prior")
     @classmethod
     def _known_prior(cls, name: str) -> str | None:
-        return _member("latents.priors", "prior", name)
+        return known_member("latents.priors", "prior", name)
 
 
 class TrainConfig(Config):
@@ -339,14 +231,6 @@ class RunConfig(Config):
     """File the run under RESULTS_DIR/tests instead of RESULTS_DIR/DATASET."""
     results_dir: Path = Path("results")
     """Root of the results."""
-
-
-def validated(cls: type[C], values: dict[str, Any], where: str) -> C:
-    """Validate `values` as `cls`; raise one `ConfigError` that names `where` and every problem."""
-    try:
-        return cls.model_validate(values)
-    except ValidationError as error:
-        raise errors.from_validation(error, where) from error
 
 
 def flat_settings() -> dict[str, str]:

@@ -148,7 +148,7 @@ def test_a_bad_text_form_is_told_with_its_text(text: str, message: str) -> None:
     ],
 )
 def test_a_latent_says_where_it_enters_in_one_way(where: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="needs either a stage and a placement, or entries"):
+    with pytest.raises(ValidationError, match="needs a stage and a placement, or entries"):
         LatentConfig(level="writer", **where)
 
 

@@ -1,0 +1,42 @@
+"""What every part of the configuration shares: immutable, and strict about what it is given."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from hlvnn import errors
+from hlvnn.families import members
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
+        return values
+
+
+def validated(cls: type[C], values: dict[str, Any], where: str) -> C:
+    """Validate `values` as `cls`; raise one `ConfigError` that names `where` and every problem."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise errors.from_validation(error, where) from error
+
+
+def known_member(family: str, what: str, name: str | None) -> str | None:
+    """Return `name` if the family has it (or it is None); `ValueError` with the nearest if not."""
+    if name is not None and name not in members(family):
+        raise ValueError(errors.unknown(what, name, members(family)))
+    return name
