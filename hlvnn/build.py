@@ -9,10 +9,13 @@ from hlvnn.config import LatentConfig, ModelConfig
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.errors import ConfigError, unknown
 from hlvnn.families import member_class, member_module
+from hlvnn.hierarchy import in_order, upper_of
 from hlvnn.latents.divergence import refusal
-from hlvnn.latents.latent import Latent, LatentSet
+from hlvnn.latents.latent import Latent
+from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.posteriors.joint import Joint
 from hlvnn.latents.priors.base import Prior
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.model import HierarchicalModel
@@ -25,6 +28,8 @@ PRIOR_START = {"bias": 0.5, "weights": 0.5}
 """First SD of a learned prior: half the standardised target's for latents in its units; else 1."""
 POSTERIOR_START = 0.3
 """First SD of a posterior, as a share of its prior's."""
+POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")
+"""Settings of a latent that belong to some posteriors only; each says which are its own."""
 TABLE_LIMIT = 8 * 2**30
 """Bytes that one latent's table and its optimiser state may take."""
 
@@ -60,9 +65,11 @@ def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
     levels = [level.name for level in schema.levels]
     latent_configs = expand(config, levels, list(backbone.stages), fixed_width)
     latents: list[Latent] = []
-    for latent in latent_configs:
-        taken = [other.name for other in latents]
-        latents.append(_latent(latent, backbone, name, schema, taken))
+    ordered = in_order(latent_configs)
+    for latent in ordered:
+        upper = upper_of(latent, ordered)
+        above = None if upper is None else latents[ordered.index(upper)]
+        latents.append(_latent(latent, backbone, name, schema, latents, above))
     latent_set = LatentSet(latents, [level.size for level in schema.levels])
     return HierarchicalModel(backbone, latent_set, likelihood, schema, model_name(config, name))
 
@@ -73,13 +80,26 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
     if name is None:
         name = "gaussian" if target.kind == "real" else "categorical"
         name = "bernoulli" if target.num_classes == 2 else name
+        name = "binomial" if target.trials is not None else name
     cls = member_class("likelihoods", name, Likelihood, "likelihood")
+    if target.trials is not None and not cls.counts_trials:
+        raise ConfigError(
+            f"--likelihood {name} cannot use the trials in {target.trials!r}; leave trials out, "
+            "or use --likelihood binomial"
+        )
     if cls.target != target.kind:
         raise ConfigError(
             f"--likelihood {name} needs a {cls.target} target; {target.name!r} is {target.kind}"
             + ("; give class labels as text or booleans" if cls.target == "class" else "")
         )
-    return cls(target.num_classes)
+    if cls.counts_trials and target.trials is None:
+        raise ConfigError(
+            f"--likelihood {name} needs the number of trials behind each {target.name!r}; name "
+            "their column (--trials, or from_frame(trials=…))"
+        )
+    likelihood = cls(target.num_classes)
+    likelihood.target_name = target.name
+    return likelihood
 
 
 def _stage(backbone: Backbone, backbone_name: str, stage: str) -> Stage:
@@ -89,9 +109,15 @@ def _stage(backbone: Backbone, backbone_name: str, stage: str) -> Stage:
 
 
 def _latent(
-    config: LatentConfig, backbone: Backbone, backbone_name: str, schema: Schema, taken: list[str]
+    config: LatentConfig,
+    backbone: Backbone,
+    backbone_name: str,
+    schema: Schema,
+    earlier: list[Latent],
+    upper: Latent | None,
 ) -> Latent:
     short = describe(config)
+    taken = [other.name for other in earlier]
     name = (
         short if short not in taken else f"{short} #{1 + sum(t.startswith(short) for t in taken)}"
     )
@@ -120,16 +146,53 @@ def _latent(
             f"latent {short}: posterior {config.posterior} under prior {config.prior}: {reason}"
         )
     groups = schema.levels[level].size
-    _check_memory(short, groups, posterior.num_parameters(width), width)
-    start = min(PRIOR_START.get(entry.placement, 1.0) for entry in config.places)
+    options = {name: getattr(config, name) for name in POSTERIOR_OPTIONS}
+    options = {name: value for name, value in options.items() if value is not None}
+    for option in options:
+        if option not in posterior.options:
+            raise ConfigError(
+                f"latent {short}: {option} does not belong to posterior {config.posterior}"
+            )
+    size = options | ({"num_groups": groups} if posterior is Joint else {})
+    _check_memory(short, groups, posterior.num_parameters(width, **size), width)
+    if upper is not None:
+        _check_dependence(config, short, posterior, width, upper)
+    start = min((PRIOR_START.get(entry.placement, 1.0) for entry in config.places), default=0.5)
     prior_sd = torch.full((width,), start if prior.learned else 1.0)
+    scale = prior_sd if config.centred else torch.ones(width)
     return Latent(
         name,
         level,
-        posterior(groups, width, POSTERIOR_START * prior_sd),
+        posterior(groups, width, POSTERIOR_START * scale, **options),
         prior(width, prior_sd),
         [cls(stage, width) for cls, stage in zip(classes, stages, strict=True)],
+        parent=upper if config.parent is not None else None,
+        given=upper if config.conditioner is not None else None,
+        centred=config.centred,
     )
+
+
+def _check_dependence(
+    config: LatentConfig, short: str, posterior: type[Posterior], width: int, upper: Latent
+) -> None:
+    if not posterior.normal or posterior is Joint:
+        raise ConfigError(
+            f"latent {short}: posterior {config.posterior} cannot depend on {upper.name}; use "
+            "mean_field, full_rank or low_rank, or given=none"
+        )
+    if not upper.posterior.normal:
+        raise ConfigError(
+            f"latent {short}: it depends on {upper.name}, whose posterior must be normal "
+            "(mean_field, full_rank, low_rank, joint)"
+        )
+    if config.parent is not None and width != upper.width:
+        raise ConfigError(
+            f"latent {short}: width {width} differs from its parent's, {upper.name} has "
+            f"{upper.width}; give both the same"
+        )
+    reach = upper.width * (upper.posterior.num_groups if config.parent is None else 1)
+    if isinstance(upper.posterior, Joint):
+        _check_memory(short, upper.posterior.num_groups, width * reach, width)
 
 
 def _width(

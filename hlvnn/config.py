@@ -74,8 +74,10 @@ class DataConfig(Config):
     """CSV or Parquet file of the data set `table`."""
     target: str | None = None
     """Target column of the table."""
+    trials: str | None = None
+    """Column of the table with the number of trials; the target counts the successes."""
     features: tuple[str, ...] = ()
-    """Feature columns of the table; none given = every column that is neither target nor group."""
+    """Feature columns of the table; none given = all but target, trials and groups."""
     groups: tuple[str, ...] = ()
     """Group columns of the table, lowest level first."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
@@ -95,7 +97,8 @@ class ModelConfig(Config):
     model_size: Literal["small", "large"] = "small"
     """Which of the backbone's two sizes."""
     likelihood: str | None = None
-    """Likelihood of y: categorical, bernoulli, gaussian; None takes the one made for the target."""
+    """Likelihood of y: categorical, bernoulli, binomial, gaussian, poisson; None takes the one made
+    for the target."""
     latent_config: tuple[str, ...] = ("none",)
     """Names of latent structures, made for each group level; several are added together."""
     z_dim: tuple[int, ...] = (10,)
@@ -196,6 +199,9 @@ class TrainConfig(Config):
     """Epochs over which β rises linearly from 0 to --kl-weight."""
     prior_warmup: float = Field(0.1, ge=0, le=1)
     """Share of the run during which learned priors and the noise are held at their start."""
+    prior_updates: Literal["gradient", "closed_form"] = "gradient"
+    """How learned priors move: with the rest, or after each epoch to their maximum given the
+    posteriors (an EM step; steadier with small minibatches)."""
     num_samples: int = Field(1, gt=0)
     """Draws of z a training step, where no closed form serves."""
     eval_samples: int = Field(10, gt=0)

@@ -11,7 +11,8 @@ from hlvnn.backbones.linear import Linear
 from hlvnn.data.grouped import Schema
 from hlvnn.errors import ConfigError
 from hlvnn.latents.divergence import cholesky
-from hlvnn.latents.latent import Latent, LatentSet
+from hlvnn.latents.latent import Latent
+from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.bias import Bias
 from hlvnn.latents.placements.weights import Weights
 from hlvnn.likelihoods.base import Likelihood
@@ -32,15 +33,15 @@ class Describer:
     ) -> None:
         self.backbone, self.latents = backbone, latents
         self.likelihood, self.schema = likelihood, schema
-        self.y_center, self.y_scale = 0.0, 1.0
-        if isinstance(likelihood, Gaussian):
-            self.y_center, self.y_scale = float(likelihood.center), float(likelihood.scale)
+        self.y_center, self.y_scale = likelihood.units()
 
     def coordinates(self, latent: Latent) -> tuple[list[str], Tensor]:
         """Return each coordinate's name, and the factors [Z] (float64) to the user's units."""
         placements = list(latent.entries())
         factor = torch.ones(latent.width, dtype=torch.float64)
         names = [f"z{number}" for number in range(1, latent.width + 1)]
+        if not placements:  # the parent of another, whose units it shares
+            return self.coordinates(next(x for x in self.latents if x.parent_name == latent.name))
         placement = placements[0]
         if len(placements) > 1 or not isinstance(placement, Bias | Weights):
             return names, factor
@@ -134,7 +135,7 @@ class Describer:
     def posterior(self, level_name: str) -> pd.DataFrame:
         """Return one row per group: its label, rows, mean_… and sd_… of each coordinate."""
         level = self.schema.level_index(level_name)
-        latents = [latent for latent in self.latents if latent.level == level]
+        latents = {i: latent for i, latent in enumerate(self.latents) if latent.level == level}
         if not latents:
             raise ConfigError(f"the model has no latent for level {level_name!r}")
         labels = self.schema.levels[level].labels
@@ -143,14 +144,14 @@ class Describer:
             level_name: list(labels) if labels is not None else list(range(len(counts))),
             "rows": counts.cpu().numpy(),
         }
-        for latent in latents:
+        for position, latent in latents.items():
             names, factor = self.coordinates(latent)
             with torch.no_grad():
-                q = latent.posterior(torch.arange(len(counts), device=counts.device))
-                mean = q.mean.double().cpu() * factor
-                sd = q.variance.double().sqrt().cpu() * factor
+                mean, sd = (
+                    part.double().cpu() * factor for part in self.latents.marginal(position)
+                )
             prefix = f"{latent.name.removeprefix(level_name + ' ')} " if len(latents) > 1 else ""
-            for position, name in enumerate(names):
-                columns[f"mean_{prefix}{name}"] = mean[:, position].numpy()
-                columns[f"sd_{prefix}{name}"] = sd[:, position].numpy()
+            for k, name in enumerate(names):
+                columns[f"mean_{prefix}{name}"] = mean[:, k].numpy()
+                columns[f"sd_{prefix}{name}"] = sd[:, k].numpy()
         return pd.DataFrame(columns)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hlvnn.backbones.base import Backbone
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.describe import Describer
-from hlvnn.latents.latent import LatentRows, LatentSet
+from hlvnn.latents.latent_set import LatentRows, LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
 
@@ -82,7 +82,8 @@ class HierarchicalModel(nn.Module):
         """Return the output's mean and variance under q, [B, out] each (see `linear_at_output`).
 
         The mean gains J m; the variance is the diagonal of J V Jᵀ, by applying J to the columns of
-        V's Cholesky factor.
+        V's factors. Latents that depend on each other share sources of noise, so their effects are
+        added before they are squared.
         """
         moments = self.latents.moments(rows)
         variance = torch.zeros(())
@@ -90,18 +91,16 @@ class HierarchicalModel(nn.Module):
         def enter(stage: str, h: Tensor, pre: Tensor) -> Tensor:
             nonlocal variance
             mean, variance = pre, torch.zeros_like(pre)
-            by_latent: dict[int, list[LinearPlacement]] = {}
+            spread: dict[tuple[str, int], Tensor] = {}
             for index, placement in self._entries.get(stage, ()):
                 assert isinstance(placement, LinearPlacement)
-                by_latent.setdefault(index, []).append(placement)
-            for index, placements in by_latent.items():
-                z, factor = moments[index]
-                columns = factor.permute(2, 0, 1)  # [Z columns, B, Z], each like a draw
-                for placement in placements:
-                    mean = mean + placement.gain(h, z[None])[0]
-                spread = sum(placement.gain(h, columns) for placement in placements)
-                assert isinstance(spread, Tensor)
-                variance = variance + spread.square().sum(0)
+                z, columns = moments[index]
+                mean = mean + placement.gain(h, z[None])[0]
+                for source, factor in columns.items():
+                    gained = placement.gain(h, factor.permute(2, 0, 1))  # [K, B, …], like draws
+                    spread[source] = spread[source] + gained if source in spread else gained
+            for part in spread.values():
+                variance = variance + part.square().sum(0)
             return mean if stage == "output" else pre
 
         mean = self.backbone(x, enter)
@@ -111,7 +110,7 @@ class HierarchicalModel(nn.Module):
         """Take scales and group counts from the training rows; done once, when a model is built."""
         self.backbone.observe(data.train.x)
         self.likelihood.observe(data.train.y)
-        self.latents.observe([data.counts(level) for level in range(len(data.schema.levels))])
+        self.latents.observe(data.train.groups)
 
     def summary(self) -> pd.DataFrame:
         """Return columns part, level, term, estimate, in the user's units.

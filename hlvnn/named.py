@@ -100,7 +100,7 @@ def expand(
 def describe(latent: LatentConfig) -> str:
     """Return a latent's short name: `writer concat@output`."""
     places = "+".join(f"{entry.placement}@{entry.stage}" for entry in latent.places)
-    return f"{latent.level} {places}"
+    return f"{latent.level} {places}".rstrip()
 
 
 def _stage(name: str, stages: Sequence[str]) -> str:

@@ -57,8 +57,9 @@ def expected_log_likelihood(
 
     Exact where there is a closed form; otherwise the mean over `num_samples` draws.
     """
-    rows = model.latents.at(batch.groups, unseen=unseen)
-    if has_closed_form(model):
+    exact = has_closed_form(model)
+    rows = model.latents.at(batch.groups, unseen=unseen, distinct=exact)
+    if exact:
         mean, variance = model.predictor_moments(batch.x, rows)
         log_prob = model.likelihood.expected_log_prob(mean, variance, batch.y)
     else:

@@ -18,6 +18,7 @@ from hlvnn.config import TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ResourceError
+from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.latent import Latent
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import Elbo, batch_loss, full_elbo, has_closed_form
@@ -156,9 +157,10 @@ class _Fit:
         )
         self.total_steps = config.num_epochs * len(self.batches)
         self.state = _State()
-        self.tables = [latent.posterior.table for latent in model.latents]
+        self.tables = [table for latent in model.latents for table in latent.tables()]
         held = [p for latent in model.latents for p in latent.prior.parameters()]
         self.held = held + list(model.likelihood.parameters())
+        self.closed = self._closed_form_priors()
         self.optimizers = self._optimizers()
         self.base_lrs = [[group["lr"] for group in opt.param_groups] for opt in self.optimizers]
 
@@ -177,11 +179,18 @@ class _Fit:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, fused=True)]
         if self.tables:
             table_groups = [
-                {"params": [latent.posterior.table], "lr": lr * self._latent_lr(latent)}
+                {"params": latent.tables(), "lr": lr * self._latent_lr(latent)}
                 for latent in self.model.latents
             ]
             optimizers.append(RowwiseAdam(table_groups, lr=lr))
         return optimizers
+
+    def _closed_form_priors(self) -> list[nn.Parameter]:
+        """Return the parameters of the priors that `LatentSet.update_priors` sets."""
+        if self.config.prior_updates == "gradient":
+            return []
+        chosen = [x for x in self.model.latents if x.centred and x.posterior.normal]
+        return [p for latent in chosen for p in latent.prior.parameters()]
 
     def _latent_lr(self, latent: Latent) -> float:
         if self.config.latent_lr is not None:
@@ -216,6 +225,8 @@ class _Fit:
             if report is not None:
                 self._report(report, EpochReport(row, groups, is_best))
         elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
+        for sentence in [] if diverged else collapsed(model.latents):
+            logger.warning(sentence)
         return FitResult(
             elbo.value,
             elbo.standard_error,
@@ -255,9 +266,9 @@ class _Fit:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
             loss.loss.backward()
-            if state.step < warm_steps:
-                for parameter in self.held:
-                    parameter.grad = None
+            held = self.held if state.step < warm_steps else self.closed
+            for parameter in held:
+                parameter.grad = None
             if config.clip_grad is not None:
                 clip_gradients(self.dense, self.tables, config.clip_grad)
             for optimizer in self.optimizers:
@@ -271,6 +282,8 @@ class _Fit:
                     *(state.epoch + 1, number, steps, float(loss.loss.detach())),
                     f"{rate / (time.perf_counter() - started):,.0f}",
                 )
+        if self.closed and state.step >= warm_steps:
+            model.latents.update_priors()
         return sums
 
     def _beta(self, steps: int) -> float:

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from hlvnn.build import build_model
-from hlvnn.config import ModelConfig
+from hlvnn.config import LatentConfig, ModelConfig
 from hlvnn.errors import ConfigError
 from hlvnn.latents.divergence import cholesky, kl, refusal
-from hlvnn.latents.latent import LatentSet
+from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.posteriors.joint import Joint
 from hlvnn.latents.priors.base import Prior
 from tests.helpers import (
     POSTERIORS,
@@ -97,7 +98,8 @@ def test_a_posterior_starts_at_mean_zero_and_the_given_sd(name: str) -> None:
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_a_posterior_announces_the_size_of_its_table(name: str, width: int) -> None:
     q = posterior(name, torch.ones(width))
-    assert q.table.shape == (GROUPS, posterior_class(name).num_parameters(width))
+    sizes = {"num_groups": GROUPS} if isinstance(q, Joint) else {}
+    assert q.table.shape == (GROUPS, posterior_class(name).num_parameters(width, **sizes))
     assert sum(p.numel() for p in q.parameters()) == q.table.numel()
 
 
@@ -110,7 +112,9 @@ def test_gradients_reach_every_parameter_of_the_touched_groups_and_no_other(name
     assert gradient is not None
     assert gradient.is_sparse
     assert (gradient.to_dense() != 0).any(1).tolist() == [False, True, False, True, False]
-    assert (gradient.to_dense()[[1, 3]] != 0).all()
+    reached = gradient.to_dense()[[1, 3]] != 0
+    if not isinstance(q, Joint):  # of its rows of L, only what lies below the diagonal counts
+        assert reached.all()
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
@@ -256,7 +260,8 @@ def test_kl_is_zero_at_a_correlated_prior() -> None:
 
 @pytest.mark.parametrize(("q_name", "p_name"), NORMAL_PAIRS)
 def test_kl_is_the_mean_of_the_log_ratio_over_draws(q_name: str, p_name: str) -> None:
-    q, p = randomise(posterior(q_name)), randomise(prior(p_name), seed=1)
+    sd = 0.1 if q_name == "joint" else 0.3  # joint adds all its rows of L to a group's variance
+    q, p = randomise(posterior(q_name), sd), randomise(prior(p_name), seed=1)
     with torch.no_grad():
         law = q(torch.tensor([0, 3]))
         z = draws(law).float()
@@ -273,7 +278,8 @@ def test_gradients_of_the_kl_reach_both_laws(q_name: str, p_name: str) -> None:
     value = kl(q(torch.arange(GROUPS)), p()).sum()
     if p.proper:
         value.backward()
-        assert (q.table.grad.to_dense() != 0).all()
+        reached = q.table.grad.to_dense() != 0
+        assert reached.any(1).all() if isinstance(q, Joint) else reached.all()
         assert untouched_parameters(p) == []
     else:
         assert not value.requires_grad
@@ -288,32 +294,46 @@ def test_a_point_pays_the_penalty_of_the_maximum_a_posteriori() -> None:
 
 
 def test_the_table_of_refused_pairs_is_the_one_that_makes_sense() -> None:
-    known = {(q, p) for q in ("mean_field", "full_rank", "point") for p in PRIORS}
+    known = {(q, p) for q in ("mean_field", "full_rank", "joint", "point") for p in PRIORS}
     expected = {
         ("mean_field", "none"),
         ("full_rank", "none"),
+        ("joint", "none"),
         ("point", "learned"),
         ("point", "learned_full"),
+        ("point", "nested"),
+        ("joint", "nested"),
     }
     assert known & set(REFUSED) == expected
+
+
+TWO_LEVELS = grouped_data(levels=("writer", "site"))
+
+
+def above(p_name: str) -> dict[str, str]:
+    """Return what a latent of the lower level says of its parent, where the prior has one."""
+    return {"parent": "site"} if prior_class(p_name).nested else {}
+
+
+def parents(p_name: str) -> tuple[LatentConfig, ...]:
+    return (LatentConfig(level="site", width=2),) if prior_class(p_name).nested else ()
 
 
 @pytest.mark.parametrize(("q_name", "p_name"), REFUSED)
 def test_building_refuses_a_pair_with_the_reason(q_name: str, p_name: str) -> None:
     reason = refusal(posterior_class(q_name), prior_class(p_name))
     assert reason is not None
-    entry = latent("concat", "output", posterior=q_name, prior=p_name)
+    entry = latent("concat", "output", posterior=q_name, prior=p_name, **above(p_name))
     with pytest.raises(ConfigError) as caught:
-        build_model(ModelConfig(latents=(entry,)), grouped_data())
+        build_model(ModelConfig(latents=(entry, *parents(p_name))), TWO_LEVELS)
     assert f"posterior {q_name} under prior {p_name}: {reason}" in str(caught.value)
 
 
 @pytest.mark.parametrize(("q_name", "p_name"), ALLOWED)
 def test_building_accepts_every_other_pair(q_name: str, p_name: str) -> None:
-    data = grouped_data()
-    entry = latent("concat", "output", width=2, posterior=q_name, prior=p_name)
-    model = build_model(small_config(latents=(entry,)), data)
-    (built,) = model.latents
+    entry = latent("concat", "output", width=2, posterior=q_name, prior=p_name, **above(p_name))
+    model = build_model(small_config(latents=(entry, *parents(p_name))), TWO_LEVELS)
+    (built,) = (one for one in model.latents if one.level == 0)
     assert type(built.posterior) is posterior_class(q_name)
     assert type(built.prior) is prior_class(p_name)
 
@@ -378,11 +398,11 @@ def test_moments_are_those_of_the_posterior_or_for_new_groups_of_the_prior() -> 
     )
     latents = tiny_model(grouped_data(), latents=entries).latents
     rows = latents.at(torch.tensor([[2], [-1]]), unseen=True)
-    for one, (mean, factor) in zip(latents, latents.moments(rows), strict=True):
+    for one, (mean, columns) in zip(latents, latents.moments(rows), strict=True):
         known, new = one.posterior(torch.tensor([2])), one.prior()
         torch.testing.assert_close(mean[0], known.mean[0])
         torch.testing.assert_close(mean[1], new.mean)
-        variance = (factor @ factor.mT).diagonal(dim1=-2, dim2=-1)
+        variance = torch.stack([part.square().sum(-1) for part in columns.values()]).sum(0)
         torch.testing.assert_close(variance[0], known.variance[0])
         torch.testing.assert_close(variance[1], new.variance)
 

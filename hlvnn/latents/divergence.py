@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from hlvnn.latents.delta import Delta
 from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.posteriors.joint import Joint
 from hlvnn.latents.priors.base import Prior
 
 
@@ -17,6 +18,8 @@ def refusal(posterior: type[Posterior], prior: type[Prior]) -> str | None:
         return "without a prior nothing bounds its variance; use posterior point, or a proper prior"
     if not posterior.normal and prior.learned:
         return "the density at a point grows without bound as the learned prior shrinks to it"
+    if prior.nested and posterior is Joint:
+        return "its groups would have to follow their parents; use mean_field or full_rank"
     return None
 
 
@@ -49,3 +52,8 @@ def as_multivariate_normal(law: Distribution) -> MultivariateNormal:
 def cholesky(law: Distribution) -> Tensor:
     """Return the Cholesky factor [*, Z, Z] of a normal distribution's covariance."""
     return as_multivariate_normal(law).scale_tril
+
+
+def factor(law: Distribution) -> Tensor:
+    """Return F [*, Z, K] with F Fᵀ the covariance of a normal distribution."""
+    return cholesky(law)

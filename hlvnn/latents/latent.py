@@ -1,25 +1,40 @@
-"""A latent, and the ordered set of all latents of a model, which is sampled as one."""
+"""A latent: one random vector per group of one level, its law, and where it enters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from hlvnn.latents.divergence import cholesky, kl
 from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.posteriors.joint import Joint
 from hlvnn.latents.priors.base import Prior
+
+SIGNAL_TO_NOISE = 0.5
+"""τ²/σ² at which the first dependence on a conditioner is the exact one: learned SDs start so."""
 
 
 class Latent(nn.Module):
     """One random vector per group of one level: its law, and the placements where it enters.
 
-    placements: one per stage, in the order of the configuration.
+    placements: one per stage, in the order of the configuration (none for a mere parent).
+    parent, given: the latents whose z is the prior's mean, and on whose draw q depends; both come
+    earlier in the set.
+
+    A latent a that depends on another, b, has q(z_a | u) = N(m_a + Λ_a u, S_a), u = z_b − E z_b.
+    `slopes` holds Λ: [G, Z·U] float, row by row, where u is the deviation of the one group of b in
+    which a group of a lies (U = Z_b), or of all groups of b where q_b is `joint` (U = G_b·Z_b).
+    `within`: [G] int64, that one group of b (of the parent, for a nested prior).
+
+    centred: whether q describes z. If not it describes ε, with z = [parent's z +] L ε, L Lᵀ the
+    prior's covariance, and ε ~ N(0, I) a priori (Papaspiliopoulos, Roberts and Sköld 2007).
     """
+
+    within: Tensor
+    prior_start: Tensor
 
     def __init__(
         self,
@@ -28,6 +43,10 @@ class Latent(nn.Module):
         posterior: Posterior,
         prior: Prior,
         placements: Sequence[Placement],
+        *,
+        parent: Latent | None = None,
+        given: Latent | None = None,
+        centred: bool = True,
     ) -> None:
         super().__init__()
         self.name = name
@@ -36,6 +55,25 @@ class Latent(nn.Module):
         self.posterior = posterior
         self.prior = prior
         self.placements = nn.ModuleList(placements)
+        self.centred = centred
+        start = prior().stddev.detach().clone()
+        self.register_buffer("prior_start", start, persistent=False)
+        self.parent_name = parent.name if parent is not None else None
+        self.given_name = given.name if given is not None else None
+        self.dense = given is not None and isinstance(given.posterior, Joint) and parent is None
+        if given is not None:
+            reach = given.width * (given.posterior.num_groups if self.dense else 1)
+            self.slopes: nn.Parameter | None = nn.Parameter(
+                torch.zeros(posterior.num_groups, self.width * reach)
+            )
+        else:
+            self.slopes = None
+        self.register_buffer("within", torch.zeros(posterior.num_groups, dtype=torch.int64))
+
+    @property
+    def lies_within(self) -> bool:
+        """Whether each group must lie in one group of another latent."""
+        return self.parent_name is not None or (self.slopes is not None and not self.dense)
 
     def entries(self) -> Iterator[Placement]:
         """Yield the placements with their type."""
@@ -43,115 +81,43 @@ class Latent(nn.Module):
             assert isinstance(placement, Placement)
             yield placement
 
+    def tables(self) -> list[nn.Parameter]:
+        """Return the parameters with one row per group, which get sparse gradients."""
+        tables = [self.posterior.table]
+        return tables if self.slopes is None else [*tables, self.slopes]
 
-@dataclass
-class LatentRows:
-    """The laws of all latents at the rows of one batch.
-
-    groups: [B, L] int; posteriors, priors: one distribution per latent; seen: per latent [B] bool,
-    or None where every row's group is known to have training rows.
-    """
-
-    groups: Tensor
-    posteriors: list[Distribution]
-    priors: list[Distribution]
-    seen: list[Tensor | None]
-
-
-class LatentSet(nn.Module):
-    """All latents of a model, in order. It alone samples them and says what they cost.
-
-    `counts_0`, `counts_1`, …: [G] int64, the training rows n_g of each group of each level. A row
-    whose group is −1 (it has no training rows) is unseen: it draws from the prior.
-    """
-
-    def __init__(self, latents: Sequence[Latent], num_groups: Sequence[int]) -> None:
-        super().__init__()
-        self.latents = nn.ModuleList(latents)
-        self.num_levels = len(num_groups)
-        for level, size in enumerate(num_groups):
-            self.register_buffer(f"counts_{level}", torch.zeros(size, dtype=torch.int64))
-
-    def __iter__(self) -> Iterator[Latent]:
-        for latent in self.latents:
-            assert isinstance(latent, Latent)
-            yield latent
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def counts(self, level: int) -> Tensor:
-        """Return the training rows of each group of a level, [G] int64."""
-        return self.get_buffer(f"counts_{level}")
-
-    def observe(self, counts: Sequence[Tensor]) -> None:
-        """Take over the training rows of each group, one [G] tensor per level."""
-        for level, rows in enumerate(counts):
-            self.counts(level).copy_(rows)
-
-    def at(self, groups: Tensor, *, unseen: bool) -> LatentRows:
-        """Return the latents' laws at rows with the groups [B, L].
-
-        `unseen` says whether some groups may be −1 (prediction); in training none is.
-        """
-        posteriors, priors, seen = [], [], []
-        for latent in self:
-            group = groups[:, latent.level]
-            mask = None
-            if unseen:
-                mask = group >= 0
-                group = group.clamp(min=0)
-            posteriors.append(latent.posterior(group))
-            priors.append(latent.prior())
-            seen.append(mask)
-        return LatentRows(groups, posteriors, priors, seen)
-
-    def sample(self, rows: LatentRows, num_samples: int) -> list[Tensor]:
-        """Draw every latent, [S, B, Z] each: each row draws for its own group.
-
-        Rows of unseen groups draw from the prior, one draw a row.
-        """
-        draws = []
-        for q, p, seen in zip(rows.posteriors, rows.priors, rows.seen, strict=True):
-            z = q.rsample(torch.Size([num_samples]))
-            if seen is not None:
-                new = p.rsample(z.shape[:2])
-                z = torch.where(seen[:, None], z, new)
-            draws.append(z)
-        return draws
-
-    def moments(self, rows: LatentRows) -> list[tuple[Tensor, Tensor]]:
-        """Return each (normal) latent's mean [B, Z] and covariance's Cholesky factor [B, Z, Z]."""
-        result = []
-        for q, p, seen in zip(rows.posteriors, rows.priors, rows.seen, strict=True):
-            mean, factor = q.mean, cholesky(q)
-            if seen is not None:
-                mean = torch.where(seen[:, None], mean, p.mean)
-                factor = torch.where(seen[:, None, None], factor, cholesky(p))
-            result.append((mean, factor))
-        return result
-
-    def kl_rows(self, rows: LatentRows) -> list[Tensor]:
-        """Return each latent's KL(q_g ‖ p) / n_g for every row, [B] each.
-
-        Summed over all training rows this is Σ_g KL(q_g ‖ p).
-        """
-        return [
-            kl(q, p) / self.counts(latent.level)[rows.groups[:, latent.level]]
-            for latent, q, p in zip(self, rows.posteriors, rows.priors, strict=True)
-        ]
+    def dependence(self, group: Tensor) -> Tensor:
+        """Return Λ of the groups [U]: [U, Z, reach]."""
+        assert self.slopes is not None
+        rows = F.embedding(group, self.slopes, sparse=torch.is_grad_enabled())
+        return rows.unflatten(-1, (self.width, -1))
 
     @torch.no_grad()
-    def kl_totals(self, chunk: int = 65536) -> list[float]:
-        """Return each latent's Σ_g KL(q_g ‖ p) over all groups."""
-        totals = []
-        for latent in self:
-            prior = latent.prior()
-            groups = torch.arange(
-                latent.posterior.num_groups, device=self.counts(latent.level).device
-            )
-            parts = [
-                kl(latent.posterior(part), prior).double().sum() for part in groups.split(chunk)
-            ]
-            totals.append(float(torch.stack(parts).sum()))
-        return totals
+    def start_dependence(self, given: Latent, meetings: Tensor) -> None:
+        """Start Λ where the data of two effects that add up at the same stages would have it.
+
+        meetings: [G, G_b] float, training rows of each group of a in each group of b. For a nested
+        prior Λ starts at I: a group follows its parent.
+        """
+        assert self.slopes is not None
+        same = given.width == self.width
+        if self.parent_name is not None:
+            eye = torch.eye(self.width) if self.centred else torch.zeros(self.width, self.width)
+            self.slopes.copy_(eye.flatten().expand_as(self.slopes))
+        elif same and self._places() == given._places():
+            rows = meetings.sum(1, keepdim=True)
+            share = -meetings / (rows + 1 / SIGNAL_TO_NOISE)  # [G, G_b]
+            if not self.dense:
+                share = share.sum(1, keepdim=True)
+            eye = torch.eye(self.width)
+            start = share[:, None, :, None] * eye[None, :, None, :]  # [G, Z, reach, Z]
+            if not self.centred:
+                start = start / self.prior().stddev[None, :, None, None]
+            self.slopes.copy_(start.flatten(1))
+
+    def _places(self) -> list[tuple[str, str]]:
+        """Return where the latent enters without a matrix of its own (bias, weights)."""
+        entries = list(self.entries())
+        if any(list(entry.parameters()) for entry in entries):
+            return [("", self.name)]
+        return [(type(entry).__name__, entry.stage.name) for entry in entries]

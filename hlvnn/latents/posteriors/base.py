@@ -22,7 +22,20 @@ class Posterior(nn.Module, ABC):
     """
 
     normal: ClassVar[bool]
-    """Whether q is a normal with a Cholesky factor (`scale_tril`), as the closed forms need."""
+    """Whether q is a normal distribution, as the closed forms need."""
+
+    random: ClassVar[bool] = True
+    """Whether z varies under q (a point does not)."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """Settings of `LatentConfig` that the constructor and `num_parameters` take as keywords."""
+
+    strata: int = 1
+    """Parts of q that `stratified` draws from one by one."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """Fields of `LatentConfig` that belong to this posterior: keywords of its constructor and of
+    `num_parameters`, given where they are set."""
 
     def __init__(self, num_groups: int, width: int, scale: Tensor) -> None:
         """Start each group at mean 0 and SD `scale` ([Z] float, positive)."""
@@ -48,6 +61,15 @@ class Posterior(nn.Module, ABC):
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]."""
         return self.law(F.embedding(group, self.table, sparse=torch.is_grad_enabled()))
+
+    def stratified(self, law: Distribution, num_samples: int) -> tuple[Tensor, Tensor | None]:
+        """Draw from every stratum of a law of this posterior, with gradients.
+
+        Returns draws [S·K, B, Z], the K strata of a sample next to each other, and their weights
+        [S·K, B], which sum to 1; None stands for equal ones. Σ weight · f(draw) is an unbiased
+        estimate of E_q f, and so is its gradient.
+        """
+        return law.rsample(torch.Size([num_samples])), None
 
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, width={self.width}"

@@ -16,6 +16,7 @@ class Point(Posterior):
     """
 
     normal = False
+    random = False
 
     @staticmethod
     def num_parameters(width: int) -> int:

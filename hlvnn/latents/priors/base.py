@@ -19,6 +19,9 @@ class Prior(nn.Module, ABC):
     learned: ClassVar[bool]
     """Whether the prior has parameters, found by empirical Bayes together with the rest."""
 
+    nested: ClassVar[bool] = False
+    """Whether its mean is the z of another latent; called, it gives the law of the deviation."""
+
     proper: ClassVar[bool] = True
     """Whether p(z) integrates to one (a flat prior does not)."""
 
@@ -30,6 +33,13 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(self) -> Distribution:
         """Return p(z), batch shape [], event shape [Z]."""
+
+    def update(self, moment: Tensor) -> None:
+        """Take the prior that maximises the ELBO given the posteriors; fixed ones stay.
+
+        moment: [Z, Z], the mean over groups of E_q[d dᵀ], d being z less the prior's mean. It is
+        the maximum in closed form (the M step of EM: Dempster, Laird and Rubin 1977).
+        """
 
     def extra_repr(self) -> str:
         return f"width={self.width}"

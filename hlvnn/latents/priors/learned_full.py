@@ -27,3 +27,10 @@ class LearnedFull(Prior):
     def forward(self) -> Distribution:
         factor = scale_tril(self.log_diagonal, self.lower)
         return MultivariateNormal(self.mean, scale_tril=factor, validate_args=False)
+
+    @torch.no_grad()
+    def update(self, moment: Tensor) -> None:
+        tril = torch.linalg.cholesky(moment)
+        row, column = torch.tril_indices(self.width, self.width, offset=-1)
+        self.log_diagonal.copy_(tril.diagonal().log())
+        self.lower.copy_(tril[row, column])

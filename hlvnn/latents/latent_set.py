@@ -1,0 +1,372 @@
+"""The ordered set of all latents of a model, which is sampled as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from hlvnn.errors import DataError
+from hlvnn.latents.divergence import cholesky, factor, kl
+from hlvnn.latents.latent import Latent
+from hlvnn.latents.normals import shifted, whiten
+from hlvnn.latents.posteriors.joint import Joint
+
+Columns = dict[tuple[str, int], Tensor]
+"""Factors [B, Z, K] of a normal vector, one per independent source of noise: z − E z is the sum
+over sources of factor · ε, ε ~ N(0, I). Latents that depend on each other share sources."""
+
+
+@dataclass
+class LatentRows:
+    """The laws of all latents at the rows of one batch.
+
+    groups: [B, L] int. Per latent: the groups [U] at which its law is computed; where each row
+    finds its own among them ([B] int, or None where U = B, row by row); its own law there
+    (posteriors, priors); seen: [B] bool, or None where every row's group has training rows.
+    """
+
+    groups: Tensor
+    at: list[Tensor]
+    inverse: list[Tensor | None]
+    posteriors: list[Distribution]
+    priors: list[Distribution]
+    seen: list[Tensor | None]
+
+
+class LatentSet(nn.Module):
+    """All latents of a model, each after those it depends on.
+
+    It alone samples them and says what they cost.
+
+    `counts_0`, `counts_1`, …: [G] int64, the training rows n_g of each group of each level. A row
+    whose group is −1 (it has no training rows) is unseen: it draws from the prior.
+    """
+
+    def __init__(self, latents: Sequence[Latent], num_groups: Sequence[int]) -> None:
+        super().__init__()
+        self.latents = nn.ModuleList(latents)
+        self.num_levels = len(num_groups)
+        index = {latent.name: number for number, latent in enumerate(latents)}
+        self.parent = [index[x.parent_name] if x.parent_name else None for x in latents]
+        self.given = [index[x.given_name] if x.given_name else None for x in latents]
+        for level, size in enumerate(num_groups):
+            self.register_buffer(f"counts_{level}", torch.zeros(size, dtype=torch.int64))
+
+    def __iter__(self) -> Iterator[Latent]:
+        for latent in self.latents:
+            assert isinstance(latent, Latent)
+            yield latent
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> Latent:
+        latent = self.latents[index]
+        assert isinstance(latent, Latent)
+        return latent
+
+    def counts(self, level: int) -> Tensor:
+        """Return the training rows of each group of a level, [G] int64."""
+        return self.get_buffer(f"counts_{level}")
+
+    def observe(self, groups: Tensor) -> None:
+        """Take over which groups the training rows are in, [N, L] int.
+
+        Raises `DataError` where a group has to lie in one group of another level and does not.
+        """
+        groups = groups.long()
+        for level in range(self.num_levels):
+            size = len(self.counts(level))
+            self.counts(level).copy_(torch.bincount(groups[:, level], minlength=size))
+        for index, latent in enumerate(self):
+            other = self.given[index] if self.given[index] is not None else self.parent[index]
+            if other is None:
+                continue
+            upper = self[other]
+            sizes = latent.posterior.num_groups, upper.posterior.num_groups
+            pair = groups[:, latent.level] * sizes[1] + groups[:, upper.level]
+            if latent.lies_within:
+                self._place_within(latent, upper, pair.unique(), sizes[1])
+            if latent.slopes is not None:
+                if latent.dense:
+                    meetings = torch.bincount(pair, minlength=sizes[0] * sizes[1]).view(sizes)
+                else:
+                    meetings = self.counts(latent.level)[:, None]
+                latent.start_dependence(upper, meetings.float())
+
+    @staticmethod
+    def _place_within(latent: Latent, upper: Latent, pairs: Tensor, size: int) -> None:
+        group, above = pairs // size, pairs % size
+        if len(group) > latent.posterior.num_groups:
+            twice = int(group[1:][group[1:] == group[:-1]][0])
+            raise DataError(
+                f"latent {latent.name}: its group number {twice} has rows in more than one group "
+                f"of {upper.name}, so the levels are not nested; for crossed levels give "
+                f"{upper.name} posterior=joint and {latent.name} given={upper.name!r}, or "
+                "given=none"
+            )
+        latent.within.copy_(above)
+
+    def at(self, groups: Tensor, *, unseen: bool, distinct: bool = False) -> LatentRows:
+        """Return the latents' laws at rows with the groups [B, L].
+
+        `unseen` says whether some groups may be −1 (prediction); in training none is. `distinct`:
+        compute a law once for all groups rather than for each row, where there are more rows.
+        """
+        rows = LatentRows(groups, [], [], [], [], [])
+        for latent in self:
+            group = groups[:, latent.level].long()
+            mask = None
+            if unseen:
+                mask = group >= 0
+                group = group.clamp(min=0)
+                self._check_within(latent, group, mask, groups)
+            inverse = None
+            if distinct and not unseen and len(group) >= latent.posterior.num_groups:
+                inverse = group
+                group = torch.arange(latent.posterior.num_groups, device=group.device)
+            rows.at.append(group)
+            rows.inverse.append(inverse)
+            rows.posteriors.append(latent.posterior(group))
+            rows.priors.append(latent.prior())
+            rows.seen.append(mask)
+        return rows
+
+    def _check_within(self, latent: Latent, group: Tensor, seen: Tensor, groups: Tensor) -> None:
+        if not latent.lies_within:
+            return
+        names = [other.name for other in self]
+        upper = self[names.index(latent.parent_name or latent.given_name or "")]
+        moved = seen & (latent.within[group] != groups[:, upper.level])
+        if moved.any():
+            row = int(moved.int().argmax())
+            raise DataError(
+                f"row {row} (rows count from 0): its group of latent {latent.name} lay in another "
+                f"group of {upper.name} in training; a known group stays where it was, call a new "
+                "one by a new label"
+            )
+
+    def sample(self, rows: LatentRows, num_samples: int) -> list[Tensor]:
+        """Draw every latent, [S, B, Z] each: each row draws for its own group.
+
+        Rows of unseen groups draw from the prior, one draw a row. A row draws what several of its
+        latents depend on once.
+        """
+        draws: list[Tensor] = []
+        deviations: list[Tensor] = []
+        whole: dict[int, Tensor] = {}
+        size = torch.Size([num_samples])
+        for index, latent in enumerate(self):
+            q, parent, given = rows.posteriors[index], self.parent[index], self.given[index]
+            if isinstance(latent.posterior, Joint):
+                tril = latent.posterior.whole()
+                noise = torch.randn(num_samples, len(rows.groups), len(tril), device=tril.device)
+                whole[index] = noise @ tril.T
+                groups = whole[index].unflatten(-1, (-1, latent.width))
+                at = rows.at[index][None, :, None, None].expand(num_samples, -1, 1, latent.width)
+                deviation = groups.gather(2, at).squeeze(2)
+            elif given is None and parent is None and latent.centred:
+                draws.append(self._with_new(rows, index, _draw(q, size), num_samples, draws))
+                deviations.append(draws[-1])  # only normal latents are depended on
+                if latent.posterior.normal:
+                    deviations[-1] = draws[-1] - q.mean
+                continue
+            else:
+                deviation = _draw(q, size) - q.mean
+            mean = q.mean
+            if given is not None:
+                u = whole[given] if latent.dense else deviations[given]
+                slopes = latent.dependence(rows.at[index])
+                deviation = deviation + (slopes @ u.unsqueeze(-1)).squeeze(-1)
+            if not latent.centred:
+                tril = cholesky(rows.priors[index])
+                mean, deviation = mean @ tril.T, deviation @ tril.T
+                if parent is not None:
+                    mean = mean + (draws[parent] - deviations[parent])
+                    deviation = deviation + deviations[parent]
+            z = self._with_new(rows, index, mean + deviation, num_samples, draws)
+            draws.append(z)
+            deviations.append(deviation)
+        return draws
+
+    def _with_new(
+        self, rows: LatentRows, index: int, z: Tensor, num_samples: int, draws: list[Tensor]
+    ) -> Tensor:
+        """Put draws from the prior where a row's group is unseen."""
+        seen, parent = rows.seen[index], self.parent[index]
+        if seen is None:
+            return z
+        new = _draw(rows.priors[index], torch.Size([num_samples, len(seen)]))
+        if parent is not None:
+            new = new + draws[parent]
+        return torch.where(seen[:, None], z, new)
+
+    def moments(self, rows: LatentRows) -> list[tuple[Tensor, Columns]]:
+        """Return each (normal) latent's mean [B, Z] and the factors of its deviation."""
+        result: list[tuple[Tensor, Columns]] = []
+        for index in range(len(self)):
+            mean, columns = self._moments(index, rows.at[index], rows.posteriors[index])
+            inverse, seen, parent = rows.inverse[index], rows.seen[index], self.parent[index]
+            if inverse is not None:
+                mean = mean[inverse]
+                columns = {source: part[inverse] for source, part in columns.items()}
+            if seen is not None:
+                p = rows.priors[index]
+                tril = cholesky(p)
+                new_mean = p.mean.expand_as(mean)
+                new: Columns = {("new", index): tril.expand(len(seen), *tril.shape)}
+                if parent is not None:
+                    new_mean = new_mean + result[parent][0]
+                    new |= result[parent][1]
+                mean = torch.where(seen[:, None], mean, new_mean)
+                mask = seen[:, None, None]
+                known = {source: part * mask for source, part in columns.items()}
+                columns = _add(known, {source: part * ~mask for source, part in new.items()})
+            result.append((mean, columns))
+        return result
+
+    def _moments(
+        self, index: int, group: Tensor, q: Distribution | None = None
+    ) -> tuple[Tensor, Columns]:
+        """Return a normal latent's mean [U, Z] and the factors of its deviation at groups [U]."""
+        latent, parent, given = self[index], self.parent[index], self.given[index]
+        q = latent.posterior(group) if q is None else q
+        mean = q.mean
+        joint = latent.posterior
+        own = joint.rows(group) if isinstance(joint, Joint) else factor(q)
+        columns: Columns = {("own", index): own}
+        if given is not None:
+            slopes = latent.dependence(group)
+            if latent.dense:
+                upper: Columns = {("own", given): self._whole(given)}
+            else:
+                upper = self._moments(given, latent.within[group])[1]
+            columns = _add(columns, {source: slopes @ part for source, part in upper.items()})
+        if not latent.centred:
+            tril = cholesky(latent.prior())
+            mean = mean @ tril.T
+            columns = {source: tril @ part for source, part in columns.items()}
+            if parent is not None:
+                above = self._moments(parent, latent.within[group])
+                mean, columns = mean + above[0], _add(columns, above[1])
+        return mean, columns
+
+    def _whole(self, index: int) -> Tensor:
+        posterior = self[index].posterior
+        assert isinstance(posterior, Joint)
+        return posterior.whole()
+
+    def marginal(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the mean and the SD of every group's z, [G, Z] each, all noise counted."""
+        latent = self[index]
+        group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
+        q = latent.posterior(group)
+        plain = self.given[index] is None and latent.centred
+        if plain or not latent.posterior.normal:
+            return q.mean, q.variance.sqrt()
+        mean, columns = self._moments(index, group, q)
+        variance = torch.stack([part.square().sum(-1) for part in columns.values()]).sum(0)
+        return mean, variance.sqrt()
+
+    @torch.no_grad()
+    def update_priors(self) -> None:
+        """Give every learned prior its closed-form maximum given the posteriors.
+
+        Latents that are not centred keep theirs: there q moves with the prior.
+        """
+        for index, latent in enumerate(self):
+            if not (latent.prior.learned and latent.centred and latent.posterior.normal):
+                continue
+            group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
+            mean, columns = self._moments(index, group)
+            parent = self.parent[index]
+            if parent is not None:
+                above = self._moments(parent, latent.within)
+                mean = mean - above[0]
+                columns = _add(columns, {source: -part for source, part in above[1].items()})
+            parts = [mean.unsqueeze(-1), *columns.values()]
+            moment = sum((part @ part.mT).mean(0) for part in parts)
+            assert isinstance(moment, Tensor)
+            latent.prior.update(moment)
+
+    def kl_rows(self, rows: LatentRows) -> list[Tensor]:
+        """Return each latent's KL(q_g ‖ p) / n_g for every row, [B] each.
+
+        Summed over all training rows this is the whole KL.
+        """
+        result = []
+        for index, latent in enumerate(self):
+            group, inverse = rows.at[index], rows.inverse[index]
+            value = self._kl(index, group, rows.posteriors[index], rows.priors[index])
+            value = value / self.counts(latent.level)[group]
+            result.append(value if inverse is None else value[inverse])
+        return result
+
+    def _kl(self, index: int, group: Tensor, q: Distribution, p: Distribution) -> Tensor:
+        """Return the groups' shares [U] of a latent's KL, averaged over what it depends on.
+
+        With prior mean C z_b (C = I for a nested prior, else 0) and E = Λ − C it is
+        KL(N(m − C m_b, S) ‖ N(0, T)) + ½ tr T⁻¹ E V_b Eᵀ.
+        """
+        latent, parent, given = self[index], self.parent[index], self.given[index]
+        if not latent.centred:
+            p = type(self).standard(p)
+        if isinstance(latent.posterior, Joint):
+            return latent.posterior.kl_shares(group, p)
+        if parent is None and given is None:
+            return kl(q, p)
+        excess: Columns = {}
+        if given is not None:
+            slopes = latent.dependence(group)
+            if latent.dense:
+                above: Columns = {("own", given): self._whole(given)}
+            else:
+                above = self._moments(given, latent.within[group])[1]
+            excess = {source: slopes @ part for source, part in above.items()}
+        if parent is not None and latent.centred:
+            mean, columns = self._moments(parent, latent.within[group])
+            p = shifted(p, mean)
+            excess = _add(excess, {source: -part for source, part in columns.items()})
+        value = kl(q, p)
+        for part in excess.values():
+            value = value + 0.5 * whiten(p, part).square().sum((-1, -2))
+        return value
+
+    @staticmethod
+    def standard(p: Distribution) -> Distribution:
+        """Return N(0, I) of the same width."""
+        one = torch.ones_like(p.mean)
+        normal = torch.distributions.Normal(torch.zeros_like(one), one, validate_args=False)
+        return torch.distributions.Independent(normal, 1, validate_args=False)
+
+    @torch.no_grad()
+    def kl_totals(self, chunk: int = 65536) -> list[float]:
+        """Return each latent's KL, summed over all groups."""
+        totals = []
+        for index, latent in enumerate(self):
+            prior = latent.prior()
+            groups = torch.arange(
+                latent.posterior.num_groups, device=self.counts(latent.level).device
+            )
+            parts = [
+                self._kl(index, part, latent.posterior(part), prior).double().sum()
+                for part in groups.split(chunk)
+            ]
+            totals.append(float(torch.stack(parts).sum()))
+        return totals
+
+
+def _draw(law: Distribution, size: torch.Size) -> Tensor:
+    return law.rsample(size) if law.has_rsample else law.sample(size)
+
+
+def _add(first: Columns, second: Columns) -> Columns:
+    """Return the factors of a sum: those of a shared source add up."""
+    total = dict(first)
+    for source, part in second.items():
+        total[source] = total[source] + part if source in total else part
+    return total

@@ -1,0 +1,25 @@
+"""Small algebra of normal distributions: shifting one, and dividing by its Cholesky factor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+
+def shifted(law: Distribution, mean: Tensor) -> Distribution:
+    """Return a normal law of mean 0 moved to the means [U, Z]."""
+    if isinstance(law, MultivariateNormal):
+        return MultivariateNormal(mean, scale_tril=law.scale_tril, validate_args=False)
+    sd = law.stddev.expand_as(mean)
+    return Independent(Normal(mean, sd, validate_args=False), 1, validate_args=False)
+
+
+def whiten(law: Distribution, columns: Tensor) -> Tensor:
+    """Return T^(-1/2) · columns [*, Z, K], T^(-1/2) the inverse of the law's Cholesky factor.
+
+    The law is a normal with a diagonal covariance or a `MultivariateNormal`.
+    """
+    if isinstance(law, MultivariateNormal):
+        return torch.linalg.solve_triangular(law.scale_tril, columns, upper=False)
+    return columns / law.stddev.unsqueeze(-1)

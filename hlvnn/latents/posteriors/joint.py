@@ -1,0 +1,79 @@
+"""One full-rank normal posterior over all groups of a small level."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution, MultivariateNormal
+
+from hlvnn.latents.normals import whiten
+from hlvnn.latents.posteriors.base import Posterior
+
+
+class Joint(Posterior):
+    """q(z_1, …, z_G) = N(m, L Lᵀ), L lower triangular, [G·Z, G·Z]: groups are correlated.
+
+    For a level of few groups whose rows are shared with a larger, crossed level. Called with groups
+    it returns their marginals. Parameters of a group: m [Z], log of L's diagonal [Z], its rows of L
+    [Z, G·Z], of which only what lies below the diagonal counts.
+    """
+
+    normal = True
+    below: Tensor
+
+    def __init__(self, num_groups: int, width: int, scale: Tensor) -> None:
+        super().__init__(num_groups, width, scale)
+        size = num_groups * width
+        below = torch.ones(size, size, dtype=torch.bool).tril(-1).view(num_groups, width, size)
+        self.register_buffer("below", below, persistent=False)
+
+    @staticmethod
+    def num_parameters(width: int, num_groups: int = 1) -> int:
+        return 2 * width + width * width * num_groups
+
+    def start(self, width: int, scale: Tensor) -> Tensor:
+        rows = torch.zeros(width * width * self.num_groups)
+        return torch.cat([torch.zeros(width), scale.log(), rows])
+
+    def law(self, parameters: Tensor) -> Distribution:
+        raise TypeError("a joint posterior is asked for groups, not for rows of parameters")
+
+    def forward(self, group: Tensor) -> Distribution:
+        """Return the marginals of q at the groups [B]."""
+        mean, _, rows = self._parts(group)
+        covariance = rows @ rows.mT
+        tril = torch.linalg.cholesky(covariance)
+        return MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+
+    def rows(self, group: Tensor) -> Tensor:
+        """Return the rows of L that belong to the groups [U]: [U, Z, G·Z]."""
+        return self._parts(group)[2]
+
+    def whole(self) -> Tensor:
+        """Return L: [G·Z, G·Z]."""
+        return self.rows(torch.arange(self.num_groups, device=self.table.device)).flatten(0, 1)
+
+    def kl_shares(self, group: Tensor, p: Distribution) -> Tensor:
+        """Return shares [U] of KL(q ‖ Π_g p) that sum to it over all groups.
+
+        ln|L Lᵀ| is a sum over L's diagonal, and everything else splits by rows of L.
+        """
+        mean, log_diagonal, rows = self._parts(group)
+        spread = whiten(p, torch.cat([rows, mean.unsqueeze(-1)], dim=-1)).square().sum((-1, -2))
+        eye = torch.eye(self.width, device=mean.device)
+        log_det = whiten(p, eye).diagonal().log().sum()  # of T^(-1/2)
+        return 0.5 * (spread - self.width) - log_det - log_diagonal.sum(-1)
+
+    def _parts(self, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return m [U, Z], the log of L's diagonal [U, Z] and the rows of L [U, Z, G·Z]."""
+        z = self.width
+        parameters = F.embedding(group, self.table, sparse=torch.is_grad_enabled())
+        mean, log_diagonal, flat = parameters.split([z, z, z * z * self.num_groups], dim=-1)
+        rows = flat.unflatten(-1, (z, -1)) * self.below[group]
+        column = group.long()[:, None] * z + torch.arange(z, device=group.device)  # [U, Z]
+        return (
+            mean,
+            log_diagonal,
+            rows.scatter(-1, column.unsqueeze(-1), log_diagonal.exp().unsqueeze(-1)),
+        )
