@@ -37,8 +37,8 @@ class Evaluation:
 
 def _draws(
     model: HierarchicalModel, split: Split, num_samples: int, seed: int
-) -> Iterator[tuple[Tensor, Distribution]]:
-    """Yield (y, distribution of y with batch shape [S, B]) for a split, in order."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (y, the network's output [S, B, out]) for a split, in order."""
     if num_samples < 1:
         raise ConfigError(f"num_samples ({num_samples}): at least one draw of z is needed")
     draws = num_samples if model.sampling else 1
@@ -49,8 +49,7 @@ def _draws(
         with torch.no_grad(), seeded(seed, model.device):
             for batch in Batches(split, batch_size, device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
-                eta = model(batch.x, model.latents.sample(rows, draws))
-                yield batch.y, model.likelihood(eta)
+                yield batch.y, model(batch.x, model.latents.sample(rows, draws))
     finally:
         model.train(was_training)
 
@@ -65,19 +64,20 @@ def score_rows(
 ) -> RowScores:
     """Return each row's predictive loss and prediction.
 
-    Groups without training rows integrate over the prior.
+    Groups without training rows integrate over the prior. Where y counts trials, the loss is that
+    of the row's counts, and y and the prediction are per trial.
     """
     losses, ys, predictions = [], [], []
-    for y, law in _draws(model, split, num_samples, seed):
-        if model.likelihood.target == "class":
-            probabilities = class_probabilities(law).mean(0)
-            chosen = probabilities.gather(-1, y[:, None]).squeeze(-1)
-            losses.append(-chosen.clamp(min=torch.finfo(chosen.dtype).tiny).log())
-            predictions.append(probabilities.argmax(-1))
+    likelihood = model.likelihood
+    likelihood.check(split.y, "row")
+    for y, eta in _draws(model, split, num_samples, seed):
+        law = likelihood(eta)
+        if likelihood.target == "class":
+            predictions.append(class_probabilities(law).mean(0).argmax(-1))
         else:
-            losses.append(-_log_mean(law.log_prob(y)))
             predictions.append(law.mean.mean(0))
-        ys.append(y)
+        losses.append(-_log_mean(likelihood.log_prob(eta, y)))
+        ys.append(likelihood.response(y))
     return RowScores(
         torch.cat(losses).double().cpu().numpy(),
         torch.cat(ys).cpu().numpy(),
@@ -123,14 +123,15 @@ def predict(
     never seen integrate over the prior), or a split of a data set.
 
     Returns one row per row, indexed like the dataframe. Real target: `mean`, `sd` (of a new y) and
-    `sd_mean` (of E[y], from not knowing z). Classes: `prediction`, and for each label
-    `prob_<label>` with `sd_<label>`, its SD over the posterior.
+    `sd_mean` (of E[y], from not knowing z); where y counts trials, those of one trial. Classes:
+    `prediction`, and for each label `prob_<label>` with `sd_<label>`, its SD over the posterior.
     Raises `DataError` for missing columns or values.
     """
     index = rows.index if isinstance(rows, pd.DataFrame) else None
     split = _as_split(model, rows) if isinstance(rows, pd.DataFrame) else rows
     parts: list[Tensor] = []
-    for _, law in _draws(model, split, num_samples, seed):
+    for _, eta in _draws(model, split, num_samples, seed):
+        law = model.likelihood(eta)
         if model.likelihood.target == "class":
             probabilities = class_probabilities(law)
             sd = probabilities.std(0, correction=0)

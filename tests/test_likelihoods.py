@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import integrate, special, stats
 from torch import Tensor
 from torch.distributions import Distribution
 
 from hlvnn.build import build_model
-from hlvnn.errors import ConfigError
+from hlvnn.data.grouped import GroupedDataset, Split
+from hlvnn.errors import ConfigError, DataError
+from hlvnn.likelihoods._quadrature import GaussHermite
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.likelihoods.bernoulli import Bernoulli
+from hlvnn.likelihoods.binomial import Binomial
 from hlvnn.likelihoods.categorical import Categorical
 from hlvnn.likelihoods.gaussian import Gaussian
+from hlvnn.likelihoods.poisson import Poisson
 from tests.helpers import (
     LIKELIHOODS,
     generator,
@@ -29,11 +33,18 @@ from tests.helpers import (
 
 S, B = 3, 6
 CENTER, SPREAD = 5e5, 300.0
+COUNTS = torch.tensor([3.0, 0, 7, 12, 1, 4], dtype=torch.float64)
+TRIALS = torch.tensor([3.0, 5, 20, 12, 1, 9], dtype=torch.float64)
+ONE_TRIAL = [name for name in LIKELIHOODS if not likelihood_class(name).counts_trials]
 
 
 def targets(likelihood: Likelihood) -> Tensor:
     if likelihood.target == "class":
         return torch.tensor([0, 1, 1, 0, 1, 0])
+    if isinstance(likelihood, Poisson):
+        return COUNTS
+    if likelihood.counts_trials:
+        return torch.stack([COUNTS.minimum(TRIALS), TRIALS], dim=1)
     return CENTER + SPREAD * torch.randn(B, generator=generator(), dtype=torch.float64)
 
 
@@ -64,7 +75,7 @@ def test_a_likelihood_returns_a_law_of_y_for_every_draw_and_row(name: str) -> No
     assert law.event_shape == ()
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ONE_TRIAL)
 def test_log_prob_is_that_of_the_law(name: str) -> None:
     likelihood = make(name)
     eta, y = predictor(likelihood), targets(likelihood)
@@ -151,6 +162,128 @@ def test_bernoulli_refuses_another_number_of_classes() -> None:
         build_model(small_config(likelihood="bernoulli"), grouped_data())
 
 
+# binomial
+
+
+def test_binomial_is_the_probability_of_the_rows_counts() -> None:
+    likelihood = make("binomial")
+    eta, y = predictor(likelihood), targets(likelihood)
+    p = special.expit(eta[..., 0].double().numpy())
+    expected = stats.binom.logpmf(y[:, 0].numpy(), y[:, 1].numpy(), p)
+    np.testing.assert_allclose(likelihood.log_prob(eta, y).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(likelihood(eta).mean.numpy(), p, rtol=1e-6)
+    np.testing.assert_allclose(likelihood.response(y), y[:, 0] / y[:, 1])
+
+
+def test_binomial_with_one_trial_is_bernoulli() -> None:
+    eta, hit = predictor(Bernoulli(2)), targets(Bernoulli(2))
+    y = torch.stack([hit, torch.ones_like(hit)], dim=1).double()
+    torch.testing.assert_close(Binomial().log_prob(eta, y), Bernoulli(2).log_prob(eta, hit))
+
+
+def test_binomial_keeps_its_digits_with_a_million_trials() -> None:
+    y = torch.tensor([[300_000.0, 1e6]], dtype=torch.float64)
+    eta = torch.tensor([[special.logit(0.3)]], dtype=torch.float32)
+    expected = stats.binom.logpmf(300_000, 1_000_000, special.expit(float(eta)))
+    assert float(Binomial().log_prob(eta, y)) == pytest.approx(expected, abs=1e-5)
+
+
+# expectations by quadrature
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "binomial"])
+@pytest.mark.parametrize("sd", [0.0, 0.1, 1.0, 2.0, 3.0])
+def test_quadrature_is_right_to_1e6_up_to_sd_3(name: str, sd: float) -> None:
+    likelihood = make(name)
+    y = targets(likelihood)
+    counts = y.tolist() if likelihood.counts_trials else [(value, 1) for value in y.tolist()]
+    for mean in np.linspace(-6, 6, 7):
+        at = torch.full((B, 1), mean, dtype=torch.float64)
+        got = likelihood.expected_log_prob(at, torch.full_like(at, sd**2), y)
+        for (hits, trials), value in zip(counts, got.tolist(), strict=True):
+
+            def integrand(
+                z: float, mean: float = mean, hits: float = hits, trials: float = trials
+            ) -> float:
+                eta = mean + sd * z
+                log_prob = -hits * np.logaddexp(0, -eta) - (trials - hits) * np.logaddexp(0, eta)
+                return float(log_prob * np.exp(-z * z / 2) / np.sqrt(2 * np.pi))
+
+            expected = integrate.quad(integrand, -12, 12, epsabs=1e-10, limit=200)[0]
+            expected += np.log(special.comb(trials, hits))
+            assert value == pytest.approx(expected, abs=1e-6 * trials)
+
+
+def test_quadrature_has_gradients_at_variance_0_and_saves_nothing() -> None:
+    likelihood = Bernoulli(2)
+    mean = torch.randn(B, 1, generator=generator())
+    variance = torch.zeros(B, 1, requires_grad=True)
+    value = likelihood.expected_log_prob(mean, variance, targets(likelihood))
+    value.sum().backward()
+    torch.testing.assert_close(value, likelihood.log_prob(mean, targets(likelihood)))
+    assert variance.grad is not None
+    assert torch.isfinite(variance.grad).all()
+    assert likelihood.state_dict() == {}
+    assert likelihood.expected_log_prob(mean, variance, targets(likelihood)).dtype == mean.dtype
+
+
+def test_quadrature_gives_the_moments_of_a_normal() -> None:
+    mean = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
+    variance = torch.tensor([[0.5], [9.0]], dtype=torch.float64)
+    got = GaussHermite()(lambda eta: eta.squeeze(-1).square(), mean, variance)
+    torch.testing.assert_close(got, (mean.square() + variance).squeeze(-1))
+
+
+# Poisson
+
+
+def test_poisson_is_a_count_with_a_log_link_from_the_mean_rate() -> None:
+    likelihood = make("poisson")
+    eta, y = predictor(likelihood), targets(likelihood)
+    rate = y.mean().item() * np.exp(eta[..., 0].double().numpy())
+    expected = stats.poisson.logpmf(y.numpy(), rate)
+    np.testing.assert_allclose(likelihood.log_prob(eta, y).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(likelihood(eta).mean.numpy(), rate, rtol=1e-12)
+    assert likelihood.units() == (pytest.approx(np.log(y.mean().item())), 1.0)
+
+
+def test_the_poisson_expectation_is_that_of_quadrature() -> None:
+    likelihood = make("poisson")
+    mean, y = predictor(likelihood)[0].double(), targets(likelihood)
+    variance = 0.1 + torch.rand(mean.shape, generator=generator(2)).double()
+    got = likelihood.expected_log_prob(mean, variance, y)
+    by_nodes = GaussHermite()(lambda eta: likelihood.log_prob(eta, y), mean, variance)
+    torch.testing.assert_close(got, by_nodes, rtol=1e-9, atol=1e-9)
+
+
+def test_poisson_keeps_its_digits_with_large_counts() -> None:
+    y = torch.tensor([1e8, 1e8 + 20_000], dtype=torch.float64)
+    likelihood = Poisson()
+    likelihood.observe(y)
+    got = likelihood.log_prob(torch.zeros(2, 1), y)
+    expected = stats.poisson.logpmf(y.numpy(), y.mean().item())
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-4)
+
+
+def test_poisson_without_any_event_starts_at_a_finite_rate() -> None:
+    likelihood = Poisson()
+    likelihood.observe(torch.zeros(5, dtype=torch.float64))
+    assert likelihood.units()[0] == pytest.approx(np.log(0.1))
+
+
+@pytest.mark.parametrize("value", [-1.0, 2.5])
+def test_poisson_names_the_row_of_what_is_no_count(value: float) -> None:
+    data = grouped_data(target="real")
+    y = data.train.y.round().abs()
+    y[7] = value
+    train = Split(data.train.x, data.train.groups, y)
+    with pytest.raises(
+        DataError,
+        match=rf"target 'y': training row 7 .* is {value}, .*whole numbers from 0; .*gaussian",
+    ):
+        build_model(small_config(likelihood="poisson"), GroupedDataset(data.schema, train))
+
+
 # Gaussian
 
 
@@ -232,7 +365,9 @@ def test_two_classes_may_be_categorical_as_well() -> None:
     assert model.likelihood.num_outputs == 2
 
 
-@pytest.mark.parametrize(("name", "target"), [("gaussian", "class"), ("categorical", "real")])
+@pytest.mark.parametrize(
+    ("name", "target"), [("gaussian", "class"), ("poisson", "class"), ("categorical", "real")]
+)
 def test_a_likelihood_refuses_the_other_kind_of_target(name: str, target: str) -> None:
     with pytest.raises(
         ConfigError, match=f"--likelihood {name} needs a .* target; 'y' is {target}"

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     x: [B, ...] inputs in their stored type
     groups: [B, L] int32, lowest level first, -1 = no training rows
-    y: [B] int64 class numbers, or float64
+    y: [B] int64 class numbers, or float64; [B, 2] float64, successes and trials
     index: [B] int64, the rows' numbers in the split
     """
 

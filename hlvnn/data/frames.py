@@ -14,6 +14,7 @@ import pandas as pd
 from pandas.api import types
 
 from hlvnn import errors
+from hlvnn.data import validation
 from hlvnn.errors import DataError
 
 Labels: TypeAlias = tuple[str | int | bool, ...]
@@ -167,6 +168,22 @@ def target_of(values: pd.Series[Any], where: str) -> tuple[np.ndarray, Labels | 
         return numbers(values, where), None
     labels = categories_of(values, where)
     return codes_of(values, labels, where), labels
+
+
+def counts_of(frame: pd.DataFrame, successes: str, trials: str, where: str) -> np.ndarray:
+    """Return y: [N, 2] float64, successes and trials; `DataError` for what is not such a count."""
+    columns = []
+    for name in (successes, trials):
+        values = column(frame, name, where)
+        if not is_number(values):
+            raise DataError(
+                f"{where}: column {name!r} holds {values.dtype}, expected whole numbers (successes "
+                "out of trials); convert it with pandas.to_numeric"
+            )
+        columns.append(numbers(values, where))
+    y = np.stack(columns, axis=1)
+    validation.check_trials(y, where, successes, trials)
+    return y
 
 
 def _plain(label: Any) -> str | int | bool:

@@ -39,7 +39,8 @@ class Split:
 
     x: N rows, see `Rows`
     groups: [N, L] int32, lowest level first, 0..size-1, or -1 where the group has no training rows
-    y: [N] int64 class numbers, or float64
+    y: [N] int64 class numbers, or float64; [N, 2] float64, successes and trials, where the target
+        has trials
     named: [N, L] int32, as `groups`, but groups without training rows are numbered size, size+1, …
         (labels in `Level.new`); None = as `groups`
     """
@@ -131,6 +132,7 @@ class GroupedDataset:
         features: Sequence[str],
         groups: Sequence[str],
         *,
+        trials: str | None = None,
         name: str = "frame",
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
@@ -141,7 +143,8 @@ class GroupedDataset:
 
         A numeric target is real; text, truth values and categoricals are classes. Feature columns
         that are not numeric are treatment-coded. Group columns (lowest level first) hold text or
-        whole numbers; their labels are kept. Splits are cut inside groups.
+        whole numbers; their labels are kept. With `trials`, a column of whole numbers from 1, the
+        target counts the successes among them. Splits are cut inside groups.
 
         Raises `DataError` for an unknown column, a missing or infinite value (`name` stands for the
         frame in the message), a target among the features, or a frame without rows.
@@ -167,18 +170,14 @@ class GroupedDataset:
             labels = frames.group_labels(frames.column(frame, group, name), name)
             gids[:, i], known = pd.factorize(labels, sort=True)
             levels.append(Level(group, len(known), tuple(known.tolist())))
-        y, classes = frames.target_of(frames.column(frame, target, name), name)
+        y, measured = _target(frame, target, trials, name)
         schema = Schema(
             levels=tuple(levels),
             x_kind="features",
             x_shape=(len(columns),),
             columns=columns,
             coding=coding,
-            target=(
-                Target(target, "real")
-                if classes is None
-                else Target(target, "class", classes, len(classes))
-            ),
+            target=measured,
             unseen=unseen,
         )
         rows = Split(
@@ -187,6 +186,20 @@ class GroupedDataset:
         train, test = _cut(rows, test_fraction, (seed, splits.TEST))
         train, val = _cut(train, val_fraction, (seed, splits.VAL))
         return GroupedDataset(schema, train, val, test)
+
+
+def _target(
+    frame: pd.DataFrame, target: str, trials: str | None, name: str
+) -> tuple[np.ndarray, Target]:
+    if trials is not None:
+        if trials == target:
+            raise DataError(f"{name}: {trials!r} is both target and trials; expected two columns")
+        y = frames.counts_of(frame, target, trials, name)
+        return y, Target(target, "real", trials=trials)
+    y, classes = frames.target_of(frames.column(frame, target, name), name)
+    if classes is None:
+        return y, Target(target, "real")
+    return y, Target(target, "class", classes, len(classes))
 
 
 def _cut(split: Split, fraction: float, seed: tuple[int, int]) -> tuple[Split, Split | None]:
@@ -210,7 +223,10 @@ def validate(data: GroupedDataset) -> None:
                 f"{name}.groups: expected shape [N, {len(levels)}], a column for each of the "
                 f"levels {', '.join(level.name for level in levels)}, got {list(groups.shape)}"
             )
-        validation.check_vector(split.y.numpy(), f"{name}.y", "y")
+        if target.trials is None:
+            validation.check_vector(split.y.numpy(), f"{name}.y", "y")
+        else:
+            validation.check_trials(split.y.numpy(), f"{name}.y", target.name, target.trials)
         validation.check_length(len(split.x), f"{name}.x", len(split), f"{name}.y")
         validation.check_length(len(groups), f"{name}.groups", len(split), f"{name}.y")
         for i, level in enumerate(levels):

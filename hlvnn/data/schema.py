@@ -66,12 +66,19 @@ class Target:
     """Original labels in the order of the class indices; None = the indices themselves."""
     num_classes: int | None = None
     """Number of classes; None for a real target."""
+    trials: str | None = None
+    """Column with the number of trials, where the target counts successes: y is [N, 2]."""
 
     def __post_init__(self) -> None:
         if (self.kind == "class") != (self.num_classes is not None):
             raise DataError(
                 f"target {self.name!r}: a class target has num_classes and a real one has not, "
                 f"got kind {self.kind!r} with num_classes {self.num_classes}"
+            )
+        if self.trials is not None and self.kind != "real":
+            raise DataError(
+                f"target {self.name!r}: it has trials ({self.trials!r}) and must count successes "
+                f"(kind 'real'), got kind {self.kind!r}"
             )
         if self.labels is not None and len(self.labels) != self.num_classes:
             raise DataError(

@@ -28,6 +28,35 @@ def check_vector(array: np.ndarray, where: str, what: str) -> None:
         raise DataError(f"{where}: expected {what} of shape [N], got {list(array.shape)}{hint}")
 
 
+def check_trials(array: np.ndarray, where: str, successes: str, trials: str) -> None:
+    """Raise `DataError` unless y is [N, 2]: whole numbers, trials from 1, successes up to trials.
+
+    successes, trials: the names of the two columns.
+    """
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise DataError(
+            f"{where}: expected y of shape [N, 2], successes ({successes!r}) and trials "
+            f"({trials!r}), got {list(array.shape)}"
+        )
+    counted, tried = array.T
+    for name, values, bad, expected in (
+        (trials, tried, (tried < 1) | (tried != np.floor(tried)), "a whole number from 1"),
+        (
+            successes,
+            counted,
+            (counted < 0) | (counted > tried) | (counted != np.floor(counted)),
+            f"a whole number from 0 to the row's trials ({trials!r})",
+        ),
+    ):
+        if bad.any():
+            row = int(bad.argmax())
+            limit = f" of {tried[row]}" if name == successes else ""
+            raise DataError(
+                f"{where}: column {name!r}, row {row} (rows count from 0) is "
+                f"{values[row]}{limit}, expected {expected}; mend the value or drop the row"
+            )
+
+
 def check_length(length: int, where: str, expected: int, other: str) -> None:
     """Raise `DataError` unless two arrays have the same number of rows."""
     if length != expected:

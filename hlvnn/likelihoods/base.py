@@ -18,9 +18,13 @@ class Likelihood(nn.Module, ABC):
     target: ClassVar[str]
     """Kind of target: "class" (indices 0..K-1) or "real"."""
     closed_form: ClassVar[bool] = False
-    """Whether `expected_log_prob` is exact where latents enter linearly at the output."""
+    """Whether `expected_log_prob` is there: exact, or by quadrature that is as good as exact."""
+    counts_trials: ClassVar[bool] = False
+    """Whether y is [B, 2], successes and trials, and not [B]."""
     num_outputs: int
     """Outputs of the network that η is made of."""
+    target_name: str = "y"
+    """What the target is called in messages."""
 
     def __init__(self, num_classes: int | None) -> None:
         """Prepare a likelihood for a target with `num_classes` classes (None for a real one)."""
@@ -28,11 +32,11 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, eta: Tensor) -> Distribution:
-        """Return the distribution of y, batch shape [*, B]."""
+        """Return the distribution of y, batch shape [*, B]; of one trial where y counts trials."""
 
     @abstractmethod
     def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
-        """Return log p(y | η), [*, B], for y [B]; densities are per unit of y."""
+        """Return log p(y | η), [*, B], for the rows' y; densities are per unit of y."""
 
     @abstractmethod
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
@@ -40,3 +44,14 @@ class Likelihood(nn.Module, ABC):
 
     def observe(self, y: Tensor) -> None:
         """Take what is needed from the training targets (centre and scale). Nothing by default."""
+
+    def check(self, y: Tensor, rows: str) -> None:
+        """Raise `DataError` for a y that cannot be; `rows` says which rows these are."""
+
+    def response(self, y: Tensor) -> Tensor:
+        """Return [B] what predictions are compared with: y itself unless it counts trials."""
+        return y
+
+    def units(self) -> tuple[float, float]:
+        """Return (c, s): the law's own linear predictor is c + s η."""
+        return 0.0, 1.0

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 
 from hlvnn.errors import ConfigError
+from hlvnn.likelihoods._quadrature import GaussHermite
 from hlvnn.likelihoods.base import Likelihood
 
 
@@ -12,6 +13,7 @@ class Bernoulli(Likelihood):
     """y ~ Bernoulli(sigmoid η), one output (the log odds of class 1), y: [B] int64, 0 or 1."""
 
     target = "class"
+    closed_form = True
 
     def __init__(self, num_classes: int | None) -> None:
         super().__init__(num_classes)
@@ -21,6 +23,7 @@ class Bernoulli(Likelihood):
                 "use categorical"
             )
         self.num_outputs = 1
+        self.expectation = GaussHermite()
 
     def forward(self, eta: Tensor) -> TorchBernoulli:
         return TorchBernoulli(logits=eta.squeeze(-1), validate_args=False)
@@ -30,4 +33,5 @@ class Bernoulli(Likelihood):
         return F.logsigmoid(sign * eta.squeeze(-1))
 
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-        raise TypeError("the Bernoulli likelihood has no closed form here; draw samples")
+        expected: Tensor = self.expectation(lambda eta: self.log_prob(eta, y), mean, variance)
+        return expected

@@ -38,6 +38,9 @@ class Gaussian(Likelihood):
         sd = y.double().std(correction=0)
         self.scale.copy_(sd if sd > 0 else torch.ones_like(sd))
 
+    def units(self) -> tuple[float, float]:
+        return float(self.center), float(self.scale)
+
     def noise_sd(self) -> float:
         """Return the noise SD in y's units."""
         return float(self.log_noise.detach().double().exp() * self.scale)

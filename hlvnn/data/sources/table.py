@@ -4,8 +4,8 @@
         --features age sofa ventilated --groups hospital region
 
 A row is one example. A numeric target is real; text and truth values are classes. Feature columns
-that are not numeric are treatment-coded. Of each lowest group's rows, the share `test_fraction` is
-for testing.
+that are not numeric are treatment-coded. With `--trials COLUMN` the target counts the successes out
+of that many trials. Of each lowest group's rows, the share `test_fraction` is for testing.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def load(config: DataConfig) -> GroupedDataset:
         missing = ", ".join(f"--{name}" for name, value in values.items() if not value)
         raise ConfigError(f"the data set 'table' needs {missing} as well")
     frame = read_table(config.table, config.groups)
-    spoken_for = (config.target, *config.groups)
+    spoken_for = (config.target, config.trials, *config.groups)
     others = [str(name) for name in frame.columns if name not in spoken_for]
     data = GroupedDataset.from_frame(
         frame,
         target=config.target,
         features=config.features or others,
         groups=config.groups,
+        trials=config.trials,
         name=str(config.table),
         test_fraction=config.test_fraction,
         seed=config.split_seed,
