@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 
 from hlvnn.backbones.base import Backbone
-from hlvnn.config import LatentConfig, ModelConfig
+from hlvnn.config import EntryConfig, LatentConfig, ModelConfig
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.errors import ConfigError, unknown
 from hlvnn.families import member_class, member_module
 from hlvnn.hierarchy import in_order, upper_of
+from hlvnn.latent_config import entry_text
 from hlvnn.latents.divergence import refusal
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
@@ -17,6 +21,7 @@ from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import Posterior
 from hlvnn.latents.posteriors.joint import Joint
 from hlvnn.latents.priors.base import Prior
+from hlvnn.latents.strata import combinations
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.model import HierarchicalModel
 from hlvnn.named import describe, expand, model_name
@@ -24,8 +29,9 @@ from hlvnn.random import seeded
 from hlvnn.stages import Stage
 
 BACKBONE_FOR = {"image": "cnn", "tokens": "lstm", "features": "mlp"}
-PRIOR_START = {"bias": 0.5, "weights": 0.5}
-"""First SD of a learned prior: half the standardised target's for latents in its units; else 1."""
+PRIOR_START = 0.5
+"""First SD of a latent's effect under a learned prior: half the standardised target's SD, where it
+enters the output. Dimensions that pass trained loadings (see `Latent.scaled`) share it."""
 POSTERIOR_START = 0.3
 """First SD of a posterior, as a share of its prior's."""
 POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")
@@ -58,12 +64,16 @@ def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
     make = member_module("backbones", name, "backbone").build
     backbone: Backbone = make(config, schema, likelihood.num_outputs)
 
-    def fixed_width(placement: str, stage: str) -> int | None:
-        cls = member_class("latents.placements", placement, Placement, "placement")
-        return cls.width_at(_stage(backbone, name, stage))
+    def fixed_width(entry: EntryConfig) -> int | None:
+        cls = _placement(entry.placement)
+        return cls.width_at(_stage(backbone, name, entry.stage), **_options(entry, cls))
+
+    def stages_for(placement: str | None) -> list[str]:
+        stages = backbone.stages.values()
+        return [s.name for s in stages if not placement or s.kind in _placement(placement).kinds]
 
     levels = [level.name for level in schema.levels]
-    latent_configs = expand(config, levels, list(backbone.stages), fixed_width)
+    latent_configs = expand(config, levels, stages_for, fixed_width)
     latents: list[Latent] = []
     ordered = in_order(latent_configs)
     for latent in ordered:
@@ -71,6 +81,7 @@ def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
         above = None if upper is None else latents[ordered.index(upper)]
         latents.append(_latent(latent, backbone, name, schema, latents, above))
     latent_set = LatentSet(latents, [level.size for level in schema.levels])
+    combinations(latent_set)  # refuses too many components before the first batch does
     return HierarchicalModel(backbone, latent_set, likelihood, schema, model_name(config, name))
 
 
@@ -126,10 +137,7 @@ def _latent(
         raise ConfigError(f"latent {short}: {unknown('group level', config.level, levels)}")
     level = levels.index(config.level)
     stages = [_stage(backbone, backbone_name, entry.stage) for entry in config.places]
-    classes = [
-        member_class("latents.placements", entry.placement, Placement, "placement")
-        for entry in config.places
-    ]
+    classes = [_placement(entry.placement) for entry in config.places]
     for entry, stage, cls in zip(config.places, stages, classes, strict=True):
         if stage.kind not in cls.kinds:
             able = [s.name for s in backbone.stages.values() if s.kind in cls.kinds]
@@ -137,7 +145,11 @@ def _latent(
                 f"latent {short}: {entry.placement} cannot enter {stage.name} "
                 f"(a {stage.kind} stage); it can enter: {', '.join(able) or 'none here'}"
             )
-    width = _width(config, short, stages, classes)
+    entries = [
+        (stage, cls, _options(entry, cls))
+        for entry, stage, cls in zip(config.places, stages, classes, strict=True)
+    ]
+    width = _width(config, short, [cls.width_at(stage, **own) for stage, cls, own in entries])
     posterior = member_class("latents.posteriors", config.posterior, Posterior, "posterior")
     prior = member_class("latents.priors", config.prior, Prior, "prior")
     reason = refusal(posterior, prior)
@@ -157,18 +169,24 @@ def _latent(
     _check_memory(short, groups, posterior.num_parameters(width, **size), width)
     if upper is not None:
         _check_dependence(config, short, posterior, width, upper)
-    start = min((PRIOR_START.get(entry.placement, 1.0) for entry in config.places), default=0.5)
-    prior_sd = torch.full((width,), start if prior.learned else 1.0)
-    scale = prior_sd if config.centred else torch.ones(width)
+    placements = [cls(stage, width, **own) for stage, cls, own in entries]
+    first_sd = 1.0
+    if prior.learned:
+        loaded = bool(placements) and all(placement.loadings() for placement in placements)
+        first_sd = PRIOR_START / (math.sqrt(width) if loaded else 1)
+    prior_sd = torch.full((width,), first_sd)
+    centred = config.centred and not posterior.whitened
+    scale = prior_sd if centred else torch.ones(width)
+    reads = {"schema": schema} if posterior.reads_rows else {}
     return Latent(
         name,
         level,
-        posterior(groups, width, POSTERIOR_START * scale, **options),
+        posterior(groups, width, POSTERIOR_START * scale, **options, **reads),
         prior(width, prior_sd),
-        [cls(stage, width) for cls, stage in zip(classes, stages, strict=True)],
+        placements,
         parent=upper if config.parent is not None else None,
         given=upper if config.conditioner is not None else None,
-        centred=config.centred,
+        centred=centred,
     )
 
 
@@ -195,10 +213,24 @@ def _check_dependence(
         _check_memory(short, upper.posterior.num_groups, width * reach, width)
 
 
-def _width(
-    config: LatentConfig, short: str, stages: list[Stage], classes: list[type[Placement]]
-) -> int:
-    required = {cls.width_at(stage) for cls, stage in zip(classes, stages, strict=True)} - {None}
+def _placement(name: str) -> type[Placement]:
+    return member_class("latents.placements", name, Placement, "placement")
+
+
+def _options(entry: EntryConfig, placement: type[Placement]) -> dict[str, Any]:
+    """Return an entry's settings that are set; refuse those of other placements."""
+    given = {"rank": entry.rank, "columns": entry.columns}
+    options = {name: value for name, value in given.items() if value not in (None, ())}
+    for option in options:
+        if option not in placement.options:
+            raise ConfigError(
+                f"{entry_text(entry)}: {option} does not belong to placement {entry.placement}"
+            )
+    return options
+
+
+def _width(config: LatentConfig, short: str, fixed: list[int | None]) -> int:
+    required = {*fixed} - {None}
     widths = {width for width in {*required, config.width} if width is not None}
     if len(widths) > 1:
         raise ConfigError(

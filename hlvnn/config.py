@@ -171,6 +171,12 @@ class ModelConfig(Config):
     @field_validator("prior")
     @classmethod
     def _known_prior(cls, name: str) -> str | None:
+        if name == "nested":
+            raise ValueError(
+                "a nested prior needs to know its parent; write the latents out: "
+                "--latents '- level=UPPER width=N prior=learned' "
+                "'PLACEMENT@STAGE level=LOWER prior=nested parent=UPPER'"
+            )
         return known_member("latents.priors", "prior", name)
 
 

@@ -14,6 +14,7 @@ from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.bias import Bias
+from hlvnn.latents.placements.concat import Concat
 from hlvnn.latents.placements.weights import Weights
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.likelihoods.gaussian import Gaussian
@@ -25,7 +26,8 @@ class Describer:
     """Names and units of a model's coordinates.
 
     A latent that enters the output of a model in only one place by `bias` or `weights` is reported
-    in y's units (per unit of its column); any other in its own, where the prior is the scale.
+    in y's units (per unit of its column), and so is one by `concat` under a learned prior: the size
+    of its effect. Any other is reported in its own units, where the prior is the scale.
     """
 
     def __init__(
@@ -43,19 +45,23 @@ class Describer:
         if not placements:  # the parent of another, whose units it shares
             return self.coordinates(next(x for x in self.latents if x.parent_name == latent.name))
         placement = placements[0]
+        at_output = placement.stage.name == "output"
+        if len(placements) == 1 and isinstance(placement, Concat) and latent.normalised:
+            return names, factor * (self.y_scale if at_output else 1.0)
         if len(placements) > 1 or not isinstance(placement, Bias | Weights):
             return names, factor
-        at_output = placement.stage.name == "output"
         outputs = self._outputs(placement.stage.out_features, at_output)
         if at_output:
             factor = factor * self.y_scale
         if isinstance(placement, Bias):
             return [output or INTERCEPT for output in outputs], factor
-        inputs = placement.stage.inputs or tuple(
+        inputs = placement.columns or tuple(
             f"w{number}" for number in range(1, latent.width // len(outputs))
         )
         if isinstance(self.backbone, Linear):
             scale = self.backbone.input.scale.detach().double().cpu()
+            if placement.chosen is not None:
+                scale = scale[placement.chosen.cpu()]
             per_output = torch.cat([torch.ones(1, dtype=torch.float64), 1 / scale])
             factor = factor * per_output.repeat(len(outputs))
         terms = (INTERCEPT, *inputs)

@@ -14,6 +14,7 @@ from hlvnn.describe import Describer
 from hlvnn.latents.latent_set import LatentRows, LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
+from hlvnn.stages import Recurrence
 
 
 class HierarchicalModel(nn.Module):
@@ -37,7 +38,7 @@ class HierarchicalModel(nn.Module):
         self.likelihood = likelihood
         self.schema = schema
         self.name = name
-        self._entries: dict[str, list[tuple[int, Placement]]] = {}
+        self._entries: _Entries = {}
         for index, latent in enumerate(latents):
             for placement in latent.entries():
                 self._entries.setdefault(placement.stage.name, []).append((index, placement))
@@ -62,20 +63,15 @@ class HierarchicalModel(nn.Module):
     @property
     def sampling(self) -> bool:
         """Whether anything is random given the groups: some latent that is not a point."""
-        return any(latent.posterior.normal for latent in self.latents)
+        return any(latent.posterior.random for latent in self.latents)
 
     def forward(self, x: Tensor, draws: Sequence[Tensor]) -> Tensor:
         """Return the network's output [S, B, out] (S = 1 where no latent enters).
 
         draws: one [S, B, Z] per latent, from `self.latents.sample`.
         """
-
-        def enter(stage: str, h: Tensor, pre: Tensor) -> Tensor:
-            for index, placement in self._entries.get(stage, ()):
-                pre = placement(h, pre, draws[index])
-            return pre
-
-        eta: Tensor = self.backbone(x, enter)
+        scaled = [latent.scaled(z) for latent, z in zip(self.latents, draws, strict=True)]
+        eta: Tensor = self.backbone(x, _Draws(self._entries, scaled))
         return eta if eta.dim() == 3 else eta.unsqueeze(0)
 
     def predictor_moments(self, x: Tensor, rows: LatentRows) -> tuple[Tensor, Tensor]:
@@ -85,32 +81,19 @@ class HierarchicalModel(nn.Module):
         V's factors. Latents that depend on each other share sources of noise, so their effects are
         added before they are squared.
         """
-        moments = self.latents.moments(rows)
-        variance = torch.zeros(())
-
-        def enter(stage: str, h: Tensor, pre: Tensor) -> Tensor:
-            nonlocal variance
-            mean, variance = pre, torch.zeros_like(pre)
-            spread: dict[tuple[str, int], Tensor] = {}
-            for index, placement in self._entries.get(stage, ()):
-                assert isinstance(placement, LinearPlacement)
-                z, columns = moments[index]
-                mean = mean + placement.gain(h, z[None])[0]
-                for source, factor in columns.items():
-                    gained = placement.gain(h, factor.permute(2, 0, 1))  # [K, B, …], like draws
-                    spread[source] = spread[source] + gained if source in spread else gained
-            for part in spread.values():
-                variance = variance + part.square().sum(0)
-            return mean if stage == "output" else pre
-
-        mean = self.backbone(x, enter)
-        return mean, variance
+        moments = [
+            (latent.scaled(mean), {source: latent.scaled(part.mT) for source, part in own.items()})
+            for latent, (mean, own) in zip(self.latents, self.latents.moments(rows), strict=True)
+        ]
+        hook = _Moments(self._entries.get("output", []), moments)
+        mean = self.backbone(x, hook)
+        return mean, hook.variance
 
     def observe(self, data: GroupedDataset) -> None:
         """Take scales and group counts from the training rows; done once, when a model is built."""
         self.backbone.observe(data.train.x)
         self.likelihood.observe(data.train.y)
-        self.latents.observe(data.train.groups)
+        self.latents.observe(data.train)
 
     def summary(self) -> pd.DataFrame:
         """Return columns part, level, term, estimate, in the user's units.
@@ -130,3 +113,58 @@ class HierarchicalModel(nn.Module):
 
     def _describer(self) -> Describer:
         return Describer(self.backbone, self.latents, self.likelihood, self.schema)
+
+
+_Entries = dict[str, list[tuple[int, Placement]]]
+
+
+class _Draws:
+    """The hook by which draws [S, B, Z] of each latent enter."""
+
+    def __init__(self, entries: _Entries, draws: Sequence[Tensor]) -> None:
+        self.entries, self.draws = entries, draws
+
+    def __call__(self, stage: str, h: Tensor, pre: Tensor) -> Tensor:
+        for index, placement in self.entries.get(stage, ()):
+            pre = placement(h, pre, self.draws[index])
+        return pre
+
+    def recurrence(self, stage: str) -> Recurrence:
+        given = Recurrence()
+        for index, placement in self.entries.get(stage, ()):
+            given = given + placement.recurrence(self.draws[index])
+        return given
+
+
+class _Moments:
+    """The hook that turns latents' moments into the output's, linearly.
+
+    moments: per latent its mean [B, Z] and the factors [B, K, Z] of its deviation, by source.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[int, Placement]],
+        moments: Sequence[tuple[Tensor, dict[tuple[str, int], Tensor]]],
+    ) -> None:
+        self.entries, self.moments = entries, moments
+        self.variance = torch.zeros(())
+
+    def __call__(self, stage: str, h: Tensor, pre: Tensor) -> Tensor:
+        if stage != "output":
+            return pre
+        mean, self.variance = pre, torch.zeros_like(pre)
+        spread: dict[tuple[str, int], Tensor] = {}
+        for index, placement in self.entries:
+            assert isinstance(placement, LinearPlacement)
+            z, factors = self.moments[index]
+            mean = mean + placement.gain(h, z[None])[0]
+            for source, factor in factors.items():
+                gained = placement.gain(h, factor.transpose(0, 1))  # [K, B, …], like draws
+                spread[source] = spread[source] + gained if source in spread else gained
+        for part in spread.values():
+            self.variance = self.variance + part.square().sum(0)
+        return mean
+
+    def recurrence(self, stage: str) -> Recurrence:
+        return Recurrence()

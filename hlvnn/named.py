@@ -9,31 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hlvnn.config import LatentConfig, ModelConfig
+from hlvnn.config import EntryConfig, LatentConfig, ModelConfig
 from hlvnn.errors import ConfigError, unknown
+
+EVERY_HIDDEN = "*"
+"""As a stage: every stage before the output that the placement can enter."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a name stands for: places as (placement, stage), and the model's historical name."""
+    """What a name stands for.
 
-    places: tuple[tuple[str, str], ...]
-    model_name: str | None = None
+    latents: one text each, PLACEMENT@STAGE joined by `+` where one vector enters at several.
+    model_name: the model's, before the backbone's. posterior, prior: those that belong to the name;
+    None takes the configuration's.
+    """
+
+    latents: tuple[str, ...]
+    model_name: str
     posterior: str | None = None
-    """Posterior that belongs to the name; None takes the configuration's."""
     prior: str | None = None
-    """Prior that belongs to the name; None takes the configuration's."""
 
 
 STRUCTURES: dict[str, Structure] = {
     "none": Structure((), "Normal"),
-    "factor": Structure((("concat", "output"),), "LatentFactor"),
-    "lower": Structure((("concat", "hidden"),), "LowerLatent"),
-    "double": Structure((("concat", "output"), ("concat", "hidden")), "DoubleLatent"),
-    "bias": Structure((("bias", "output"),), "LatentBias"),
-    "weights": Structure((("weights", "output"),), "MultilevelOutput"),
-    "one-hot": Structure((("bias", "output"),), "OneHot", posterior="point", prior="none"),
-    "embedding": Structure((("concat", "output"),), "Embedding", posterior="point", prior="none"),
+    "factor": Structure(("concat@output",), "LatentFactor"),
+    "lower": Structure(("concat@hidden",), "LowerLatent"),
+    "double": Structure(("concat@output", "concat@hidden"), "DoubleLatent"),
+    "bias": Structure(("bias@output",), "LatentBias"),
+    "weights": Structure(("weights@output",), "MultilevelOutput"),
+    "basis": Structure(("basis@output",), "FactoredMultilevelOutput"),
+    "filters": Structure(("basis@conv1", "basis@conv2"), "LatentFilter"),
+    "film": Structure((f"film@{EVERY_HIDDEN}",), "Film"),
+    "initial-state": Structure(("initial_state@lstm1+initial_state@lstm2",), "LatentInitialState"),
+    "step-input": Structure(("concat@lstm1",), "LatentStepInput"),
+    "step-hidden": Structure(("concat@lstm2",), "LatentStepHidden"),
+    "one-hot": Structure(("bias@output",), "OneHot", posterior="point", prior="none"),
+    "embedding": Structure(("concat@output",), "Embedding", posterior="point", prior="none"),
 }
 
 
@@ -41,20 +53,21 @@ def model_name(config: ModelConfig, backbone: str) -> str:
     """Return the model's name: NormalCNN, LatentFactorLSTM …, HierarchicalMLP for combinations."""
     prefix = "Hierarchical"
     if len(config.latent_config) == 1 and not config.latents:
-        prefix = STRUCTURES[config.latent_config[0]].model_name or prefix
+        prefix = STRUCTURES[config.latent_config[0]].model_name
     return prefix + {"linear": "Linear"}.get(backbone, backbone.upper())
 
 
 def expand(
     config: ModelConfig,
     levels: Sequence[str],
-    stages: Sequence[str],
-    fixed_width: Callable[[str, str], int | None],
+    stages_for: Callable[[str | None], Sequence[str]],
+    fixed_width: Callable[[EntryConfig], int | None],
 ) -> list[LatentConfig]:
     """Return every latent of a model, with its width.
 
-    levels: the data's group levels, lowest first; stages: the backbone's; fixed_width(placement,
-    stage): the width that a stage requires, or None. Latents written out follow the named ones.
+    levels: the data's group levels, lowest first; stages_for(placement): the backbone's stages that
+    a placement can enter (None: all); fixed_width(entry): the width that a place requires, or None.
+    Latents written out follow the named ones.
 
     Raises `ConfigError` for an unknown name, a stage the backbone lacks, or a wrong count of widths
     (the latents are listed).
@@ -65,13 +78,12 @@ def expand(
     named = [
         LatentConfig(
             level=level,
-            stage=_stage(stage, stages),
-            placement=placement,
-            posterior=structure.posterior or config.posterior,
-            prior=structure.prior or config.prior,
+            entries=_entries(name, text, stages_for),
+            posterior=STRUCTURES[name].posterior or config.posterior,
+            prior=STRUCTURES[name].prior or config.prior,
         )
-        for structure in (STRUCTURES[name] for name in config.latent_config)
-        for placement, stage in structure.places
+        for name in config.latent_config
+        for text in STRUCTURES[name].latents
         for level in levels
     ]
     if named and not levels:
@@ -82,8 +94,7 @@ def expand(
     free = [
         position
         for position, latent in enumerate(latents)
-        if latent.width is None
-        and all(fixed_width(entry.placement, entry.stage) is None for entry in latent.places)
+        if latent.width is None and all(fixed_width(entry) is None for entry in latent.places)
     ]
     if len(config.z_dim) not in (1, len(free)):
         listed = ", ".join(describe(latents[position]) for position in free) or "no latent here"
@@ -103,9 +114,26 @@ def describe(latent: LatentConfig) -> str:
     return f"{latent.level} {places}".rstrip()
 
 
-def _stage(name: str, stages: Sequence[str]) -> str:
-    """Return the backbone's stage for a name; `hidden` is the last hidden stage of any backbone."""
-    if name == "hidden" and name not in stages:
-        hidden = [stage for stage in stages if stage.startswith("hidden")]
-        return hidden[-1] if hidden else name
-    return name
+def _entries(
+    name: str, text: str, stages_for: Callable[[str | None], Sequence[str]]
+) -> tuple[EntryConfig, ...]:
+    """Return the places of one latent of a structure at the backbone's own stages.
+
+    `hidden` is the last hidden stage of any backbone.
+    """
+    entries = []
+    for place in text.split("+"):
+        placement, _, stage = place.partition("@")
+        every = stages_for(None)
+        stages = [stage]
+        if stage == EVERY_HIDDEN:
+            stages = [stage for stage in stages_for(placement) if stage != "output"]
+            if not stages:
+                raise ConfigError(
+                    f"--latent-config {name}: {placement} needs a hidden stage, this backbone has "
+                    f"only: {', '.join(every)}"
+                )
+        elif stage == "hidden" and stage not in every:
+            stages = [stage for stage in every if stage.startswith("hidden")][-1:] or stages
+        entries += [EntryConfig(stage=stage, placement=placement) for stage in stages]
+    return tuple(entries)

@@ -18,8 +18,12 @@ from torch import Tensor
 
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import Split
+from hlvnn.latents.strata import combinations, stratified
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
+
+KL_RUNS = 32
+"""Times that `full_elbo` estimates the KL of mixtures."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def expected_log_likelihood(
 ) -> tuple[Tensor, list[Tensor]]:
     """Return E_q[log p(y | x, z)] and each latent's KL_g / n_g for every row, [B] each.
 
-    Exact where there is a closed form; otherwise the mean over `num_samples` draws.
+    Exact where there is a closed form; otherwise the mean over `num_samples` draws, from
+    every component of a mixture.
     """
     exact = has_closed_form(model)
     rows = model.latents.at(batch.groups, unseen=unseen, distinct=exact)
@@ -63,11 +68,11 @@ def expected_log_likelihood(
         mean, variance = model.predictor_moments(batch.x, rows)
         log_prob = model.likelihood.expected_log_prob(mean, variance, batch.y)
     else:
-        draws = model.latents.sample(rows, num_samples if model.sampling else 1)
+        draws, weights = stratified(model.latents, rows, num_samples if model.sampling else 1)
         eta = model(batch.x, draws)
         log_prob = model.likelihood.log_prob(eta[0] if len(eta) == 1 else eta, batch.y)
         if len(eta) > 1:
-            log_prob = log_prob.mean(0)
+            log_prob = log_prob.mean(0) if weights is None else (weights * log_prob).sum(0)
     return log_prob, model.latents.kl_rows(rows)
 
 
@@ -94,7 +99,8 @@ def full_elbo(
     """Return the ELBO of the training rows at β = 1.
 
     Exact with a closed form or where nothing is random; otherwise an estimate from `num_samples`
-    draws, with the standard error of their mean. batch_size: rows × draws at a time.
+    draws, with the standard error of their mean. So is the KL of a mixture, from `KL_RUNS` runs.
+    batch_size: rows × draws at a time.
     """
     was_training = model.training
     model.eval()
@@ -111,9 +117,14 @@ def full_elbo(
                 eta = model(batch.x, model.latents.sample(rows, draws))
                 log_prob = model.likelihood.log_prob(eta, batch.y)
             totals += log_prob.double().sum(-1).cpu()
+        runs = KL_RUNS if combinations(model.latents) > 1 else 1
+        divergences = torch.tensor(
+            [model.latents.kl_totals() for _ in range(runs)], dtype=torch.float64
+        )
     model.train(was_training)
     names = [latent.name for latent in model.latents]
-    kl = dict(zip(names, model.latents.kl_totals(), strict=True))
+    kl = dict(zip(names, divergences.mean(0).tolist(), strict=True))
     log_likelihood = float(totals.mean())
-    error = 0.0 if exact else float(totals.std()) / math.sqrt(draws)
+    sampled = ([] if exact else [totals]) + ([divergences.sum(1)] if runs > 1 else [])
+    error = math.hypot(*(float(part.std()) / math.sqrt(len(part)) for part in sampled))
     return Elbo(log_likelihood - sum(kl.values()), error, log_likelihood, kl)

@@ -167,7 +167,8 @@ class _Fit:
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         lr = self.config.lr
         tables = {id(table) for table in self.tables}
-        dense = [p for p in self.model.parameters() if id(p) not in tables]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        dense = [p for p in trained if id(p) not in tables]
         held = {id(p) for p in self.held}
         matrices = [p for p in dense if p.dim() >= 2 and id(p) not in held]
         others = [p for p in dense if p.dim() < 2 or id(p) in held]
@@ -181,6 +182,7 @@ class _Fit:
             table_groups = [
                 {"params": latent.tables(), "lr": lr * self._latent_lr(latent)}
                 for latent in self.model.latents
+                if latent.tables()
             ]
             optimizers.append(RowwiseAdam(table_groups, lr=lr))
         return optimizers
@@ -189,7 +191,7 @@ class _Fit:
         """Return the parameters of the priors that `LatentSet.update_priors` sets."""
         if self.config.prior_updates == "gradient":
             return []
-        chosen = [x for x in self.model.latents if x.centred and x.posterior.normal]
+        chosen = [x for x in self.model.latents if x.centred and x.posterior.random]
         return [p for latent in chosen for p in latent.prior.parameters()]
 
     def _latent_lr(self, latent: Latent) -> float:
@@ -302,11 +304,13 @@ class _Fit:
         """Return the epoch's row of metrics and its per-group tables."""
         model, config, rows = self.model, self.config, len(self.data.train)
         nll, *kl_shares = (sums / rows).tolist()
+        model.latents.refresh()
         beta = self._beta(self.state.step)
         row: dict[str, float] = {"epoch": self.state.epoch}
         row["train_loss"] = nll + beta * sum(kl_shares)
         row["train_nll"] = nll
-        totals = model.latents.kl_totals()
+        with seeded(0, self.device):  # a mixture's KL draws; evaluating must not change the fit
+            totals = model.latents.kl_totals()
         row["elbo"] = -rows * nll - sum(totals)
         for latent, total in zip(model.latents, totals, strict=True):
             row[f"kl_{latent.name.replace(' ', '_')}"] = total
@@ -330,6 +334,7 @@ class _Fit:
         return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def _elbo(self) -> Elbo:
+        self.model.latents.refresh()
         return full_elbo(self.model, self.data.train)
 
     def _log_shapes(self, batch: Batch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,13 +21,19 @@ from hlvnn.latents.posteriors.base import Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.model import HierarchicalModel
+from hlvnn.stages import Recurrence
 
 M = TypeVar("M", bound=nn.Module)
 
 BACKBONES = families.members("backbones")
 LIKELIHOODS = families.members("likelihoods")
 PLACEMENTS = families.members("latents.placements")
-POSTERIORS = families.members("latents.posteriors")
+POSTERIORS = tuple(
+    name
+    for name in families.members("latents.posteriors")
+    if not families.member_class("latents.posteriors", name, Posterior, "posterior").reads_rows
+)
+"""Posteriors that are a table of parameters; for those read off rows see test_amortised.py."""
 PRIORS = families.members("latents.priors")
 
 X_SHAPES = {"image": (8, 8), "tokens": (12,), "features": (4,)}
@@ -70,6 +76,19 @@ def uneven_groups(rows: int, size: int, seed: int = 0) -> Tensor:
         torch.arange(1.0, size + 1), rows - size, True, generator=generator(seed)
     )
     return torch.cat([torch.arange(size), extra]).int()
+
+
+class Hook:
+    """A hook for a backbone's stages made of one function."""
+
+    def __init__(self, enter: Callable[[str, Tensor, Tensor], Tensor]) -> None:
+        self.enter = enter
+
+    def __call__(self, stage: str, h: Tensor, pre: Tensor) -> Tensor:
+        return self.enter(stage, h, pre)
+
+    def recurrence(self, stage: str) -> Recurrence:
+        return Recurrence()
 
 
 def grouped_data(

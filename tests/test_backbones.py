@@ -16,6 +16,7 @@ from hlvnn.data.grouped import Level, Schema, Target, TensorRows
 from hlvnn.errors import ConfigError
 from tests.helpers import (
     BACKBONES,
+    Hook,
     backbone_class,
     data_for,
     generator,
@@ -74,7 +75,7 @@ def entered_stages(model: Backbone, x: Tensor) -> dict[str, tuple[Tensor, Tensor
         seen[stage] = (h, pre)
         return pre
 
-    model(x, enter)
+    model(x, Hook(enter))
     return seen
 
 
@@ -87,7 +88,11 @@ def test_stages_are_entered_in_order_with_the_shapes_they_announce(name: str) ->
     for stage, (h, pre) in seen.items():
         announced = model.stages[stage]
         assert announced.name == stage
-        assert (h.shape[1], pre.shape[1]) == (announced.in_features, announced.out_features)
+        if announced.kind == "embedding":  # tokens [B, T] and [B, T, out]
+            assert int(h.max()) < announced.in_features
+            assert pre.shape == (*h.shape, announced.out_features)
+        else:
+            assert (h.shape[1], pre.shape[1]) == (announced.in_features, announced.out_features)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -102,7 +107,7 @@ def test_draws_may_enter_at_any_stage(name: str) -> None:
                 return pre
             return pre + shift.view(S, B, *(1 for _ in pre.shape[1:]))
 
-        out = model(x, enter)
+        out = model(x, Hook(enter))
         assert out.shape == (S, B, 5)
         torch.testing.assert_close(out[0], model(x))
         assert not torch.allclose(out[1], out[0])
@@ -295,7 +300,8 @@ def test_a_norm_sets_the_mean_and_variance_of_the_hidden_pre_activations(
     data = data_for(name)
     model = build_model(small_config(name, norm=norm), data).backbone.train()
     seen = entered_stages(model, data.train.x.all())
-    seen.pop("output")
+    for stage in ("embedding", "output"):  # have no norm
+        seen.pop(stage, None)
     for _, pre in seen.values():
         # batch: for each channel over rows and space; layer: for each row over its units
         values = (pre.transpose(0, 1) if norm == "batch" else pre).flatten(1)
@@ -317,7 +323,7 @@ def test_a_norm_works_on_draws_and_gradients_reach_it(name: str, norm: str) -> N
             return pre
         return pre + torch.randn(S, *pre.shape, generator=generator())
 
-    out = model(x, enter)
+    out = model(x, Hook(enter))
     assert out.shape == (S, len(x), 5)
     (out * torch.randn(out.shape, generator=generator(1))).sum().backward()
     assert untouched_parameters(model) == []

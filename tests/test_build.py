@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -230,14 +231,14 @@ def test_a_fixed_width_is_shared_with_a_free_entry() -> None:
     [
         ("bias", "learned", 0.5),
         ("weights", "learned_full", 0.5),
-        ("concat", "learned", 1.0),
+        ("concat", "learned", 0.5 / math.sqrt(2)),  # shared by its two dimensions
         ("bias", "standard", 1.0),
     ],
 )
 def test_learned_priors_in_the_targets_units_start_at_half_its_sd(
     placement: str, prior: str, sd: float
 ) -> None:
-    config = small_config(latents=(latent(placement, "output", prior=prior),))
+    config = small_config(latents=(latent(placement, "output", prior=prior),), z_dim=2)
     (one,) = build_model(config, grouped_data()).latents
     assert one.prior().stddev.tolist() == pytest.approx([sd] * one.width)
     spread = one.posterior(torch.arange(6)).stddev

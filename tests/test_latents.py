@@ -8,16 +8,26 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import (
+    Distribution,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    kl_divergence,
+)
 
 from hlvnn.build import build_model
 from hlvnn.config import LatentConfig, ModelConfig
 from hlvnn.errors import ConfigError
-from hlvnn.latents.divergence import cholesky, kl, refusal
+from hlvnn.latents.divergence import cholesky, factor, kl, refusal
 from hlvnn.latents.latent_set import LatentSet
+from hlvnn.latents.normals import shifted
 from hlvnn.latents.posteriors.base import Posterior
 from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.posteriors.low_rank import LowRank
 from hlvnn.latents.priors.base import Prior
+from hlvnn.latents.priors.learned_full import LearnedFull
+from hlvnn.random import seeded
 from tests.helpers import (
     POSTERIORS,
     PRIORS,
@@ -45,8 +55,8 @@ REFUSED = [pair for pair in PAIRS if pair not in ALLOWED]
 MONTE_CARLO = 200_000
 
 
-def posterior(name: str, scale: Tensor = SCALE) -> Posterior:
-    return posterior_class(name)(GROUPS, len(scale), scale)
+def posterior(name: str, scale: Tensor = SCALE, **options: int) -> Posterior:
+    return posterior_class(name)(GROUPS, len(scale), scale, **options)
 
 
 def prior(name: str, scale: Tensor = SCALE) -> Prior:
@@ -57,6 +67,37 @@ def draws(law: Distribution, number: int = MONTE_CARLO) -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return law.sample(torch.Size([number])).double()
+
+
+def stratified(q: Posterior, group: Tensor, number: int = 2) -> Tensor:
+    """Return Σ weight · draw over all strata, [B, Z], with gradients to all of q's parameters."""
+    with seeded(0):
+        z, weights = q.stratified(q(group), number)
+    assert z.shape == (number * q.strata, len(group), q.width)
+    if weights is None:
+        assert q.strata == 1
+        return z.mean(0)
+    torch.testing.assert_close(weights.sum(0), torch.ones(len(group)))
+    return (weights[..., None] * z).sum(0)
+
+
+def at_prior(name: str, p: Distribution) -> Posterior:
+    """Return a posterior that equals a normal prior in every group, as far as it can."""
+    q = posterior(name, p.stddev.detach())
+    parts = [torch.zeros(WIDTH), p.stddev.log()]
+    if name == "full_rank":
+        tril = cholesky(p)
+        row, column = torch.tril_indices(WIDTH, WIDTH, -1)
+        parts = [torch.zeros(WIDTH), tril.diagonal().log(), tril[row, column]]
+    elif name == "low_rank":
+        parts.append(torch.zeros(q.table.shape[1] - 2 * WIDTH))
+    elif name == "mixture":
+        unequal = torch.tensor([0.3, -0.4])
+        parts = [unequal, torch.zeros(2 * WIDTH), p.stddev.log().repeat(2)]
+    elif name != "mean_field":  # joint and point start where they should be
+        return q
+    q.load_state_dict({"table": torch.cat(parts).detach().repeat(GROUPS, 1)})
+    return q
 
 
 def assert_mean_and_variance_are_those_of_draws(law: Distribution) -> None:
@@ -75,7 +116,7 @@ def test_a_posterior_returns_a_law_for_each_group_asked_for(name: str) -> None:
     assert isinstance(law, Distribution)
     assert law.batch_shape == (4,)
     assert law.event_shape == (WIDTH,)
-    assert law.rsample(torch.Size([7])).shape == (7, 4, WIDTH)
+    assert law.sample(torch.Size([7])).shape == (7, 4, WIDTH)
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
@@ -89,8 +130,8 @@ def test_a_posterior_gives_the_same_group_the_same_law_wherever_it_stands(name: 
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_a_posterior_starts_at_mean_zero_and_the_given_sd(name: str) -> None:
     law = posterior(name)(torch.arange(GROUPS))
-    sd = SCALE if posterior_class(name).normal else torch.zeros(WIDTH)
-    torch.testing.assert_close(law.mean, torch.zeros(GROUPS, WIDTH))
+    sd = SCALE if posterior_class(name).random else torch.zeros(WIDTH)
+    torch.testing.assert_close(law.mean, torch.zeros(GROUPS, WIDTH), atol=1e-6, rtol=0)
     torch.testing.assert_close(law.variance, sd.square().expand(GROUPS, WIDTH))
 
 
@@ -106,7 +147,7 @@ def test_a_posterior_announces_the_size_of_its_table(name: str, width: int) -> N
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_gradients_reach_every_parameter_of_the_touched_groups_and_no_other(name: str) -> None:
     q = randomise(posterior(name))
-    z = q(torch.tensor([3, 1, 3])).rsample(torch.Size([2]))
+    z = stratified(q, torch.tensor([3, 1, 3]))
     (z * torch.randn(z.shape, generator=generator())).sum().backward()
     gradient = q.table.grad
     assert gradient is not None
@@ -129,13 +170,41 @@ def test_a_normal_posteriors_cholesky_factor_gives_its_draws_covariance(name: st
     q = randomise(posterior(name))
     with torch.no_grad():
         law = q(torch.tensor([2]))
-    factor = cholesky(law)[0].double()
+    tril = cholesky(law)[0].double()
     covariance = np.cov(draws(law)[:, 0].numpy().T)
     sd = np.sqrt(np.diag(covariance))
-    expected = (factor @ factor.T).numpy()
+    expected = (tril @ tril.T).numpy()
     np.testing.assert_allclose(
         expected / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.01
     )
+
+
+@pytest.mark.parametrize("name", [*NORMAL, "mixture"])
+def test_a_factor_is_a_root_of_the_covariance_of_the_draws(name: str) -> None:
+    q = randomise(posterior(name))
+    with torch.no_grad():
+        law = q(torch.tensor([2, 4]))
+        root = factor(law)[1].double()
+        z = draws(law)[:, 1]
+    sd = z.std(0)
+    expected, got = torch.cov(z.T) / torch.outer(sd, sd), root @ root.T / torch.outer(sd, sd)
+    torch.testing.assert_close(got, expected, atol=0.015, rtol=0)
+    torch.testing.assert_close(got.diagonal(), (law.variance[1] / sd.square()).double())
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_weighted_draws_from_all_strata_have_the_posteriors_moments(name: str) -> None:
+    q = randomise(posterior(name))
+    with torch.no_grad(), seeded(0):
+        law = q(torch.tensor([2, 4]))
+        z, weights = q.stratified(law, 50_000)
+    weight = torch.full(z.shape[:2], 1 / len(z)) if weights is None else weights
+    weight = weight.double()[..., None]
+    mean = (weight * z).sum(0)
+    variance = (weight * (z - mean).square()).sum(0)
+    atol = 1e-6 + 5 * float(law.variance.max().sqrt()) / 50_000**0.5
+    torch.testing.assert_close(mean, law.mean.double(), atol=atol, rtol=0)
+    torch.testing.assert_close(variance, law.variance.double(), rtol=0.03, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
@@ -161,6 +230,63 @@ def test_full_rank_reads_its_parameters_as_it_says() -> None:
     assert isinstance(law, MultivariateNormal)
     torch.testing.assert_close(law.mean[0].detach(), m)
     torch.testing.assert_close(law.covariance_matrix[0].detach(), factor @ factor.T)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_low_rank_reads_its_parameters_as_it_says(rank: int) -> None:
+    q = randomise(posterior("low_rank", posterior_rank=rank), sd=1.0)
+    m, log_own, spread = q.table.detach()[4].split([3, 3, 3 * rank])
+    law = q(torch.tensor([4]))
+    assert isinstance(law, LowRankMultivariateNormal)
+    u = spread.view(3, rank)
+    torch.testing.assert_close(law.mean[0].detach(), m)
+    expected = (2 * log_own).exp().diag() + u @ u.T
+    torch.testing.assert_close(law.covariance_matrix[0].detach(), expected)
+
+
+def test_low_rank_refuses_more_directions_than_dimensions() -> None:
+    posterior("low_rank", posterior_rank=WIDTH)
+    with pytest.raises(
+        ConfigError, match=r"posterior_rank \(4\): at most the latent's width \(3\)"
+    ):
+        posterior("low_rank", posterior_rank=WIDTH + 1)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_low_rank_starts_with_directions_that_differ(rank: int) -> None:
+    q = posterior("low_rank", posterior_rank=rank)
+    spread = q(torch.tensor([0])).cov_factor[0].detach() / SCALE[:, None]
+    assert (spread.abs() > 1e-3).all()
+    assert int(torch.linalg.matrix_rank(spread)) == rank
+
+
+@pytest.mark.parametrize("components", [2, 3, 7])
+def test_mixture_reads_its_parameters_as_it_says(components: int) -> None:
+    q = randomise(posterior("mixture", components=components), sd=1.0)
+    k = components
+    logits, means, log_sds = q.table.detach()[4].split([k, k * WIDTH, k * WIDTH])
+    law = q(torch.tensor([4]))
+    assert isinstance(law, MixtureSameFamily)
+    assert q.strata == components
+    means, sds = means.view(k, WIDTH), log_sds.view(k, WIDTH).exp()
+    weights = logits.softmax(0)
+    torch.testing.assert_close(law.mixture_distribution.probs[0].detach(), weights)
+    torch.testing.assert_close(law.mean[0].detach(), weights @ means)
+    variance = weights @ (sds.square() + means.square()) - (weights @ means).square()
+    torch.testing.assert_close(law.variance[0].detach(), variance)
+
+
+@pytest.mark.parametrize("components", [2, 3, 7])
+@pytest.mark.parametrize("width", [1, 40])
+def test_a_mixtures_components_start_apart(width: int, components: int) -> None:
+    """Equal ones would have equal gradients and stay one; the whole has mean 0 and the SD."""
+    scale = torch.linspace(0.1, 2, width)
+    law = posterior("mixture", scale, components=components)(torch.tensor([0]))
+    torch.testing.assert_close(law.mean[0], torch.zeros(width), atol=1e-5, rtol=0)
+    torch.testing.assert_close(law.variance[0].sqrt(), scale)
+    means = law.component_distribution.mean[0].detach() / scale
+    gaps = torch.cdist(means, means) / width**0.5 + torch.eye(components)
+    assert gaps.min() > 0.05
 
 
 # priors
@@ -238,27 +364,91 @@ def test_kl_is_never_negative(q_name: str, p_name: str) -> None:
         p = randomise(prior(p_name), 0.5, seed)
         value = kl(q(torch.arange(GROUPS)), p())
         assert value.shape == (GROUPS,)
-        assert (value >= 0).all()
+        assert (value >= 0).all()  # a mixture's is an estimate; so far from p it is far from 0
 
 
 @pytest.mark.parametrize(("q_name", "p_name"), ALLOWED)
 def test_kl_is_zero_at_the_prior(q_name: str, p_name: str) -> None:
     p = prior(p_name)
-    q = posterior(q_name, p().stddev.detach() if p.proper else SCALE)
+    q = at_prior(q_name, p()) if p.proper else posterior(q_name)
     value = kl(q(torch.arange(GROUPS)), p())
     torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
 
 
 def test_kl_is_zero_at_a_correlated_prior() -> None:
     p = randomise(prior("learned_full"))
-    q = posterior("full_rank")
-    row = torch.cat([torch.zeros(WIDTH), p.log_diagonal, p.lower]).detach()
-    q.load_state_dict({"table": row.repeat(GROUPS, 1)})
-    value = kl(q(torch.arange(GROUPS)), p())
+    value = kl(at_prior("full_rank", p())(torch.arange(GROUPS)), p())
     torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("q_name", "p_name"), NORMAL_PAIRS)
+@pytest.mark.parametrize("rank", [1, 2])
+def test_kl_is_zero_at_a_correlated_prior_that_low_rank_can_reach(rank: int) -> None:
+    q = randomise(posterior("low_rank", posterior_rank=rank), sd=0.5)
+    q.load_state_dict({"table": q.table[:1].repeat(GROUPS, 1)})
+    with torch.no_grad():
+        q.table[:, :WIDTH] = 0
+        covariance = q(torch.tensor([0])).covariance_matrix[0]
+        tril = torch.linalg.cholesky(covariance)
+        p = prior("learned_full")
+        assert isinstance(p, LearnedFull)
+        row, column = torch.tril_indices(WIDTH, WIDTH, -1)
+        p.log_diagonal.copy_(tril.diagonal().log())
+        p.lower.copy_(tril[row, column])
+        assert p().covariance_matrix.fill_diagonal_(0).abs().max() > 0.05
+        value = kl(q(torch.arange(GROUPS)), p())
+    torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
+
+
+def dense(law: Distribution) -> MultivariateNormal:
+    """Return a normal law as torch's dense one, in float64, from its mean and covariance."""
+    covariance = getattr(law, "covariance_matrix", None)
+    covariance = torch.diag_embed(law.variance) if covariance is None else covariance
+    return MultivariateNormal(law.mean.double(), covariance.double())
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+@pytest.mark.parametrize("p_name", PROPER)
+def test_kl_of_low_rank_is_that_of_the_dense_normal(p_name: str, rank: int) -> None:
+    scale = torch.linspace(0.3, 1.2, 5)
+    q = randomise(posterior("low_rank", scale, posterior_rank=rank), 0.6)
+    p = randomise(prior(p_name, scale), seed=1)
+    with torch.no_grad():
+        law, below = q(torch.arange(GROUPS)), p()
+        expected = kl_divergence(dense(law), dense(below))
+        torch.testing.assert_close(kl(law, below).double(), expected, rtol=1e-4, atol=1e-5)
+        moved = shifted(below, torch.randn(GROUPS, 5, generator=generator()))
+        expected = kl_divergence(dense(law), dense(moved))
+        torch.testing.assert_close(kl(law, moved).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("p_name", PROPER)
+def test_kl_of_mean_field_is_that_of_the_dense_normal(p_name: str) -> None:
+    q, p = randomise(posterior("mean_field"), 0.6), randomise(prior(p_name), seed=1)
+    with torch.no_grad():
+        law, below = q(torch.arange(GROUPS)), p()
+        expected = kl_divergence(dense(law), dense(below))
+    torch.testing.assert_close(kl(law, below).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("p_name", ["standard", "learned_full"])
+def test_sampling_and_the_kl_of_low_rank_build_no_matrix_per_row(p_name: str) -> None:
+    """Nothing that is kept for the gradient has Z² numbers for each of the B rows."""
+    width, rows = 300, 64
+    sizes: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.untyped_storage().nbytes() // tensor.element_size())
+        return tensor
+
+    q = LowRank(rows, width, torch.ones(width), posterior_rank=4)
+    p = prior(p_name, torch.ones(width))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        law = q(torch.arange(rows))
+        (law.rsample(torch.Size([2])).sum() + kl(law, p()).sum()).backward()
+    assert max(sizes) < rows * width**2 / 10
+
+
+@pytest.mark.parametrize(("q_name", "p_name"), [pair for pair in ALLOWED if pair[0] != "point"])
 def test_kl_is_the_mean_of_the_log_ratio_over_draws(q_name: str, p_name: str) -> None:
     sd = 0.1 if q_name == "joint" else 0.3  # joint adds all its rows of L to a group's variance
     q, p = randomise(posterior(q_name), sd), randomise(prior(p_name), seed=1)
@@ -266,7 +456,8 @@ def test_kl_is_the_mean_of_the_log_ratio_over_draws(q_name: str, p_name: str) ->
         law = q(torch.tensor([0, 3]))
         z = draws(law).float()
         ratio = (law.log_prob(z) - p().log_prob(z)).double()
-        value = kl(law, p())
+        with seeded(1):  # over many rows of the same groups, for a mixture's is an estimate
+            value = kl(q(torch.tensor([0, 3]).repeat(5000)), p()).double().view(-1, 2).mean(0)
     error = ratio.std(0) / math.sqrt(MONTE_CARLO)
     assert ((ratio.mean(0) - value).abs() < 4 * error).all()
     assert (error < 0.01).all()
@@ -294,15 +485,19 @@ def test_a_point_pays_the_penalty_of_the_maximum_a_posteriori() -> None:
 
 
 def test_the_table_of_refused_pairs_is_the_one_that_makes_sense() -> None:
-    known = {(q, p) for q in ("mean_field", "full_rank", "joint", "point") for p in PRIORS}
+    names = ("mean_field", "full_rank", "low_rank", "mixture", "joint", "point")
+    known = {(q, p) for q in names for p in PRIORS}
     expected = {
         ("mean_field", "none"),
         ("full_rank", "none"),
+        ("low_rank", "none"),
+        ("mixture", "none"),
         ("joint", "none"),
         ("point", "learned"),
         ("point", "learned_full"),
         ("point", "nested"),
         ("joint", "nested"),
+        ("mixture", "nested"),
     }
     assert known & set(REFUSED) == expected
 
@@ -336,6 +531,48 @@ def test_building_accepts_every_other_pair(q_name: str, p_name: str) -> None:
     (built,) = (one for one in model.latents if one.level == 0)
     assert type(built.posterior) is posterior_class(q_name)
     assert type(built.prior) is prior_class(p_name)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            (
+                latent("concat", "output", width=2, posterior="mixture", given="site"),
+                latent("concat", "output", "site", width=2),
+            ),
+            "posterior mixture cannot depend on site concat@output; use mean_field, full_rank",
+        ),
+        (
+            (
+                latent("concat", "output", width=2, given="site"),
+                latent("concat", "output", "site", width=2, posterior="mixture"),
+            ),
+            r"depends on site concat@output, whose posterior must be normal \(mean_field",
+        ),
+        (
+            (
+                latent("concat", "output", width=2, prior="nested", parent="site", given="none"),
+                LatentConfig(level="site", width=2, posterior="mixture"),
+            ),
+            r"depends on site, whose posterior must be normal \(mean_field",
+        ),
+        (
+            (
+                latent(
+                    "concat", "output", width=2, prior="nested", parent="site", posterior="mixture"
+                ),
+                LatentConfig(level="site", width=2),
+            ),
+            "posterior mixture under prior nested: the KL of a latent that depends on another",
+        ),
+    ],
+)
+def test_building_refuses_a_mixture_that_depends_or_is_depended_on(
+    entries: tuple[LatentConfig, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model(small_config(latents=entries), TWO_LEVELS)
 
 
 # the set of latents

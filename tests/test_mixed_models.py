@@ -260,6 +260,24 @@ def test_random_intercepts_are_lme4s(
         assert fit.estimate("fixed", term) == pytest.approx(value, rel=2e-3, abs=1e-4)
 
 
+@pytest.mark.data
+def test_under_a_learned_prior_the_sd_of_a_loaded_latent_is_that_of_its_effect(
+    sleep_frame: pd.DataFrame, shared: Path
+) -> None:
+    """`concat` of width 1 is a random intercept whose scale could lie in A or in the prior."""
+    entry = hlvnn.LatentConfig(
+        level="Subject", stage="output", placement="concat", width=1, prior="learned"
+    )
+    config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=[entry])
+    fit = fitted(sleep_frame, config, **SLEEP)
+    expected = computed(shared, "sleepstudy_intercept_ml")
+    assert -2 * fit.result.elbo == pytest.approx(1794.0786, abs=0.05)
+    assert fit.estimate("prior sd", "z1") == pytest.approx(36.0121, rel=0.01)
+    modes = np.array(expected["ranef"]["Subject"]["mode"])[:, 0]
+    got = fit.model.posterior("Subject")["mean_z1"].to_numpy()
+    np.testing.assert_allclose(np.abs(got), np.abs(modes), atol=0.5)  # A has a sign
+
+
 # simulated, without any file
 
 TERMS = ("(Intercept)", "dose", "visit")
@@ -371,6 +389,34 @@ def test_the_largest_elbo_is_the_largest_likelihood(wards: Fit) -> None:
     assert got_noise == pytest.approx(noise, rel=2e-3)
     size = np.sqrt(np.outer(np.diag(prior), np.diag(prior)))
     np.testing.assert_allclose(got_prior / size, prior / size, atol=5e-3)
+
+
+def test_slopes_of_chosen_columns_are_the_exact_model(wards: Fit) -> None:
+    """`visit` has slopes, `dose` only its fixed effect: T without a row for dose."""
+    entry = hlvnn.LatentConfig(
+        level="ward",
+        stage="output",
+        placement="weights",
+        columns=("visit",),
+        posterior="full_rank",
+        prior="learned_full",
+    )
+    config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=[entry])
+    columns = {"target": "y", "features": ["dose", "visit"], "groups": ["ward"]}
+    fit = fitted(wards.frame, config, **columns)
+    posterior = fit.model.posterior("ward")
+    assert [name for name in posterior if name.startswith("mean_")] == [
+        "mean_(Intercept)",
+        "mean_visit",
+    ]
+    beta = np.array([fit.estimate("fixed", term) for term in TERMS])
+    sd = np.array([fit.estimate("prior sd", "(Intercept)"), 0, fit.estimate("prior sd", "visit")])
+    correlation = np.eye(3)
+    correlation[0, 2] = correlation[2, 0] = fit.estimate("prior correlation", "(Intercept), visit")
+    prior = np.outer(sd, sd) * correlation
+    exact = marginal_log_likelihood(fit.frame, beta, prior, fit.estimate("noise sd"))
+    assert fit.result.elbo == pytest.approx(exact, abs=0.02)
+    assert fit.result.elbo < wards.result.elbo
 
 
 def test_every_groups_posterior_is_the_exact_one(wards: Fit) -> None:

@@ -23,6 +23,7 @@ PLACES = {
     "double": ["concat@output", "concat@hidden"],
     "bias": ["bias@output"],
     "weights": ["weights@output"],
+    "basis": ["basis@output"],
     "one-hot": ["bias@output"],
     "embedding": ["concat@output"],
 }
@@ -71,8 +72,39 @@ def test_a_name_stands_for_its_places_on_each_level_lowest_first(
     assert names_of(named(name, backbone=backbone, levels=levels)) == expected
 
 
-def test_the_table_above_knows_only_names_that_exist() -> None:
-    assert set(PLACES) <= set(STRUCTURES)
+# name -> the one backbone kind it is for, and its places there
+PARTICULAR = {
+    ("filters", "cnn"): ["basis@conv1", "basis@conv2"],
+    ("film", "cnn"): ["film@conv1+film@conv2+film@hidden"],
+    ("film", "mlp"): ["film@hidden1+film@hidden2"],
+    ("film", "lstm"): ["film@embedding+film@hidden"],
+    ("initial-state", "lstm"): ["initial_state@lstm1+initial_state@lstm2"],
+    ("step-input", "lstm"): ["concat@lstm1"],
+    ("step-hidden", "lstm"): ["concat@lstm2"],
+}
+
+
+@pytest.mark.parametrize(("name", "backbone"), PARTICULAR)
+def test_a_name_for_some_backbones_stands_for_its_places_on_each_level(
+    name: str, backbone: str
+) -> None:
+    places = PARTICULAR[name, backbone]
+    expected = [f"{level} {place}" for place in places for level in TWO]
+    assert names_of(named(name, backbone=backbone, levels=TWO)) == expected
+
+
+def test_the_tables_above_know_every_name() -> None:
+    assert {*PLACES, *(name for name, _ in PARTICULAR)} == set(STRUCTURES)
+
+
+def test_film_without_a_hidden_stage_is_refused() -> None:
+    with pytest.raises(ConfigError, match="film needs a hidden stage, this backbone has only"):
+        named("film", backbone="linear")
+
+
+def test_a_nested_prior_for_a_name_says_how_to_write_the_latents_out() -> None:
+    with pytest.raises(ValueError, match=r"nested prior needs to know its parent.*--latents"):
+        named("factor", levels=TWO, prior="nested")
 
 
 def test_double_on_two_levels_is_in_the_order_of_the_design() -> None:

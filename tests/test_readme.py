@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+import hlvnn
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,6 +73,51 @@ def test_the_study_is_searchable_after_adding_one_file(package: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "selecting on val_loss (min)" in done.stdout
     assert not (package / "results").exists()
+
+
+def test_the_new_posterior_is_held_to_its_familys_laws_after_adding_one_file(package: Path) -> None:
+    source = block_with("class Chain(Posterior)")
+    (package / "hlvnn" / "latents" / "posteriors" / "chain.py").write_text(source, encoding="utf-8")
+    shutil.copytree(ROOT / "tests", package / "tests")
+    shutil.copy(ROOT / "pyproject.toml", package)
+    done = run(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_latents.py", "-k", "chain"],
+        package,
+        package,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 20
+    flags = ["--dataset", "digits", "--num-epochs", "1", "--name", "r"]
+    entry = ["--latents", "concat@output level=writer width=3 posterior=chain prior=learned"]
+    done = run(["train_one.py", *flags, *entry], package, package)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")  # models without features
+def test_levels_that_know_of_each_other_are_built_as_written() -> None:
+    names: dict[str, object] = {}
+    exec(block_with("nested_levels = ["), names)
+    frame = pd.DataFrame(
+        {
+            "y": [1.0, 2.0, 4.0, 3.0, 2.5, 0.5],
+            "batch": ["a", "a", "a", "b", "b", "b"],
+            "cask": ["a1", "a1", "a2", "b1", "b2", "b2"],
+            "plate": [1, 2, 1, 2, 1, 2],
+            "sample": ["s", "s", "t", "t", "s", "t"],
+        }
+    )
+    for name, groups in (
+        ("nested_levels", ["cask", "batch"]),
+        ("around", ["cask", "batch"]),
+        ("crossed_levels", ["plate", "sample"]),
+    ):
+        data = hlvnn.GroupedDataset.from_frame(frame, target="y", features=[], groups=groups)
+        config = hlvnn.ModelConfig(backbone="linear", latents=names[name])
+        model = hlvnn.build_model(config, data)
+        result = hlvnn.fit(model, data, hlvnn.TrainConfig(num_epochs=2, batch_size=None))
+        assert result.elbo_error == 0
 
 
 @pytest.mark.data

@@ -18,7 +18,8 @@ class Backbone(nn.Module, ABC):
     """The network without latents: named stages, called in order.
 
     At each stage it computes the pre-activation, hands it to `enter` (where latents change it), and
-    goes on. Until the first latent tensors are [B, …]; from there on [S, B, …].
+    goes on; before an LSTM it asks `enter` what latents give it. Until the first latent tensors are
+    [B, …]; from there on [S, B, …].
     """
 
     x_kinds: ClassVar[frozenset[str]]

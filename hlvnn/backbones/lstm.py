@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,7 +10,7 @@ from hlvnn.backbones.base import Backbone, dense_norm, one_width, per_row
 from hlvnn.config import ModelConfig
 from hlvnn.data.grouped import Schema
 from hlvnn.errors import ConfigError
-from hlvnn.stages import Enter, Stage, untouched
+from hlvnn.stages import Enter, Recurrence, Stage, untouched
 
 EMBEDDING = {"small": 64, "large": 128}
 WIDTHS = {"small": (16, 16), "large": (256, 256)}
@@ -58,12 +59,43 @@ class LSTM(Backbone):
 
     def forward(self, x: Tensor, enter: Enter = untouched) -> Tensor:
         steps = self.embedding(x.t().int())  # [T, B, embedding]: the fused kernels' own order
-        steps, _ = self.lstm1(steps)
-        steps, _ = self.lstm2(steps)
-        h = self.dropout(steps[-1])
+        embedded = enter("embedding", x, steps.transpose(0, 1))  # [B, T, …] or [S, B, T, …]
+        lead = embedded.shape[:-2]  # [B] or [S, B]; steps are [T, B, …] or [T, S·B, …]
+        steps = embedded.flatten(0, -3).transpose(0, 1)
+        steps, lead = _recur(self.lstm1, steps, lead, enter.recurrence("lstm1"))
+        steps, lead = _recur(self.lstm2, steps, lead, enter.recurrence("lstm2"))
+        h = self.dropout(steps[-1].unflatten(0, lead))
         h = F.relu(enter("hidden", h, per_row(self.norm, self.hidden(h), 1)))
         h = self.dropout(h)
         return enter("output", h, self.output(h))
+
+
+def _recur(
+    lstm: nn.LSTM, steps: Tensor, lead: torch.Size, given: Recurrence
+) -> tuple[Tensor, torch.Size]:
+    """Run one layer over steps [T, rows, in], rows being `lead` ([B] or [S, B]) flattened.
+
+    The fused kernels take no bias per row, so a latent widens the input of every step.
+    """
+    if not given:
+        return lstm(steps)[0], lead
+    parts = [z for z, _ in given.inputs] + ([] if given.state is None else [given.state])
+    wide = torch.broadcast_shapes(lead, *(part.shape[:-1] for part in parts))  # [S, B]
+    if wide != lead:
+        steps = steps.unsqueeze(1).expand(-1, *wide, -1).flatten(1, 2)
+    rows = steps.shape[1]
+    constant = [z.flatten(0, 1).expand(len(steps), rows, -1) for z, _ in given.inputs]
+    steps = torch.cat([steps, *constant], dim=-1)
+    own, *others = lstm.all_weights[0]  # input to gates; state to gates, and both biases
+    matrix = torch.cat([own, *(loading for _, loading in given.inputs)], dim=1)
+    first = steps.new_zeros(2, 1, rows, lstm.hidden_size)
+    if given.state is not None:
+        h, c = given.state.flatten(0, 1).chunk(2, dim=-1)
+        first = torch.stack([torch.tanh(h), c]).unsqueeze(1)
+    weights = [matrix, *others]
+    # arguments: has biases, layers, dropout, training, bidirectional, batch first
+    out = torch.lstm(steps, list(first), weights, True, 1, 0.0, lstm.training, False, False)
+    return out[0], wide
 
 
 def build(config: ModelConfig, schema: Schema, num_outputs: int) -> LSTM:

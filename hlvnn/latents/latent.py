@@ -15,6 +15,8 @@ from hlvnn.latents.priors.base import Prior
 
 SIGNAL_TO_NOISE = 0.5
 """τ²/σ² at which the first dependence on a conditioner is the exact one: learned SDs start so."""
+SMALLEST = 1e-12
+"""Added to a mean square before a root, against dividing by 0."""
 
 
 class Latent(nn.Module):
@@ -81,9 +83,29 @@ class Latent(nn.Module):
             assert isinstance(placement, Placement)
             yield placement
 
+    @property
+    def normalised(self) -> bool:
+        """Whether z is measured by its effect (see `scaled`), having no scale of its own."""
+        loadings = [entry.loadings() for entry in self.entries()]
+        return self.prior.learned and bool(loadings) and all(loadings)
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """Return z [*, Z] as it enters the network.
+
+        Where the prior's SDs are learned and every entry has trained loadings, the ELBO knows only
+        their product: an SD could double while its loadings halve, and mean nothing. There each
+        dimension is divided by the root mean square of its loadings over all entries, so that its
+        prior SD is the size of its effect on a pre-activation (as a share of it for `film`'s scale;
+        along a direction for `basis`). Dimensions may still be rotated into each other.
+        """
+        if not self.normalised:
+            return z
+        columns = torch.cat([matrix for entry in self.entries() for matrix in entry.loadings()])
+        return z * (columns.square().mean(0) + SMALLEST).rsqrt()
+
     def tables(self) -> list[nn.Parameter]:
         """Return the parameters with one row per group, which get sparse gradients."""
-        tables = [self.posterior.table]
+        tables = self.posterior.tables()
         return tables if self.slopes is None else [*tables, self.slopes]
 
     def dependence(self, group: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from hlvnn.data.grouped import Split
 from hlvnn.errors import DataError
 from hlvnn.latents.divergence import cholesky, factor, kl
 from hlvnn.latents.latent import Latent
@@ -73,12 +74,14 @@ class LatentSet(nn.Module):
         """Return the training rows of each group of a level, [G] int64."""
         return self.get_buffer(f"counts_{level}")
 
-    def observe(self, groups: Tensor) -> None:
-        """Take over which groups the training rows are in, [N, L] int.
+    def observe(self, train: Split) -> None:
+        """Take over which groups the training rows are in, and what posteriors read of them.
 
         Raises `DataError` where a group has to lie in one group of another level and does not.
         """
-        groups = groups.long()
+        groups = train.groups.long()
+        for latent in self:
+            latent.posterior.observe(train, latent.level)
         for level in range(self.num_levels):
             size = len(self.counts(level))
             self.counts(level).copy_(torch.bincount(groups[:, level], minlength=size))
@@ -110,6 +113,11 @@ class LatentSet(nn.Module):
                 "given=none"
             )
         latent.within.copy_(above)
+
+    def refresh(self) -> None:
+        """Bring up to date what posteriors keep of their groups; before any evaluation."""
+        for latent in self:
+            latent.posterior.refresh()
 
     def at(self, groups: Tensor, *, unseen: bool, distinct: bool = False) -> LatentRows:
         """Return the latents' laws at rows with the groups [B, L].
@@ -266,7 +274,7 @@ class LatentSet(nn.Module):
         group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
         q = latent.posterior(group)
         plain = self.given[index] is None and latent.centred
-        if plain or not latent.posterior.normal:
+        if plain or not latent.posterior.random:
             return q.mean, q.variance.sqrt()
         mean, columns = self._moments(index, group, q)
         variance = torch.stack([part.square().sum(-1) for part in columns.values()]).sum(0)
@@ -279,7 +287,7 @@ class LatentSet(nn.Module):
         Latents that are not centred keep theirs: there q moves with the prior.
         """
         for index, latent in enumerate(self):
-            if not (latent.prior.learned and latent.centred and latent.posterior.normal):
+            if not (latent.prior.learned and latent.centred and latent.posterior.random):
                 continue
             group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
             mean, columns = self._moments(index, group)
@@ -352,9 +360,11 @@ class LatentSet(nn.Module):
             groups = torch.arange(
                 latent.posterior.num_groups, device=self.counts(latent.level).device
             )
+            # a mixture's KL compares the draws of each component with every component
+            size = max(1, chunk // latent.posterior.strata**2)
             parts = [
                 self._kl(index, part, latent.posterior(part), prior).double().sum()
-                for part in groups.split(chunk)
+                for part in groups.split(size)
             ]
             totals.append(float(torch.stack(parts).sum()))
         return totals

@@ -7,19 +7,22 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hlvnn.stages import Stage, StageKind
+from hlvnn.stages import Recurrence, Stage, StageKind
 
 
 class Placement(nn.Module, ABC):
     """How a latent enters one stage. Called, it turns the pre-activation into another.
 
     A member gives `kinds` (the kinds of stage it can enter) and, where the stage fixes the latent's
-    width, `width_at`.
+    width, `width_at`; one that can enter an LSTM gives `recurrence`.
     """
 
     kinds: ClassVar[frozenset[StageKind]]
     linear: ClassVar[bool] = False
     """Whether the pre-activation is linear in z."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """Settings of `EntryConfig` that the constructor and `width_at` take as keywords."""
 
     def __init__(self, stage: Stage, width: int) -> None:
         super().__init__()
@@ -39,6 +42,14 @@ class Placement(nn.Module, ABC):
         z: [S, B, Z].
         """
 
+    def recurrence(self, z: Tensor) -> Recurrence:
+        """Return what the draws z [S, B, Z] give an LSTM."""
+        raise TypeError(f"{type(self).__name__} does not enter an LSTM")
+
+    def loadings(self) -> list[Tensor]:
+        """Return the trained matrices [*, Z] that z passes first (see `Latent.scale`)."""
+        return []
+
     def extra_repr(self) -> str:
         return f"stage={self.stage.name}, width={self.width}"
 
@@ -55,12 +66,17 @@ class LinearPlacement(Placement):
 
     @abstractmethod
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
-        """Return J(h)·z, shape [S, B, …] (or [S, B, channels, 1, 1], to broadcast)."""
+        """Return J(h)·z, shape [S, B, …] (with axes of 1 where it broadcasts)."""
 
     def forward(self, h: Tensor, pre: Tensor, z: Tensor) -> Tensor:
         return pre + self.gain(h, z)
 
 
-def over_space(per_channel: Tensor, stage: Stage) -> Tensor:
-    """Give a convolution's per-channel values [*, C] the axes of space: [*, C, 1, 1]."""
-    return per_channel[..., None, None] if stage.kind == "conv" else per_channel
+def over_places(per_unit: Tensor, stage: Stage) -> Tensor:
+    """Give values per unit [*, out] the axes of a pre-activation's places.
+
+    [*, out, 1, 1] over the pixels of a convolution, [*, 1, out] over the steps of an embedding.
+    """
+    if stage.kind == "conv":
+        return per_unit[..., None, None]
+    return per_unit.unsqueeze(-2) if stage.kind == "embedding" else per_unit

@@ -2,18 +2,18 @@
 
 from torch import Tensor
 
-from hlvnn.latents.placements.base import LinearPlacement, over_space
+from hlvnn.latents.placements.base import LinearPlacement, over_places
 from hlvnn.stages import Stage
 
 
 class Bias(LinearPlacement):
     """The pre-activation gains z itself, J = I: a random intercept per unit (or channel)."""
 
-    kinds = frozenset({"dense", "conv"})
+    kinds = frozenset({"dense", "conv", "embedding"})
 
     @staticmethod
     def width_at(stage: Stage) -> int:
         return stage.out_features
 
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
-        return over_space(z, self.stage)
+        return over_places(z, self.stage)

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hlvnn.latents.placements.base import LinearPlacement, over_space
-from hlvnn.stages import Stage
+from hlvnn.latents.placements.base import LinearPlacement, over_places
+from hlvnn.stages import Recurrence, Stage
+
+GATES = 4
 
 
 class Concat(LinearPlacement):
@@ -15,15 +17,34 @@ class Concat(LinearPlacement):
 
     `loading` A: [out, Z] float, the columns that the stage's matrix gains by the wider input, and
     started as such a matrix is. For a convolution z is a constant map per dimension, and A its 1×1
-    kernel.
+    kernel. For an embedding it stands beside the one-hot token. An LSTM takes z with the input of
+    every step; there A has the gates' 4·out rows.
     """
 
-    kinds = frozenset({"dense", "conv"})
+    kinds = frozenset({"dense", "conv", "embedding", "rnn"})
 
     def __init__(self, stage: Stage, width: int) -> None:
         super().__init__(stage, width)
-        bound = 1 / math.sqrt(stage.in_features * stage.kernel_size**2 + width)
-        self.loading = nn.Parameter(torch.empty(stage.out_features, width).uniform_(-bound, bound))
+        recurrent = stage.kind == "rnn"
+        rows = GATES * stage.out_features if recurrent else stage.out_features
+        bound = 1 / math.sqrt(_fan_in(stage) + (0 if recurrent else width))
+        self.loading = nn.Parameter(torch.empty(rows, width).uniform_(-bound, bound))
 
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
-        return over_space(F.linear(z, self.loading), self.stage)
+        return over_places(F.linear(z, self.loading), self.stage)
+
+    def recurrence(self, z: Tensor) -> Recurrence:
+        return Recurrence(inputs=((z, self.loading),))
+
+    def loadings(self) -> list[Tensor]:
+        return [self.loading]
+
+
+def _fan_in(stage: Stage) -> int:
+    """Return the fan-in by which torch starts a stage's matrix; an LSTM's is its width.
+
+    An embedding starts at SD 1 whatever its tokens, which is the SD of what z should add to.
+    """
+    if stage.kind == "embedding":
+        return 0
+    return stage.out_features if stage.kind == "rnn" else stage.in_features * stage.kernel_size**2

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hlvnn.errors import ConfigError, unknown
 from hlvnn.latents.placements.base import LinearPlacement
 from hlvnn.stages import Stage
 
@@ -14,17 +15,41 @@ class Weights(LinearPlacement):
     z is read as [out, 1 + inputs], for each output its intercept first and then its slopes; the
     pre-activation gains intercept + slopes·h. For a convolution the inputs are the kernel's
     in_channels × side × side values.
+
+    columns: names of the inputs that have slopes, in this order; none given = all. Raises
+    `ConfigError` for a column that the stage does not have.
     """
 
     kinds = frozenset({"dense", "conv"})
+    options = ("columns",)
+    chosen: Tensor | None
+
+    def __init__(self, stage: Stage, width: int, *, columns: tuple[str, ...] = ()) -> None:
+        super().__init__(stage, width)
+        self.columns = columns or stage.inputs
+        places = [(stage.inputs or ()).index(column) for column in columns]
+        self.register_buffer("chosen", torch.tensor(places) if places else None, persistent=False)
 
     @staticmethod
-    def width_at(stage: Stage) -> int:
-        return stage.out_features * (1 + stage.in_features * stage.kernel_size**2)
+    def width_at(stage: Stage, *, columns: tuple[str, ...] = ()) -> int:
+        for position, column in enumerate(columns):
+            if stage.inputs is None:
+                raise ConfigError(
+                    f"columns ({', '.join(columns)}): the inputs of stage {stage.name} have no "
+                    "names; only a first dense layer on a table's columns can choose among them"
+                )
+            if column not in stage.inputs:
+                raise ConfigError(unknown(f"column at stage {stage.name}", column, stage.inputs))
+            if column in columns[:position]:
+                raise ConfigError(f"columns: {column!r} is given twice")
+        inputs = len(columns) or stage.in_features * stage.kernel_size**2
+        return stage.out_features * (1 + inputs)
 
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
         deviation = z.unflatten(-1, (self.stage.out_features, -1))  # [S, B, out, 1 + in]
         intercept, slopes = deviation[..., :1], deviation[..., 1:]
+        if self.chosen is not None:
+            h = h[..., self.chosen]
         if self.stage.kind == "dense":
             return (slopes @ h.unsqueeze(-1) + intercept).squeeze(-1)
         side = self.stage.kernel_size

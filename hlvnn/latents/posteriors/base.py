@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from hlvnn.data.grouped import Split
+
 
 class Posterior(nn.Module, ABC):
     """q(z_g) for all groups of one level.
@@ -33,9 +35,11 @@ class Posterior(nn.Module, ABC):
     strata: int = 1
     """Parts of q that `stratified` draws from one by one."""
 
-    options: ClassVar[tuple[str, ...]] = ()
-    """Fields of `LatentConfig` that belong to this posterior: keywords of its constructor and of
-    `num_parameters`, given where they are set."""
+    whitened: ClassVar[bool] = False
+    """Whether q describes ε, in which the prior is N(0, I) (see `Latent.centred`)."""
+
+    reads_rows: ClassVar[bool] = False
+    """Whether q is read off the groups' own rows: the constructor takes the data's `schema`."""
 
     def __init__(self, num_groups: int, width: int, scale: Tensor) -> None:
         """Start each group at mean 0 and SD `scale` ([Z] float, positive)."""
@@ -57,6 +61,16 @@ class Posterior(nn.Module, ABC):
     @abstractmethod
     def law(self, parameters: Tensor) -> Distribution:
         """Return the distribution that `parameters` [B, P] describe."""
+
+    def tables(self) -> list[nn.Parameter]:
+        """Return the parameters with one row per group, which get sparse gradients."""
+        return [self.table]
+
+    def observe(self, rows: Split, level: int) -> None:
+        """Take what is needed from the training rows and their groups of a level."""
+
+    def refresh(self) -> None:
+        """Bring up to date what is kept of every group for use without the rows."""
 
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]."""
