@@ -1,6 +1,6 @@
 """Make a folder of arrays, in the original's layout, from `unipen_writers.npz`.
 
-    python benchmarks/unipen.py ../shared/data/unipen_writers.npz --out data/femnist/large
+    python benchmarks/unipen.py ../shared/data/unipen_writers.npz --out data/femnist/large [--sites]
 
 Each writer's rows are split at random, 80 % for training. 62 classes, 207 writers.
 """
@@ -30,6 +30,8 @@ class Options(BaseModel):
     """Share of each writer's rows for testing."""
     seed: int = 0
     """Seed of the split."""
+    sites: bool = False
+    """Write the collection sites as a second level, gid2."""
 
 
 def write_folder(options: Options) -> None:
@@ -39,13 +41,19 @@ def write_folder(options: Options) -> None:
     with np.load(options.source, allow_pickle=False) as arrays:
         images, labels = arrays["images"], arrays["labels"].astype(np.int64)
         writer, names = arrays["writer"].astype(np.int32), arrays["writer_id"]
+        site, site_names = arrays["writer_donor"].astype(np.int32)[writer], arrays["donor_id"]
     train, test = within_groups(writer[:, None], options.test_fraction, (options.seed,))
     options.out.mkdir(parents=True)
     for split, rows in (("train", train), ("test", test)):
         np.save(options.out / f"x_{split}.npy", images[rows])
         np.save(options.out / f"gid_{split}.npy", writer[rows])
         np.save(options.out / f"y_{split}.npy", labels[rows])
-    levels = {"levels": ["writer"], "labels": {"writer": [str(name) for name in names]}}
+        if options.sites:
+            np.save(options.out / f"gid2_{split}.npy", site[rows])
+    labelled = {"writer": [str(name) for name in names]}
+    if options.sites:
+        labelled["site"] = [str(name) for name in site_names]
+    levels = {"levels": list(labelled), "labels": labelled}
     (options.out / "levels.json").write_text(json.dumps(levels) + "\n")
     print(
         f"{options.out}: {len(train):,} training, {len(test):,} test rows of {len(names)} writers"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from hlvnn.backbones.base import Backbone
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.describe import Describer
-from hlvnn.latents.latent_set import LatentRows, LatentSet
+from hlvnn.latents.draws import LatentRows
+from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.stages import Recurrence

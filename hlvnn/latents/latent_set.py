@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,30 +11,14 @@ from torch.distributions import Distribution
 from hlvnn.data.grouped import Split
 from hlvnn.errors import DataError
 from hlvnn.latents.divergence import cholesky, factor, kl
+from hlvnn.latents.draws import Draws, LatentRows
 from hlvnn.latents.latent import Latent
-from hlvnn.latents.normals import shifted, whiten
+from hlvnn.latents.normals import shifted, standard, whiten
 from hlvnn.latents.posteriors.joint import Joint
 
 Columns = dict[tuple[str, int], Tensor]
 """Factors [B, Z, K] of a normal vector, one per independent source of noise: z − E z is the sum
 over sources of factor · ε, ε ~ N(0, I). Latents that depend on each other share sources."""
-
-
-@dataclass
-class LatentRows:
-    """The laws of all latents at the rows of one batch.
-
-    groups: [B, L] int. Per latent: the groups [U] at which its law is computed; where each row
-    finds its own among them ([B] int, or None where U = B, row by row); its own law there
-    (posteriors, priors); seen: [B] bool, or None where every row's group has training rows.
-    """
-
-    groups: Tensor
-    at: list[Tensor]
-    inverse: list[Tensor | None]
-    posteriors: list[Distribution]
-    priors: list[Distribution]
-    seen: list[Tensor | None]
 
 
 class LatentSet(nn.Module):
@@ -164,54 +147,22 @@ class LatentSet(nn.Module):
         Rows of unseen groups draw from the prior, one draw a row. A row draws what several of its
         latents depend on once.
         """
-        draws: list[Tensor] = []
-        deviations: list[Tensor] = []
-        whole: dict[int, Tensor] = {}
-        size = torch.Size([num_samples])
-        for index, latent in enumerate(self):
-            q, parent, given = rows.posteriors[index], self.parent[index], self.given[index]
-            if isinstance(latent.posterior, Joint):
-                tril = latent.posterior.whole()
-                noise = torch.randn(num_samples, len(rows.groups), len(tril), device=tril.device)
-                whole[index] = noise @ tril.T
-                groups = whole[index].unflatten(-1, (-1, latent.width))
-                at = rows.at[index][None, :, None, None].expand(num_samples, -1, 1, latent.width)
-                deviation = groups.gather(2, at).squeeze(2)
-            elif given is None and parent is None and latent.centred:
-                draws.append(self._with_new(rows, index, _draw(q, size), num_samples, draws))
-                deviations.append(draws[-1])  # only normal latents are depended on
-                if latent.posterior.normal:
-                    deviations[-1] = draws[-1] - q.mean
-                continue
-            else:
-                deviation = _draw(q, size) - q.mean
-            mean = q.mean
-            if given is not None:
-                u = whole[given] if latent.dense else deviations[given]
-                slopes = latent.dependence(rows.at[index])
-                deviation = deviation + (slopes @ u.unsqueeze(-1)).squeeze(-1)
-            if not latent.centred:
-                tril = cholesky(rows.priors[index])
-                mean, deviation = mean @ tril.T, deviation @ tril.T
-                if parent is not None:
-                    mean = mean + (draws[parent] - deviations[parent])
-                    deviation = deviation + deviations[parent]
-            z = self._with_new(rows, index, mean + deviation, num_samples, draws)
-            draws.append(z)
-            deviations.append(deviation)
-        return draws
+        return self._draws(rows).draw(num_samples)
 
-    def _with_new(
-        self, rows: LatentRows, index: int, z: Tensor, num_samples: int, draws: list[Tensor]
-    ) -> Tensor:
-        """Put draws from the prior where a row's group is unseen."""
-        seen, parent = rows.seen[index], self.parent[index]
-        if seen is None:
-            return z
-        new = _draw(rows.priors[index], torch.Size([num_samples, len(seen)]))
-        if parent is not None:
-            new = new + draws[parent]
-        return torch.where(seen[:, None], z, new)
+    def sample_groups(
+        self, rows: LatentRows, num_samples: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Draw every latent once for each group, shared by the group's rows (none is unseen).
+
+        Returns the draws [S, B, Z] and log p(z) − log q(z) of each row's group given those it
+        depends on, [S, B]; summed over latents and over distinct groups these are the log ratio of
+        all z together.
+        """
+        draws = self._draws(rows, by_group=True)
+        return draws.draw(num_samples), draws.ratios
+
+    def _draws(self, rows: LatentRows, *, by_group: bool = False) -> Draws:
+        return Draws(list(self), self.parent, self.given, rows, by_group=by_group)
 
     def moments(self, rows: LatentRows) -> list[tuple[Tensor, Columns]]:
         """Return each (normal) latent's mean [B, Z] and the factors of its deviation."""
@@ -322,7 +273,7 @@ class LatentSet(nn.Module):
         """
         latent, parent, given = self[index], self.parent[index], self.given[index]
         if not latent.centred:
-            p = type(self).standard(p)
+            p = standard(p)
         if isinstance(latent.posterior, Joint):
             return latent.posterior.kl_shares(group, p)
         if parent is None and given is None:
@@ -344,13 +295,6 @@ class LatentSet(nn.Module):
             value = value + 0.5 * whiten(p, part).square().sum((-1, -2))
         return value
 
-    @staticmethod
-    def standard(p: Distribution) -> Distribution:
-        """Return N(0, I) of the same width."""
-        one = torch.ones_like(p.mean)
-        normal = torch.distributions.Normal(torch.zeros_like(one), one, validate_args=False)
-        return torch.distributions.Independent(normal, 1, validate_args=False)
-
     @torch.no_grad()
     def kl_totals(self, chunk: int = 65536) -> list[float]:
         """Return each latent's KL, summed over all groups."""
@@ -368,10 +312,6 @@ class LatentSet(nn.Module):
             ]
             totals.append(float(torch.stack(parts).sum()))
         return totals
-
-
-def _draw(law: Distribution, size: torch.Size) -> Tensor:
-    return law.rsample(size) if law.has_rsample else law.sample(size)
 
 
 def _add(first: Columns, second: Columns) -> Columns:

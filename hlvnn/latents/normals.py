@@ -23,3 +23,10 @@ def whiten(law: Distribution, columns: Tensor) -> Tensor:
     if isinstance(law, MultivariateNormal):
         return torch.linalg.solve_triangular(law.scale_tril, columns, upper=False)
     return columns / law.stddev.unsqueeze(-1)
+
+
+def standard(law: Distribution) -> Distribution:
+    """Return N(0, I) of the same width as a law."""
+    one = torch.ones_like(law.mean)
+    normal = Normal(torch.zeros_like(one), one, validate_args=False)
+    return Independent(normal, 1, validate_args=False)

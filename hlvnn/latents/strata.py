@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hlvnn.errors import ConfigError
 from hlvnn.latents.divergence import cholesky
-from hlvnn.latents.latent_set import LatentRows, LatentSet
+from hlvnn.latents.draws import LatentRows
+from hlvnn.latents.latent_set import LatentSet
 
 LIMIT = 64
 """Combinations of components at most: each is a pass through the network."""

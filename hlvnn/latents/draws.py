@@ -1,0 +1,140 @@
+"""Draws of all latents at the rows of a batch, with what they depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from hlvnn.latents.divergence import cholesky
+from hlvnn.latents.latent import Latent
+from hlvnn.latents.normals import standard
+from hlvnn.latents.posteriors.joint import Joint
+
+
+@dataclass
+class LatentRows:
+    """The laws of all latents at the rows of one batch.
+
+    groups: [B, L] int. Per latent: the groups [U] at which its law is computed; where each row
+    finds its own among them ([B] int, or None where U = B, row by row); its own law there
+    (posteriors, priors); seen: [B] bool, or None where every row's group has training rows.
+    """
+
+    groups: Tensor
+    at: list[Tensor]
+    inverse: list[Tensor | None]
+    posteriors: list[Distribution]
+    priors: list[Distribution]
+    seen: list[Tensor | None]
+
+
+class Draws:
+    """One set of draws: every latent at every row, each after those it depends on.
+
+    parent, given: each latent's place of the latents it depends on. by_group: one draw for each
+    group, shared by its rows (none is unseen), with its density in `ratios`; else each row draws
+    for itself.
+
+    ratios: log p(z) − log q(z) of each row's group given those it depends on, [S, B] per latent.
+    """
+
+    def __init__(
+        self,
+        latents: Sequence[Latent],
+        parent: Sequence[int | None],
+        given: Sequence[int | None],
+        rows: LatentRows,
+        *,
+        by_group: bool,
+    ) -> None:
+        self.latents, self.parent, self.given, self.rows = latents, parent, given, rows
+        self.by_group = by_group
+        self.ratios: list[Tensor] = []
+        self.whole: dict[int, Tensor] = {}
+
+    def draw(self, num_samples: int) -> list[Tensor]:
+        """Return the draws, [S, B, Z] per latent."""
+        draws: list[Tensor] = []
+        deviations: list[Tensor] = []
+        for index, latent in enumerate(self.latents):
+            q, p = self.rows.posteriors[index], self.rows.priors[index]
+            parent, given = self.parent[index], self.given[index]
+            value, log_q = self._own(index, num_samples)
+            if given is not None:
+                u = self.whole[given] if latent.dense else deviations[given]
+                slopes = latent.dependence(self.rows.at[index])
+                value = value + (slopes @ u.unsqueeze(-1)).squeeze(-1)
+            # only normal latents are depended on
+            deviation = value - q.mean if latent.posterior.normal else value
+            if log_q is not None:
+                law = p if latent.centred else standard(p)
+                from_parent = latent.centred and parent is not None
+                around = value - draws[parent or 0] if from_parent else value
+                self.ratios.append(law.log_prob(around) - log_q)
+            if not latent.centred:
+                tril = cholesky(p)
+                value, deviation = value @ tril.T, deviation @ tril.T
+                if parent is not None:
+                    value, deviation = value + draws[parent], deviation + deviations[parent]
+            draws.append(self._with_new(index, value, num_samples, draws))
+            deviations.append(deviation)
+        return draws
+
+    def _own(self, index: int, num_samples: int) -> tuple[Tensor, Tensor | None]:
+        """Draw from q before what it depends on is added: [S, B, Z].
+
+        Returns it with its log density [S, B], which is None unless each group has one draw.
+        """
+        latent, group = self.latents[index], self.rows.at[index]
+        if isinstance(latent.posterior, Joint):
+            return self._joint(index, num_samples)
+        size = torch.Size([num_samples])
+        if not self.by_group:
+            return _draw(self.rows.posteriors[index], size), None
+        distinct, inverse = group.unique(return_inverse=True)
+        law = latent.posterior(distinct)
+        own = _draw(law, size)
+        return own[:, inverse], law.log_prob(own)[:, inverse]
+
+    def _joint(self, index: int, num_samples: int) -> tuple[Tensor, Tensor | None]:
+        """Draw all groups of a `joint` latent, once or for each row, and take each row's own.
+
+        Its log density is a sum over the rows of L, which shares it out to the groups.
+        """
+        latent, group = self.latents[index], self.rows.at[index]
+        assert isinstance(latent.posterior, Joint)
+        tril = latent.posterior.whole()
+        noise = torch.randn(
+            num_samples, 1 if self.by_group else len(group), len(tril), device=tril.device
+        )
+        at = group[None, :, None, None].expand(num_samples, -1, 1, latent.width)
+
+        def own(values: Tensor) -> Tensor:
+            groups = values.unflatten(2, (-1, latent.width))
+            return groups.expand(-1, len(group), -1, -1).gather(2, at).squeeze(2)
+
+        self.whole[index] = noise @ tril.T
+        value = self.rows.posteriors[index].mean + own(self.whole[index])
+        if not self.by_group:
+            return value, None
+        each = -0.5 * (noise.square() + math.log(2 * math.pi)) - tril.diagonal().log()
+        return value, own(each).sum(-1)
+
+    def _with_new(self, index: int, z: Tensor, num_samples: int, draws: list[Tensor]) -> Tensor:
+        """Put draws from the prior where a row's group is unseen."""
+        seen, parent = self.rows.seen[index], self.parent[index]
+        if seen is None:
+            return z
+        new = _draw(self.rows.priors[index], torch.Size([num_samples, len(seen)]))
+        if parent is not None:
+            new = new + draws[parent]
+        return torch.where(seen[:, None], z, new)
+
+
+def _draw(law: Distribution, size: torch.Size) -> Tensor:
+    return law.rsample(size) if law.has_rsample else law.sample(size)
