@@ -151,14 +151,14 @@ def log_weights(
     return total
 
 
-def packs(block: Tensor) -> Iterator[Tensor]:
-    """Yield the rows of whole blocks, about `ROWS_AT_ONCE` at a time: [M] int64 each."""
+def packs(block: Tensor, limit: int = ROWS_AT_ONCE) -> Iterator[Tensor]:
+    """Yield the rows of whole blocks, at most `limit` at a time or one block: [M] int64 each."""
     order = block.argsort(stable=True)
     sizes = torch.bincount(block).tolist()
     pack: list[Tensor] = []
     waiting = 0
     for rows in order.split(sizes):
-        if waiting and waiting + len(rows) > ROWS_AT_ONCE:
+        if waiting and waiting + len(rows) > limit:
             yield torch.cat(pack)
             pack, waiting = [], 0
         pack.append(rows)
@@ -182,6 +182,77 @@ def _log_weights(
         first = first_of(rows.groups[:, latent.level])
         total.index_add_(1, block[first], ratio[:, first].double())
     return total
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Rows with draws that follow the posterior itself and not only q.
+
+    index: [B] int64, which rows; eta: [S, B, out]; weight: [S, B], sums to 1 over draws; ess,
+    pareto_k: [B] float64, of the row's group of the lowest level (ess of S draws; k is the largest
+    over the draws of the levels above, NaN where there are too few within each).
+    """
+
+    index: Tensor
+    eta: Tensor
+    weight: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+
+
+def can_reweight(model: HierarchicalModel, rows: Split) -> Tensor:
+    """Return which rows [N] bool have only known groups, at the levels with latents."""
+    levels = sorted({latent.level for latent in model.latents if latent.posterior.random})
+    if not levels:
+        return torch.zeros(len(rows), dtype=torch.bool)
+    return (rows.groups[:, levels] >= 0).all(1)
+
+
+@torch.no_grad()
+def reweighted(
+    model: HierarchicalModel, rows: Split, train: Split, num_samples: int
+) -> Iterator[Weighted]:
+    """Yield rows (all with known groups) with weighted draws: self-normalised importance sampling.
+
+    Weights come from the training rows of the row's group of the lowest level: p(those rows | z)
+    p(z) / q(z). Where there are more levels, those above are drawn from q, about √S times, and the
+    lowest level's draws are weighted within each of these. Draws from torch's own stream.
+    """
+    levels = sorted({latent.level for latent in model.latents if latent.posterior.random})
+    low = levels[0]
+    inner = num_samples if len(levels) == 1 else math.ceil(math.sqrt(num_samples))
+    num_samples = math.ceil(num_samples / inner) * inner
+    background = torch.isin(train.groups[:, low], rows.groups[:, low].unique()).nonzero()[:, 0]
+    number = len(background)
+    group = torch.cat([train.groups[background, low], rows.groups[:, low]]).long()
+    for index in packs(group.unique(return_inverse=True)[1], max(1, ROWS_AT_ONCE // num_samples)):
+        trained, asked = background[index[index < number]], index[index >= number] - number
+        known, new = train.subset(trained).to(model.device), rows.subset(asked).to(model.device)
+        groups = torch.cat([known.groups, new.groups])
+        at = model.latents.at(groups, unseen=False)
+        repeats = None if len(levels) == 1 else (low, inner)
+        draws, ratios = model.latents.sample_groups(at, num_samples, repeats)
+        eta = model(torch.cat([known.x.all(), new.x.all()]), draws).expand(num_samples, -1, -1)
+        size = len(known)
+        each = model.likelihood.log_prob(eta[:, :size], known.y).double()
+        found, own = groups[:, low].unique(return_inverse=True)
+        log_w = each.new_zeros(num_samples, len(found)).index_add_(1, own[:size], each)
+        first = first_of(groups[:, low])
+        for latent, ratio in zip(model.latents, ratios, strict=True):
+            if latent.level == low and latent.posterior.random:
+                log_w += ratio[:, first].double()
+        within = log_w.unflatten(0, (-1, inner))  # [draws of upper levels, inner, groups]
+        share = (within.softmax(1) / len(within)).flatten(0, 1)
+        ess = torch.stack([effective_sample_size(part) for part in within]).sum(0)
+        k = np.max([pareto_k(part) for part in within.cpu().numpy()], axis=0)
+        of_row = own[size:]
+        yield Weighted(
+            asked,
+            eta[:, size:],
+            share[:, of_row],
+            ess[of_row].cpu(),
+            torch.from_numpy(k)[of_row.cpu()],
+        )
 
 
 def first_of(group: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from hlvnn.data.batches import Batches
-from hlvnn.data.grouped import Split, TensorRows
+from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
 from hlvnn.errors import ConfigError, DataError
+from hlvnn.importance import can_reweight, reweighted, warn_of_poor
 from hlvnn.metrics import RowScores, across_groups, group_table, overall
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
@@ -35,53 +36,101 @@ class Evaluation:
     groups: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Some rows of a split with their draws.
+
+    index: [B] int64; eta: [S, B, out], the network's output; weight: [S, B], sums to 1 over draws,
+    or None for equal ones; ess, pareto_k: [B] float64, NaN without weights.
+    """
+
+    index: Tensor
+    eta: Tensor
+    weight: Tensor | None
+    ess: Tensor
+    pareto_k: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over draws of values [S, B, …]: [B, …]."""
+        if self.weight is None:
+            return values.mean(0)
+        weight = self.weight.to(values.dtype)
+        return (values * weight.view(*weight.shape, *[1] * (values.dim() - 2))).sum(0)
+
+    def sd(self, values: Tensor) -> Tensor:
+        """Return the SD over draws of values [S, B, …]: [B, …]."""
+        return self.mean((values - self.mean(values)).square()).sqrt()
+
+    def log_mean(self, values: Tensor) -> Tensor:
+        """Return the log of the mean over draws of what `values` [S, B] are the logs of."""
+        if self.weight is None:
+            return values.logsumexp(0) - math.log(len(values))
+        return (values + self.weight.log()).logsumexp(0)
+
+
 def _draws(
-    model: HierarchicalModel, split: Split, num_samples: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (y, the network's output [S, B, out]) for a split, in order."""
+    model: HierarchicalModel, split: Split, num_samples: int, seed: int, train: Split | None
+) -> Iterator[_Drawn]:
+    """Yield every row of a split once: in order, those with weighted draws before the others."""
     if num_samples < 1:
         raise ConfigError(f"num_samples ({num_samples}): at least one draw of z is needed")
     draws = num_samples if model.sampling else 1
-    batch_size = max(1, ROWS_AT_ONCE // draws)
+    weighted = torch.zeros(len(split), dtype=torch.bool)
+    if train is not None and model.sampling:
+        weighted = can_reweight(model, split).cpu()
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), seeded(seed, model.device):
-            for batch in Batches(split, batch_size, device=model.device):
+            if train is not None and weighted.any():
+                places = weighted.nonzero()[:, 0]
+                for part in reweighted(model, split.subset(places), train, num_samples):
+                    index = places[part.index]
+                    yield _Drawn(index, part.eta, part.weight, part.ess, part.pareto_k)
+            places = (~weighted).nonzero()[:, 0]
+            rest = split if len(places) == len(split) else split.subset(places)
+            for batch in Batches(rest, max(1, ROWS_AT_ONCE // draws), device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
-                yield batch.y, model(batch.x, model.latents.sample(rows, draws))
+                eta = model(batch.x, model.latents.sample(rows, draws))
+                unknown = torch.full((len(batch.y),), math.nan, dtype=torch.float64)
+                yield _Drawn(places[batch.index.cpu()], eta, None, unknown, unknown)
     finally:
         model.train(was_training)
 
 
-def _log_mean(values: Tensor) -> Tensor:
-    """Return the log of the mean over samples of what `values` [S, B] are the logs of."""
-    return values.logsumexp(0) - math.log(len(values))
+def _in_order(parts: list[Tensor], index: list[Tensor]) -> Tensor:
+    """Return the parts of all rows together, each row at its place."""
+    return torch.cat(parts)[torch.cat(index).argsort()]
 
 
 def score_rows(
-    model: HierarchicalModel, split: Split, num_samples: int = 10, seed: int = 0
+    model: HierarchicalModel,
+    split: Split,
+    num_samples: int = 10,
+    seed: int = 0,
+    reweight: Split | None = None,
 ) -> RowScores:
     """Return each row's predictive loss and prediction.
 
     Groups without training rows integrate over the prior. Where y counts trials, the loss is that
-    of the row's counts, and y and the prediction are per trial.
+    of the row's counts, and y and the prediction are per trial. reweight: as in `predict`.
     """
-    losses, ys, predictions = [], [], []
+    losses, predictions, index = [], [], []
     likelihood = model.likelihood
     likelihood.check(split.y, "row")
-    for y, eta in _draws(model, split, num_samples, seed):
-        law = likelihood(eta)
+    for drawn in _draws(model, split, num_samples, seed, reweight):
+        law = likelihood(drawn.eta)
         if likelihood.target == "class":
-            predictions.append(class_probabilities(law).mean(0).argmax(-1))
+            predictions.append(drawn.mean(class_probabilities(law)).argmax(-1).cpu())
         else:
-            predictions.append(law.mean.mean(0))
-        losses.append(-_log_mean(likelihood.log_prob(eta, y)))
-        ys.append(likelihood.response(y))
+            predictions.append(drawn.mean(law.mean).cpu())
+        y = split.y[drawn.index].to(model.device)
+        losses.append(-drawn.log_mean(likelihood.log_prob(drawn.eta, y)).double().cpu())
+        index.append(drawn.index)
     return RowScores(
-        torch.cat(losses).double().cpu().numpy(),
-        torch.cat(ys).cpu().numpy(),
-        torch.cat(predictions).cpu().numpy(),
+        _in_order(losses, index).numpy(),
+        likelihood.response(split.y).cpu().numpy(),
+        _in_order(predictions, index).numpy(),
         split.gids.cpu().numpy(),
         model.schema.target.num_classes,
     )
@@ -95,13 +144,18 @@ def class_probabilities(law: Distribution) -> Tensor:
 
 
 def evaluate(
-    model: HierarchicalModel, split: Split, num_samples: int = 10, seed: int = 0
+    model: HierarchicalModel,
+    split: Split,
+    num_samples: int = 10,
+    seed: int = 0,
+    reweight: Split | None = None,
 ) -> Evaluation:
     """Return the metrics of a split, over rows and for every group of every level.
 
-    Predictions average `num_samples` posterior draws in probability space.
+    Predictions average `num_samples` posterior draws in probability space; reweight: as in
+    `predict`.
     """
-    scores = score_rows(model, split, num_samples, seed)
+    scores = score_rows(model, split, num_samples, seed, reweight)
     tables = []
     for index, level in enumerate(model.schema.levels):
         table = group_table(scores, index, level.size + len(level.new))
@@ -116,43 +170,57 @@ def predict(
     rows: pd.DataFrame | Split,
     num_samples: int = 100,
     seed: int = 0,
+    reweight: Split | GroupedDataset | None = None,
 ) -> pd.DataFrame:
     """Predict y for rows, integrating over the groups' posteriors.
 
     rows: a dataframe with the feature and group columns of `from_frame` (no target needed; labels
     never seen integrate over the prior), or a split of a data set.
+    reweight: the rows that the model was fitted to (or their data set). With them the draws of
+    known groups get importance weights p(the group's training rows | z) p(z) / q(z), so that they
+    follow the posterior itself where q cannot (see `importance.reweighted`); some hundred draws.
 
     Returns one row per row, indexed like the dataframe. Real target: `mean`, `sd` (of a new y) and
     `sd_mean` (of E[y], from not knowing z); where y counts trials, those of one trial. Classes:
     `prediction`, and for each label `prob_<label>` with `sd_<label>`, its SD over the posterior.
-    Raises `DataError` for missing columns or values.
+    With `reweight` also `ess` (effective draws) and `pareto_k` of the row's group, and a warning
+    where they are poor. Raises `DataError` for missing columns or values.
     """
     index = rows.index if isinstance(rows, pd.DataFrame) else None
     split = _as_split(model, rows) if isinstance(rows, pd.DataFrame) else rows
-    parts: list[Tensor] = []
-    for _, eta in _draws(model, split, num_samples, seed):
-        law = model.likelihood(eta)
+    train = reweight.train if isinstance(reweight, GroupedDataset) else reweight
+    parts, places, quality = [], [], []
+    for drawn in _draws(model, split, num_samples, seed, train):
+        law = model.likelihood(drawn.eta)
         if model.likelihood.target == "class":
             probabilities = class_probabilities(law)
-            sd = probabilities.std(0, correction=0)
-            parts.append(torch.cat([probabilities.mean(0), sd], dim=-1).double().cpu())
+            columns = [drawn.mean(probabilities), drawn.sd(probabilities)]
+            parts.append(torch.cat(columns, dim=-1).double().cpu())
         else:
-            between = law.mean.std(0, correction=0)
-            sd = (law.variance.mean(0) + between.square()).sqrt()
-            parts.append(torch.stack([law.mean.mean(0), sd, between], dim=-1).double().cpu())
+            between = drawn.sd(law.mean)
+            sd = (drawn.mean(law.variance) + between.square()).sqrt()
+            parts.append(torch.stack([drawn.mean(law.mean), sd, between], dim=-1).double().cpu())
+        places.append(drawn.index)
+        quality.append(torch.stack([drawn.ess, drawn.pareto_k], dim=-1))
     target = model.schema.target
     labels = (
         list(target.labels) if target.labels is not None else list(range(target.num_classes or 0))
     )
     empty = torch.empty(0, 2 * len(labels) or 3, dtype=torch.float64)  # for no rows at all
-    table = torch.cat([empty, *parts]).numpy()
+    table = (_in_order(parts, places) if parts else empty).numpy()
+    diagnostics = pd.DataFrame(index=index if index is not None else range(len(split)))
+    if train is not None and parts:
+        ess, k = _in_order(quality, places).numpy().T
+        diagnostics["ess"], diagnostics["pareto_k"] = ess, k
+        warn_of_poor(ess / num_samples, k, "rows")
     if model.likelihood.target == "real":
-        return pd.DataFrame(table, columns=["mean", "sd", "sd_mean"], index=index)
+        frame = pd.DataFrame(table, columns=["mean", "sd", "sd_mean"], index=index)
+        return pd.concat([frame, diagnostics], axis=1)
     names = [f"{part}_{label}" for part in ("prob", "sd") for label in labels]
     frame = pd.DataFrame(table, columns=names, index=index)
     best = np.argmax(table[:, : len(labels)], axis=1)
     frame.insert(0, "prediction", [labels[i] for i in best])
-    return frame
+    return pd.concat([frame, diagnostics], axis=1)
 
 
 def _as_split(model: HierarchicalModel, frame: pd.DataFrame) -> Split:

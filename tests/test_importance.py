@@ -237,3 +237,83 @@ def test_a_posterior_far_off_is_told(shared: Path, caplog: pytest.LogCaptureFixt
             table.copy_(kept)
     assert "of 15 blocks have poor importance weights" in caplog.text
     assert (bad.blocks["pareto_k"] > 0.7).sum() > 5
+
+
+def exact_logistic(y: np.ndarray, sd: float, grid: int = 4001) -> tuple[float, float]:
+    """Return the posterior mean and SD of σ(z), z ~ N(0, sd²), given Bernoulli y: by a grid."""
+    z = np.linspace(-12, 12, grid)
+    p = 1 / (1 + np.exp(-z))
+    log_density = stats.norm.logpdf(z, scale=sd) + y.sum() * np.log(p)
+    log_density += (len(y) - y.sum()) * np.log1p(-p)
+    weight = np.exp(log_density - log_density.max())
+    weight /= weight.sum()
+    mean = float((weight * p).sum())
+    return mean, float(np.sqrt((weight * (p - mean) ** 2).sum()))
+
+
+def skewed() -> Fitted:
+    """A model with a poor q on purpose: its posteriors stay where they start."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(6), 8)
+    y = rng.random(48) < np.repeat([0.02, 0.2, 0.5, 0.7, 0.95, 1.0], 8)
+    frame = pd.DataFrame({"g": group, "y": y})
+    data = GroupedDataset.from_frame(frame, target="y", features=[], groups=["g"])
+    config = hlvnn.ModelConfig(
+        backbone="linear", latents=(hlvnn.LatentConfig.from_text("bias@output level=g"),)
+    )
+    model = hlvnn.build_model(config, data, seed=0)
+    with torch.no_grad():
+        model.backbone.output.bias.zero_()  # type: ignore[union-attr]
+        (latent,) = model.latents
+        latent.posterior.table[:, 0] = 0.3
+        latent.posterior.table[:, 1] = 0.5  # the log of its SD: wider than the posterior
+    return model, data
+
+
+@featureless
+def test_reweighted_predictions_follow_the_exact_posterior_and_not_q() -> None:
+    model, data = skewed()
+    frame = pd.DataFrame({"g": np.arange(6)})
+    plain = hlvnn.predict(model, frame, num_samples=4000)
+    weighted = hlvnn.predict(model, frame, num_samples=4000, reweight=data)
+    y = data.train.y.numpy()
+    for group in range(6):
+        mean, sd = exact_logistic(y[data.train.groups[:, 0].numpy() == group], sd=1.0)
+        row = weighted.loc[group]
+        error = sd / math.sqrt(row["ess"])
+        assert row["prob_True"] == pytest.approx(mean, abs=4 * error)
+        assert row["sd_True"] == pytest.approx(sd, rel=0.08)
+    assert abs(plain["prob_True"] - weighted["prob_True"]).max() > 0.1
+    assert weighted["ess"].between(100, 4000).all()
+    assert weighted["pareto_k"].lt(0.7).all()
+
+
+@featureless
+def test_reweighting_leaves_rows_of_unseen_groups_to_the_prior() -> None:
+    model, data = skewed()
+    frame = pd.DataFrame({"g": [0, 99, 5]}, index=["a", "b", "c"])
+    table = hlvnn.predict(model, frame, num_samples=2000, reweight=data)
+    assert list(table.index) == ["a", "b", "c"]
+    assert table["ess"].isna().tolist() == [False, True, False]
+    assert table.loc["b", "prob_True"] == pytest.approx(0.5, abs=0.02)
+
+
+@featureless
+def test_evaluation_takes_the_same_weights_as_prediction() -> None:
+    model, data = skewed()
+    table = hlvnn.predict(model, data.train, num_samples=500, seed=3, reweight=data.train)
+    result = hlvnn.evaluate(model, data.train, 500, seed=3, reweight=data.train)
+    of_y = np.where(data.train.y.numpy() == 1, table["prob_True"], table["prob_False"])
+    assert result.scalars["loss"] == pytest.approx(-np.log(of_y).mean(), rel=1e-5)
+
+
+@pytest.mark.data
+@featureless
+def test_two_levels_are_weighted_within_each_draw_of_the_upper_one(shared: Path) -> None:
+    """Where q is the exact posterior, weights are equal and change nothing but the draws."""
+    model, data = fitted(shared, *EXACT["nested levels, one given the other"][:3])
+    table = hlvnn.predict(model, data.train, num_samples=900, reweight=data)
+    plain = hlvnn.predict(model, data.train, num_samples=900)
+    assert (table["ess"] / 900).min() > 0.97
+    difference = (table["mean"] - plain["mean"]).abs() / plain["sd_mean"]
+    assert difference.max() < 6 * math.sqrt(2 / 30)  # 30 draws of the upper level

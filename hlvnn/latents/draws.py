@@ -38,7 +38,7 @@ class Draws:
 
     parent, given: each latent's place of the latents it depends on. by_group: one draw for each
     group, shared by its rows (none is unseen), with its density in `ratios`; else each row draws
-    for itself.
+    for itself. repeats: (level, R): latents of the other levels keep a draw for R samples in turn.
 
     ratios: log p(z) − log q(z) of each row's group given those it depends on, [S, B] per latent.
     """
@@ -51,9 +51,10 @@ class Draws:
         rows: LatentRows,
         *,
         by_group: bool,
+        repeats: tuple[int, int] | None = None,
     ) -> None:
         self.latents, self.parent, self.given, self.rows = latents, parent, given, rows
-        self.by_group = by_group
+        self.by_group, self.repeats = by_group, repeats
         self.ratios: list[Tensor] = []
         self.whole: dict[int, Tensor] = {}
 
@@ -64,7 +65,7 @@ class Draws:
         for index, latent in enumerate(self.latents):
             q, p = self.rows.posteriors[index], self.rows.priors[index]
             parent, given = self.parent[index], self.given[index]
-            value, log_q = self._own(index, num_samples)
+            value, log_q = self._repeated(index, num_samples)
             if given is not None:
                 u = self.whole[given] if latent.dense else deviations[given]
                 slopes = latent.dependence(self.rows.at[index])
@@ -84,6 +85,17 @@ class Draws:
             draws.append(self._with_new(index, value, num_samples, draws))
             deviations.append(deviation)
         return draws
+
+    def _repeated(self, index: int, num_samples: int) -> tuple[Tensor, Tensor | None]:
+        """Draw as `_own` does, each draw as often as `repeats` says."""
+        if self.repeats is None or self.latents[index].level == self.repeats[0]:
+            return self._own(index, num_samples)
+        times = self.repeats[1]
+        value, log_q = self._own(index, num_samples // times)
+        if index in self.whole:
+            self.whole[index] = self.whole[index].repeat_interleave(times, 0)
+        log_q = None if log_q is None else log_q.repeat_interleave(times, 0)
+        return value.repeat_interleave(times, 0), log_q
 
     def _own(self, index: int, num_samples: int) -> tuple[Tensor, Tensor | None]:
         """Draw from q before what it depends on is added: [S, B, Z].

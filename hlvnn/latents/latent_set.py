@@ -147,22 +147,22 @@ class LatentSet(nn.Module):
         Rows of unseen groups draw from the prior, one draw a row. A row draws what several of its
         latents depend on once.
         """
-        return self._draws(rows).draw(num_samples)
+        return Draws(list(self), self.parent, self.given, rows, by_group=False).draw(num_samples)
 
     def sample_groups(
-        self, rows: LatentRows, num_samples: int
+        self, rows: LatentRows, num_samples: int, repeats: tuple[int, int] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Draw every latent once for each group, shared by the group's rows (none is unseen).
+
+        repeats: (level, R): latents of the other levels keep each draw for R samples in turn (the
+        number of samples is a multiple of R).
 
         Returns the draws [S, B, Z] and log p(z) − log q(z) of each row's group given those it
         depends on, [S, B]; summed over latents and over distinct groups these are the log ratio of
         all z together.
         """
-        draws = self._draws(rows, by_group=True)
+        draws = Draws(list(self), self.parent, self.given, rows, by_group=True, repeats=repeats)
         return draws.draw(num_samples), draws.ratios
-
-    def _draws(self, rows: LatentRows, *, by_group: bool = False) -> Draws:
-        return Draws(list(self), self.parent, self.given, rows, by_group=by_group)
 
     def moments(self, rows: LatentRows) -> list[tuple[Tensor, Columns]]:
         """Return each (normal) latent's mean [B, Z] and the factors of its deviation."""
