@@ -197,6 +197,9 @@ class TrainConfig(Config):
     where the ELBO has a closed form."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of the backbone's and placements' matrices."""
+    augment: float = Field(0.0, ge=0)
+    """Strength of random small moves, turns, scalings and slants of training images, anew in each
+    batch; 0 leaves them as they are, 1 is moderate."""
     clip_grad: float | None = Field(None, gt=0)
     """Largest norm of a step's gradient; None does not clip."""
     kl_weight: float = Field(1.0, ge=0)

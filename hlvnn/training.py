@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from hlvnn.config import TrainConfig
+from hlvnn.data.augment import jittered
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset
-from hlvnn.errors import ResourceError
+from hlvnn.errors import ConfigError, ResourceError
 from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.latent import Latent
 from hlvnn.model import HierarchicalModel
@@ -105,7 +106,8 @@ def fit(
     resumed fit ends bit for bit where an uninterrupted one ends. seed: order of rows, dropout and
     draws.
 
-    Raises `ResourceError` for a device that is not there.
+    Raises `ResourceError` for a device that is not there, `ConfigError` for `augment` without
+    images.
     """
     with ExitStack() as stack:
         device = resolve_device(config.device)
@@ -150,6 +152,11 @@ class _Fit:
         device: torch.device,
         seed: int,
     ) -> None:
+        if config.augment and data.schema.x_kind != "image":
+            raise ConfigError(
+                f"--augment {config.augment:g} moves images; the data are {data.schema.x_kind}; "
+                "leave it out"
+            )
         self.model, self.data, self.config, self.device = model, data, config, device
         self.generator = torch.Generator().manual_seed(seed)
         self.batches = Batches(
@@ -263,6 +270,8 @@ class _Fit:
         for number, batch in enumerate(self.batches, start=1):
             if config.debug and state.step == 0:
                 self._log_shapes(batch)
+            if config.augment:
+                batch = batch._replace(x=jittered(batch.x, config.augment))
             self._set_lr(lr_factor(config.lr_schedule, state.step / self.total_steps))
             loss = batch_loss(model, batch, self._beta(state.step + 1), config.num_samples)
             for optimizer in self.optimizers:
