@@ -54,8 +54,8 @@ def unknown(what: str, name: str, options: Iterable[str]) -> str:
 def unknown_label(what: str, label: object, labels: Sequence[object]) -> str:
     """Return the sentence for a label among many: as `unknown`, but naming only the nearest three.
 
-    >>> unknown_label("Subject", "38", [308, 309, 310, 330])
-    "unknown Subject '38'; did you mean 308, 330 or 309? There are 4, from 308 to 330."
+    >>> unknown_label("ward", "nord", ["east", "north", "northern", "west"])
+    "unknown ward 'nord'; did you mean 'north' or 'northern'? There are 4, from 'east' to 'west'."
     """
     by_text = {str(known): known for known in labels}
     close = [repr(by_text[text]) for text in difflib.get_close_matches(str(label), by_text, 3, 0.5)]

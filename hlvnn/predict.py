@@ -35,7 +35,7 @@ class Evaluation:
     groups: pd.DataFrame
 
 
-def _draws(
+def output_draws(
     model: HierarchicalModel, split: Split, num_samples: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (y, the network's output [S, B, out]) for a split, in order."""
@@ -70,7 +70,7 @@ def score_rows(
     losses, ys, predictions = [], [], []
     likelihood = model.likelihood
     likelihood.check(split.y, "row")
-    for y, eta in _draws(model, split, num_samples, seed):
+    for y, eta in output_draws(model, split, num_samples, seed):
         law = likelihood(eta)
         if likelihood.target == "class":
             predictions.append(class_probabilities(law).mean(0).argmax(-1))
@@ -130,7 +130,7 @@ def predict(
     index = rows.index if isinstance(rows, pd.DataFrame) else None
     split = _as_split(model, rows) if isinstance(rows, pd.DataFrame) else rows
     parts: list[Tensor] = []
-    for _, eta in _draws(model, split, num_samples, seed):
+    for _, eta in output_draws(model, split, num_samples, seed):
         law = model.likelihood(eta)
         if model.likelihood.target == "class":
             probabilities = class_probabilities(law)
