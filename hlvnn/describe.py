@@ -8,8 +8,9 @@ from torch import Tensor
 
 from hlvnn.backbones.base import Backbone
 from hlvnn.backbones.linear import Linear
-from hlvnn.data.grouped import Schema
-from hlvnn.errors import ConfigError
+from hlvnn.data.grouped import Level, Schema
+from hlvnn.errors import ConfigError, DataError, unknown_label
+from hlvnn.latents.distance import prior_sd, squares_from
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
@@ -140,24 +141,87 @@ class Describer:
 
     def posterior(self, level_name: str) -> pd.DataFrame:
         """Return one row per group: its label, rows, mean_… and sd_… of each coordinate."""
-        level = self.schema.level_index(level_name)
-        latents = {i: latent for i, latent in enumerate(self.latents) if latent.level == level}
-        if not latents:
-            raise ConfigError(f"the model has no latent for level {level_name!r}")
-        labels = self.schema.levels[level].labels
-        counts = self.latents.counts(level)
-        columns: dict[str, object] = {
-            level_name: list(labels) if labels is not None else list(range(len(counts))),
-            "rows": counts.cpu().numpy(),
-        }
-        for position, latent in latents.items():
+        columns = self._groups(level_name)
+        for position, latent, prefix in self._of_level(level_name):
             names, factor = self.coordinates(latent)
-            with torch.no_grad():
-                mean, sd = (
-                    part.double().cpu() * factor for part in self.latents.marginal(position)
-                )
-            prefix = f"{latent.name.removeprefix(level_name + ' ')} " if len(latents) > 1 else ""
+            mean, sd = (part * factor for part in self._marginal(position))
             for k, name in enumerate(names):
                 columns[f"mean_{prefix}{name}"] = mean[:, k].numpy()
                 columns[f"sd_{prefix}{name}"] = sd[:, k].numpy()
         return pd.DataFrame(columns)
+
+    def shrinkage(self, level_name: str) -> pd.DataFrame:
+        """Return one row per group: posterior SDs beside prior SDs, see the model's method."""
+        columns = self._groups(level_name)
+        latents = [one for one in self._of_level(level_name) if one[1].posterior.random]
+        if not latents:
+            raise ConfigError(
+                f"the latents of level {level_name!r} are points, which have no SD to set against "
+                "a prior's; use another posterior (mean_field, full_rank)"
+            )
+        for position, latent, prefix in latents:
+            names, factor = self.coordinates(latent)
+            _, sd = self._marginal(position)
+            with torch.no_grad():
+                prior = prior_sd(self.latents, position).cpu()
+            for k, name in enumerate(names):
+                ratio = sd[:, k] / prior[k]
+                columns[f"sd_{prefix}{name}"] = (sd[:, k] * factor[k]).numpy()
+                columns[f"prior_sd_{prefix}{name}"] = float(prior[k] * factor[k])
+                columns[f"sd_ratio_{prefix}{name}"] = ratio.numpy()
+                columns[f"shrinkage_{prefix}{name}"] = (1 - ratio.square()).numpy()
+        return pd.DataFrame(columns)
+
+    def nearest(self, level_name: str, label: str | int, k: int) -> pd.DataFrame:
+        """Return the k groups nearest to one in the latent space, see the model's method."""
+        latents = self._of_level(level_name)
+        level = self.schema.levels[self.schema.level_index(level_name)]
+        if k < 1:
+            raise ConfigError(f"k ({k}): at least one group has to be asked for")
+        labels = self._labels(level)
+        if label in level.new:
+            raise DataError(f"{level_name} {label!r} has no training rows, and so no posterior")
+        if label not in labels:
+            raise DataError(unknown_label(level_name, label, labels))
+        group = labels.index(label)
+        with torch.no_grad():
+            squares = [squares_from(self.latents, position, group) for position, *_ in latents]
+        between, expected = (torch.stack(part).sum(0).cpu() for part in zip(*squares, strict=True))
+        table = pd.DataFrame(self._groups(level_name)).assign(
+            distance=expected.sqrt().numpy(), distance_means=between.sqrt().numpy()
+        )
+        return (
+            table.drop(index=group)
+            .sort_values("distance", kind="stable", ignore_index=True)
+            .head(k)
+        )
+
+    def _of_level(self, level_name: str) -> list[tuple[int, Latent, str]]:
+        """Return a level's latents: position, latent, and what its columns' names begin with."""
+        level = self.schema.level_index(level_name)
+        found = [(i, latent) for i, latent in enumerate(self.latents) if latent.level == level]
+        if not found:
+            raise ConfigError(f"the model has no latent for level {level_name!r}")
+        several = len(found) > 1
+        return [
+            (i, latent, f"{latent.name.removeprefix(level_name + ' ')} " if several else "")
+            for i, latent in found
+        ]
+
+    @staticmethod
+    def _labels(level: Level) -> list[str | int]:
+        return list(range(level.size)) if level.labels is None else list(level.labels)
+
+    def _groups(self, level_name: str) -> dict[str, object]:
+        """Return the first columns of a table of groups: their labels and training rows."""
+        index = self.schema.level_index(level_name)
+        return {
+            level_name: self._labels(self.schema.levels[index]),
+            "rows": self.latents.counts(index).cpu().numpy(),
+        }
+
+    def _marginal(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return the mean and the SD of every group's z, [G, Z] float64."""
+        with torch.no_grad():
+            mean, sd = self.latents.marginal(position)
+        return mean.double().cpu(), sd.double().cpu()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import ValidationError
 
@@ -49,6 +49,22 @@ def unknown(what: str, name: str, options: Iterable[str]) -> str:
     options = sorted(options)
     listed = ", ".join(options) if options else "(none)"
     return f"unknown {what} {name!r}{nearest(name, options) or '.'} Known: {listed}."
+
+
+def unknown_label(what: str, label: object, labels: Sequence[object]) -> str:
+    """Return the sentence for a label among many: as `unknown`, but naming only the nearest three.
+
+    >>> unknown_label("ward", "nord", ["east", "north", "northern", "west"])
+    "unknown ward 'nord'; did you mean 'north' or 'northern'? There are 4, from 'east' to 'west'."
+    """
+    by_text = {str(known): known for known in labels}
+    close = [repr(by_text[text]) for text in difflib.get_close_matches(str(label), by_text, 3, 0.5)]
+    listed = " or ".join([", ".join(close[:-1]), close[-1]] if len(close) > 1 else close)
+    meant = f"; did you mean {listed}?" if close else "."
+    return (
+        f"unknown {what} {label!r}{meant} There are {len(labels)}, from {labels[0]!r} to "
+        f"{labels[-1]!r}."
+    )
 
 
 def from_validation(error: ValidationError, where: str) -> ConfigError:

@@ -112,6 +112,42 @@ class HierarchicalModel(nn.Module):
         """
         return self._describer().posterior(level)
 
+    def shrinkage(self, level: str) -> pd.DataFrame:
+        """Return how much the rows of each group of a level have told of its latent.
+
+        One row per group: its label, `rows` (in training), and for each coordinate `sd_…`
+        (posterior) and `prior_sd_…` in the user's units, `sd_ratio_…`, the first over the second,
+        and `shrinkage_…` = 1 − sd_ratio²: the share of the prior variance that the rows explain. 1:
+        the group speaks for itself; 0: nothing was learned of it beyond the prior. In a linear
+        model with a random intercept it is n τ²/(n τ² + σ²), the reliability, by which a group's
+        mean is pulled to everybody's. It is negative where a posterior is wider than its prior.
+
+        SDs are marginal: a posterior that depends on another level's counts that one's variance,
+        and so does a nested prior. Points are left out: they have no SD.
+
+        Raises `DataError` for an unknown level, `ConfigError` for one with no latent but points.
+        Source: Raudenbush and Bryk (2002), reliability; Betancourt (2018), posterior shrinkage;
+        one minus it is the pooling of Gelman and Pardoe (2006).
+        """
+        return self._describer().shrinkage(level)
+
+    def nearest(self, level: str, label: str | int, k: int = 10) -> pd.DataFrame:
+        """Return the k groups nearest to the group `label` in the latent space, nearest first.
+
+        One row per other group: its label, `rows` (in training) and two distances in prior SDs.
+        With L Lᵀ the prior covariance of one group's z, `distance` is √E|L⁻¹(z_a − z_b)|² under
+        the posterior: √(|L⁻¹(m_a − m_b)|² + tr L⁻¹ Var(z_a − z_b) L⁻ᵀ). So a group of which little
+        is known is near nobody; what two groups share with each other cancels. `distance_means` is
+        the first part alone, the Mahalanobis distance of the posterior means. Two groups drawn from
+        the prior lie √(2 Z) apart on average (root mean square), Z the width; the squares of a
+        level's several latents add up. A latent without a prior is measured by its SD over groups.
+
+        Raises `DataError` for an unknown level or label, `ConfigError` for a level without a latent
+        or k below 1.
+        Source: Mahalanobis (1936); the mean of a quadratic form: Mathai and Provost (1992).
+        """
+        return self._describer().nearest(level, label, k)
+
     def _describer(self) -> Describer:
         return Describer(self.backbone, self.latents, self.likelihood, self.schema)
 

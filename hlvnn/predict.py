@@ -37,14 +37,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """Some rows of a split with their draws.
 
-    index: [B] int64; eta: [S, B, out], the network's output; weight: [S, B], sums to 1 over draws,
-    or None for equal ones; ess, pareto_k: [B] float64, NaN without weights.
+    index: [B] int64; y: [B]; eta: [S, B, out], the network's output; weight: [S, B], sums to 1 over
+    draws, or None for equal ones; ess, pareto_k: [B] float64, NaN without weights.
     """
 
     index: Tensor
+    y: Tensor
     eta: Tensor
     weight: Tensor | None
     ess: Tensor
@@ -68,32 +69,46 @@ class _Drawn:
         return (values + self.weight.log()).logsumexp(0)
 
 
-def _draws(
-    model: HierarchicalModel, split: Split, num_samples: int, seed: int, train: Split | None
-) -> Iterator[_Drawn]:
-    """Yield every row of a split once: in order, those with weighted draws before the others."""
+def output_draws(
+    model: HierarchicalModel,
+    split: Split,
+    num_samples: int,
+    seed: int,
+    reweight: Split | None = None,
+) -> Iterator[Drawn]:
+    """Yield every row of a split once, in order; with `reweight` those with weighted draws first.
+
+    reweight: the training rows, as in `predict`.
+    """
     if num_samples < 1:
         raise ConfigError(f"num_samples ({num_samples}): at least one draw of z is needed")
     draws = num_samples if model.sampling else 1
     weighted = torch.zeros(len(split), dtype=torch.bool)
-    if train is not None and model.sampling:
+    if reweight is not None and model.sampling:
         weighted = can_reweight(model, split).cpu()
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), seeded(seed, model.device):
-            if train is not None and weighted.any():
+            if reweight is not None and weighted.any():
                 places = weighted.nonzero()[:, 0]
-                for part in reweighted(model, split.subset(places), train, num_samples):
+                for part in reweighted(model, split.subset(places), reweight, num_samples):
                     index = places[part.index]
-                    yield _Drawn(index, part.eta, part.weight, part.ess, part.pareto_k)
+                    yield Drawn(
+                        index,
+                        split.y[index].to(model.device),
+                        part.eta,
+                        part.weight,
+                        part.ess,
+                        part.pareto_k,
+                    )
             places = (~weighted).nonzero()[:, 0]
             rest = split if len(places) == len(split) else split.subset(places)
             for batch in Batches(rest, max(1, ROWS_AT_ONCE // draws), device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
                 eta = model(batch.x, model.latents.sample(rows, draws))
                 unknown = torch.full((len(batch.y),), math.nan, dtype=torch.float64)
-                yield _Drawn(places[batch.index.cpu()], eta, None, unknown, unknown)
+                yield Drawn(places[batch.index.cpu()], batch.y, eta, None, unknown, unknown)
     finally:
         model.train(was_training)
 
@@ -118,14 +133,13 @@ def score_rows(
     losses, predictions, index = [], [], []
     likelihood = model.likelihood
     likelihood.check(split.y, "row")
-    for drawn in _draws(model, split, num_samples, seed, reweight):
+    for drawn in output_draws(model, split, num_samples, seed, reweight):
         law = likelihood(drawn.eta)
         if likelihood.target == "class":
             predictions.append(drawn.mean(class_probabilities(law)).argmax(-1).cpu())
         else:
             predictions.append(drawn.mean(law.mean).cpu())
-        y = split.y[drawn.index].to(model.device)
-        losses.append(-drawn.log_mean(likelihood.log_prob(drawn.eta, y)).double().cpu())
+        losses.append(-drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)).double().cpu())
         index.append(drawn.index)
     return RowScores(
         _in_order(losses, index).numpy(),
@@ -190,7 +204,7 @@ def predict(
     split = _as_split(model, rows) if isinstance(rows, pd.DataFrame) else rows
     train = reweight.train if isinstance(reweight, GroupedDataset) else reweight
     parts, places, quality = [], [], []
-    for drawn in _draws(model, split, num_samples, seed, train):
+    for drawn in output_draws(model, split, num_samples, seed, train):
         law = model.likelihood(drawn.eta)
         if model.likelihood.target == "class":
             probabilities = class_probabilities(law)

@@ -234,6 +234,33 @@ def test_quadrature_gives_the_moments_of_a_normal() -> None:
     torch.testing.assert_close(got, (mean.square() + variance).squeeze(-1))
 
 
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_distribution_function_is_scipys(name: str) -> None:
+    likelihood = make(name)
+    eta, y = predictor(likelihood), targets(likelihood)
+    with torch.no_grad():
+        if likelihood.target == "class":
+            with pytest.raises(TypeError, match="classes have no order"):
+                likelihood.cumulative(eta, y)
+            return
+        below, up_to = likelihood.cumulative(eta, y)
+        mean = likelihood(eta).mean.numpy()
+    assert below.shape == up_to.shape == (S, B)
+    assert below.dtype == up_to.dtype == torch.float64
+    if isinstance(likelihood, Gaussian):
+        law = stats.norm(mean, likelihood.noise_sd())
+        np.testing.assert_allclose(up_to, law.cdf(y.numpy()), rtol=1e-6)
+        assert torch.equal(below, up_to)
+        return
+    law = stats.poisson(mean) if isinstance(likelihood, Poisson) else stats.binom(TRIALS, mean)
+    count = (y if y.dim() == 1 else y[:, 0]).numpy()
+    np.testing.assert_allclose(up_to, law.cdf(count), rtol=1e-9)
+    np.testing.assert_allclose(below, law.cdf(count - 1), rtol=1e-9)
+    assert (below[:, count == 0] == 0).all()
+    if likelihood.counts_trials:
+        assert (up_to[:, count == TRIALS.numpy()] == 1).all()
+
+
 # Poisson
 
 

@@ -226,6 +226,100 @@ def test_group_means_are_the_conditional_modes(name: str, shared: Path) -> None:
         assert np.abs((mean - expected) / sd).max() < 0.02
 
 
+def lme4s_conditional_sds(shared: Path, fit: str) -> dict[str, dict[str, list[float]]]:
+    """Return level -> group -> SDs, for the levels whose SDs lme4 gives; named as the modes are."""
+    fits = json.loads((shared / "data/grouped/published_fits.json").read_text())["computed"]
+    (found,) = (one for one in fits if one["id"] == fit)
+    sds = {}
+    for name, block in found["ranef"].items():
+        level = "sample" if name == "cask:batch" else name
+        if "cond_sd" in block:
+            groups = lme4s_modes(shared, fit)[level]
+            sds[level] = dict(zip(groups, block["cond_sd"], strict=True))
+    return sds
+
+
+WITH_SDS = [name for name, case in CASES.items() if case.fit and "uncorrelated" not in name]
+
+
+@pytest.mark.parametrize("name", WITH_SDS)
+def test_shrinkage_sets_lme4s_conditional_sds_against_its_sds(name: str, shared: Path) -> None:
+    frame, model, _ = fitted(shared, name)
+    case = CASES[name]
+    assert case.fit is not None
+    found = lme4s_conditional_sds(shared, case.fit)
+    assert set(found) == set(case.groups)
+    for level, by_group in found.items():
+        table = model.shrinkage(level)
+        terms = [term for at, term in case.sds if at == level]
+        assert list(table.columns) == [
+            *(level, "rows"),
+            *(
+                f"{part}_{term}"
+                for term in terms
+                for part in ("sd", "prior_sd", "sd_ratio", "shrinkage")
+            ),
+        ]
+        sizes = frame[level].astype(str).value_counts()
+        assert table["rows"].tolist() == [sizes[str(label)] for label in table[level]]
+        expected = np.array([by_group[str(label)] for label in table[level]])
+        prior = np.array([case.sds[level, term] for term in terms])
+        ratio = table[[f"sd_ratio_{term}" for term in terms]].to_numpy()
+        np.testing.assert_allclose(table[[f"sd_{term}" for term in terms]], expected, rtol=0.015)
+        np.testing.assert_allclose(ratio, expected / prior, rtol=0.015)
+        shrinkage = table[[f"shrinkage_{term}" for term in terms]]
+        np.testing.assert_allclose(shrinkage, 1 - (expected / prior) ** 2, atol=0.015)
+
+
+def test_the_shrinkage_of_a_random_intercept_is_its_reliability(shared: Path) -> None:
+    """Dyestuff: n τ²/(n τ² + σ²), with our estimates."""
+    _, model, _ = fitted(shared, "Dyestuff")
+    tau, sigma = sd_of(model, "Batch", ONE), sd_of(model, NOISE, "")
+    table = model.shrinkage("Batch")
+    n = table["rows"]
+    np.testing.assert_allclose(
+        table[f"shrinkage_{ONE}"], n * tau**2 / (n * tau**2 + sigma**2), rtol=1e-3
+    )
+
+
+def test_the_nearest_batches_are_those_with_the_nearest_means(shared: Path) -> None:
+    """Dyestuff is balanced: all SDs are the same, and so all that differs is the means."""
+    _, model, _ = fitted(shared, "Dyestuff")
+    tau = sd_of(model, "Batch", ONE)
+    ours = model.posterior("Batch").set_index("Batch")
+    apart = ((ours[f"mean_{ONE}"] - ours[f"mean_{ONE}"]["E"]).abs() / tau).drop("E")
+    table = model.nearest("Batch", "E", k=3).set_index("Batch")
+    assert table.index.tolist() == ["C", "B", "A"]
+    np.testing.assert_allclose(table["distance_means"], apart[table.index], rtol=1e-5)
+    spread = (ours[f"sd_{ONE}"][table.index] ** 2 + ours[f"sd_{ONE}"]["E"] ** 2) / tau**2
+    np.testing.assert_allclose(table["distance"] ** 2, apart[table.index] ** 2 + spread, rtol=1e-5)
+
+
+def test_what_crossed_groups_share_does_not_set_them_apart(shared: Path) -> None:
+    """Penicillin: Var(u_a − u_b) of two samples, from Henderson's equations."""
+    frame, model, _ = fitted(shared, "Penicillin, plate given samples")
+    noise = sd_of(model, NOISE, "") ** 2
+    for level in ("plate", "sample"):
+        codes = [pd.factorize(frame[name], sort=True)[0] for name in (level, *LEVEL_BESIDE[level])]
+        z = np.hstack([np.eye(code.max() + 1)[code] for code in codes])
+        taus = [sd_of(model, name, ONE) for name in (level, *LEVEL_BESIDE[level])]
+        precision = np.concatenate(
+            [np.full(code.max() + 1, tau**-2.0) for code, tau in zip(codes, taus, strict=True)]
+        )
+        covariance = np.linalg.inv(z.T @ z / noise + np.diag(precision))
+        groups = model.posterior(level)[level].tolist()
+        label = groups[2]
+        table = model.nearest(level, label, k=100)
+        assert len(table) == len(groups) - 1
+        at = [groups.index(other) for other in table[level]]
+        variance = covariance[at, at] + covariance[2, 2] - 2 * covariance[at, 2]
+        ours = (table["distance"] ** 2 - table["distance_means"] ** 2) * taus[0] ** 2
+        np.testing.assert_allclose(ours, variance, rtol=0.02)
+
+
+LEVEL_BESIDE = {"plate": ("sample",), "sample": ("plate",)}
+
+
 INSTEVAL = (
     intercept("s", given="dept"),
     intercept("d", given="dept"),

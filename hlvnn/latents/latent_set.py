@@ -168,7 +168,7 @@ class LatentSet(nn.Module):
         """Return each (normal) latent's mean [B, Z] and the factors of its deviation."""
         result: list[tuple[Tensor, Columns]] = []
         for index in range(len(self)):
-            mean, columns = self._moments(index, rows.at[index], rows.posteriors[index])
+            mean, columns = self.moments_at(index, rows.at[index], rows.posteriors[index])
             inverse, seen, parent = rows.inverse[index], rows.seen[index], self.parent[index]
             if inverse is not None:
                 mean = mean[inverse]
@@ -188,7 +188,7 @@ class LatentSet(nn.Module):
             result.append((mean, columns))
         return result
 
-    def _moments(
+    def moments_at(
         self, index: int, group: Tensor, q: Distribution | None = None
     ) -> tuple[Tensor, Columns]:
         """Return a normal latent's mean [U, Z] and the factors of its deviation at groups [U]."""
@@ -203,14 +203,14 @@ class LatentSet(nn.Module):
             if latent.dense:
                 upper: Columns = {("own", given): self._whole(given)}
             else:
-                upper = self._moments(given, latent.within[group])[1]
+                upper = self.moments_at(given, latent.within[group])[1]
             columns = _add(columns, {source: slopes @ part for source, part in upper.items()})
         if not latent.centred:
             tril = cholesky(latent.prior())
             mean = mean @ tril.T
             columns = {source: tril @ part for source, part in columns.items()}
             if parent is not None:
-                above = self._moments(parent, latent.within[group])
+                above = self.moments_at(parent, latent.within[group])
                 mean, columns = mean + above[0], _add(columns, above[1])
         return mean, columns
 
@@ -227,7 +227,7 @@ class LatentSet(nn.Module):
         plain = self.given[index] is None and latent.centred
         if plain or not latent.posterior.random:
             return q.mean, q.variance.sqrt()
-        mean, columns = self._moments(index, group, q)
+        mean, columns = self.moments_at(index, group, q)
         variance = torch.stack([part.square().sum(-1) for part in columns.values()]).sum(0)
         return mean, variance.sqrt()
 
@@ -241,10 +241,10 @@ class LatentSet(nn.Module):
             if not (latent.prior.learned and latent.centred and latent.posterior.random):
                 continue
             group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
-            mean, columns = self._moments(index, group)
+            mean, columns = self.moments_at(index, group)
             parent = self.parent[index]
             if parent is not None:
-                above = self._moments(parent, latent.within)
+                above = self.moments_at(parent, latent.within)
                 mean = mean - above[0]
                 columns = _add(columns, {source: -part for source, part in above[1].items()})
             parts = [mean.unsqueeze(-1), *columns.values()]
@@ -284,10 +284,10 @@ class LatentSet(nn.Module):
             if latent.dense:
                 above: Columns = {("own", given): self._whole(given)}
             else:
-                above = self._moments(given, latent.within[group])[1]
+                above = self.moments_at(given, latent.within[group])[1]
             excess = {source: slopes @ part for source, part in above.items()}
         if parent is not None and latent.centred:
-            mean, columns = self._moments(parent, latent.within[group])
+            mean, columns = self.moments_at(parent, latent.within[group])
             p = shifted(p, mean)
             excess = _add(excess, {source: -part for source, part in columns.items()})
         value = kl(q, p)

@@ -42,6 +42,13 @@ class Likelihood(nn.Module, ABC):
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """Return E[log p(y | η)] for η ~ N(mean, diag(variance)), [B]; mean, variance: [B, out]."""
 
+    def cumulative(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return P(Y < y | η) and P(Y ≤ y | η), [*, B] float64; the same for a density.
+
+        For real targets and counts; of classes there is no order (`TypeError`).
+        """
+        raise TypeError(f"{type(self).__name__}: classes have no order")
+
     def observe(self, y: Tensor) -> None:
         """Take what is needed from the training targets (centre and scale). Nothing by default."""
 

@@ -1,7 +1,9 @@
 """Successes out of trials."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import special
 from torch import Tensor
 from torch.distributions import Bernoulli
 
@@ -39,6 +41,18 @@ class Binomial(Likelihood):
         log_prob = successes * F.logsigmoid(log_odds) + failures * F.logsigmoid(-log_odds)
         return (ways + log_prob).to(eta.dtype)
 
+    def cumulative(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        successes, trials = y.double().unbind(-1)
+        p: Tensor = self(eta).probs
+        return _up_to(successes - 1, trials, p), _up_to(successes, trials, p)
+
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         expected: Tensor = self.expectation(lambda eta: self.log_prob(eta, y), mean, variance)
         return expected
+
+
+def _up_to(k: Tensor, n: Tensor, p: Tensor) -> Tensor:
+    """Return P(Y ≤ k) of a Binomial(n, p), by the incomplete beta function, which torch lacks."""
+    known = [np.asarray(part.detach().cpu()) for part in (k.clamp(min=0) + 1, (n - k).clamp(1), p)]
+    inside = torch.from_numpy(special.betaincc(*known)).to(p)
+    return torch.where(k < 0, 0.0, torch.where(k >= n, 1.0, inside))

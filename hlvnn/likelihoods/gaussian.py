@@ -57,6 +57,10 @@ class Gaussian(Likelihood):
             -0.5 * (z * (-self.log_noise).exp()).square() - log_scale - 0.5 * math.log(2 * math.pi)
         )
 
+    def cumulative(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        below: Tensor = self(eta).cdf(y.double())
+        return below, below
+
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         spread = 0.5 * variance.squeeze(-1) * (-2 * self.log_noise).exp()
         return self.log_prob(mean, y) - spread

@@ -50,6 +50,11 @@ class Poisson(Likelihood):
         log_rate = self.center + eta.squeeze(-1).double()  # large terms cancel: float64
         return (y * log_rate - log_rate.exp() - torch.lgamma(y + 1)).to(eta.dtype)
 
+    def cumulative(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        rate, y = torch.broadcast_tensors(self(eta).rate, y.double())
+        below = torch.special.gammaincc(y.clamp(min=1), rate)
+        return torch.where(y > 0, below, 0.0), torch.special.gammaincc(y + 1, rate)
+
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         log_rate = self.center + mean.squeeze(-1).double()
         rate = (log_rate + 0.5 * variance.squeeze(-1).double()).exp()
