@@ -506,6 +506,20 @@ def test_priors_and_noise_are_held_through_the_warm_up(warmup: float, held: bool
             assert not torch.equal(after[2][name], start)
 
 
+@pytest.mark.parametrize("updates", ["gradient", "closed_form"])
+def test_frozen_parameters_stay_while_the_posteriors_learn(updates: str) -> None:
+    data = grouped_data(target="real")
+    config = small_config(
+        latent_config="factor", z_dim=2, prior="learned_full", posterior="full_rank"
+    )
+    model = build_model(config, data).requires_grad_(False)
+    model.latents[0].posterior.requires_grad_(True)
+    before = copy.deepcopy(model.state_dict())
+    fit(model, data, train(prior_updates=updates, prior_warmup=0.0, clip_grad=1.0))
+    moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert moved == {"latents.latents.0.posterior.table"}
+
+
 def test_a_clipped_step_is_short() -> None:
     """Adam forgets the gradient's size but for its ε, which a tiny limit brings out."""
     moved = {}

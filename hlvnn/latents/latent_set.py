@@ -235,10 +235,13 @@ class LatentSet(nn.Module):
     def update_priors(self) -> None:
         """Give every learned prior its closed-form maximum given the posteriors.
 
-        Latents that are not centred keep theirs: there q moves with the prior.
+        Latents that are not centred keep theirs: there q moves with the prior. So do frozen priors
+        (`requires_grad` is off).
         """
         for index, latent in enumerate(self):
             if not (latent.prior.learned and latent.centred and latent.posterior.random):
+                continue
+            if not all(parameter.requires_grad for parameter in latent.prior.parameters()):
                 continue
             group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
             mean, columns = self.moments_at(index, group)
