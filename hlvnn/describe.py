@@ -160,4 +160,5 @@ class Describer:
             for k, name in enumerate(names):
                 columns[f"mean_{prefix}{name}"] = mean[:, k].numpy()
                 columns[f"sd_{prefix}{name}"] = sd[:, k].numpy()
-        return pd.DataFrame(columns)
+        table = pd.DataFrame(columns)
+        return table[table["rows"] > 0].reset_index(drop=True)

@@ -47,7 +47,9 @@ def _draws(
     model.eval()
     try:
         with torch.no_grad(), seeded(seed, model.device):
-            for batch in Batches(split, batch_size, device=model.device):
+            # by name: a group without training rows may have a latent by now (see `adapt`)
+            named = Split(split.x, split.gids, split.y)
+            for batch in Batches(named, batch_size, device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
                 yield batch.y, model(batch.x, model.latents.sample(rows, draws))
     finally:
