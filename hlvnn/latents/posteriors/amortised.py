@@ -31,8 +31,8 @@ class Amortised(Posterior):
     read through so many of them, evenly spread, each counting for n_g / context.
 
     It is to serve new groups with few rows as well, so a training step reads a random part C of a
-    group (see `in_part`) and takes the ELBO of C. Trained on whole groups alone, which all have
-    many rows, it knows their total precision but not a row's, and is far too sure of few rows.
+    group (see `in_part`) and takes the ELBO of C; whole groups alone, which have many rows, would
+    not tell how sure a few may make it.
 
     After each epoch the groups' laws are kept in `table`: [G, 2 Z] (mean, log SD), so that a saved
     model needs no data; in training they come from the encoder. Wu and Goodman (2018), products of
