@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # a user's message needs no link
 
+from hlvnn.adapt import adapt
 from hlvnn.build import build_model
 from hlvnn.config import DataConfig, LatentConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.data.grouped import GroupedDataset
@@ -22,6 +23,7 @@ __all__ = [
     "ModelConfig",
     "RunConfig",
     "TrainConfig",
+    "adapt",
     "build_model",
     "evaluate",
     "fit",

@@ -148,7 +148,7 @@ class Describer:
             for k, name in enumerate(names):
                 columns[f"mean_{prefix}{name}"] = mean[:, k].numpy()
                 columns[f"sd_{prefix}{name}"] = sd[:, k].numpy()
-        return pd.DataFrame(columns)
+        return _with_rows(pd.DataFrame(columns))
 
     def shrinkage(self, level_name: str) -> pd.DataFrame:
         """Return one row per group: posterior SDs beside prior SDs, see the model's method."""
@@ -170,7 +170,7 @@ class Describer:
                 columns[f"prior_sd_{prefix}{name}"] = float(prior[k] * factor[k])
                 columns[f"sd_ratio_{prefix}{name}"] = ratio.numpy()
                 columns[f"shrinkage_{prefix}{name}"] = (1 - ratio.square()).numpy()
-        return pd.DataFrame(columns)
+        return _with_rows(pd.DataFrame(columns))
 
     def nearest(self, level_name: str, label: str | int, k: int) -> pd.DataFrame:
         """Return the k groups nearest to one in the latent space, see the model's method."""
@@ -191,7 +191,7 @@ class Describer:
             distance=expected.sqrt().numpy(), distance_means=between.sqrt().numpy()
         )
         return (
-            table.drop(index=group)
+            _with_rows(table.drop(index=group))
             .sort_values("distance", kind="stable", ignore_index=True)
             .head(k)
         )
@@ -225,3 +225,8 @@ class Describer:
         with torch.no_grad():
             mean, sd = self.latents.marginal(position)
         return mean.double().cpu(), sd.double().cpu()
+
+
+def _with_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out groups without rows, of which nothing is known (see `adapt`)."""
+    return table[table["rows"] > 0].reset_index(drop=True)

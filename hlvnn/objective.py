@@ -6,6 +6,8 @@ With z one draw per group and level,
 
 and each row of a minibatch carries its group's share of the KL, KL_g / n_g, so that the mean over
 a random batch is an unbiased estimate of −ELBO / N, at a cost that does not grow with the groups.
+Only where q is read off the group's rows (`amortised`) is the ELBO that of random parts of groups:
+the encoder has to be right for groups of any size.
 """
 
 from __future__ import annotations
@@ -55,15 +57,22 @@ def has_closed_form(model: HierarchicalModel) -> bool:
 
 
 def expected_log_likelihood(
-    model: HierarchicalModel, batch: Batch, num_samples: int, *, unseen: bool = False
+    model: HierarchicalModel,
+    batch: Batch,
+    num_samples: int,
+    *,
+    unseen: bool = False,
+    in_part: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return E_q[log p(y | x, z)] and each latent's KL_g / n_g for every row, [B] each.
 
     Exact where there is a closed form; otherwise the mean over `num_samples` draws, from
-    every component of a mixture.
+    every component of a mixture. in_part: a law that is read off its group's rows is read off a
+    random part C of them, to which the row belongs, and the KL is that law's over |C|.
     """
     exact = has_closed_form(model)
-    rows = model.latents.at(batch.groups, unseen=unseen, distinct=exact)
+    index = batch.index if in_part else None
+    rows = model.latents.at(batch.groups, unseen=unseen, distinct=exact, index=index)
     if exact:
         mean, variance = model.predictor_moments(batch.x, rows)
         log_prob = model.likelihood.expected_log_prob(mean, variance, batch.y)
@@ -78,7 +87,7 @@ def expected_log_likelihood(
 
 def batch_loss(model: HierarchicalModel, batch: Batch, beta: float, num_samples: int) -> BatchLoss:
     """Return the loss of a training batch at the KL weight β."""
-    log_prob, kl_rows = expected_log_likelihood(model, batch, num_samples)
+    log_prob, kl_rows = expected_log_likelihood(model, batch, num_samples, in_part=True)
     nll = -log_prob.mean()
     kl = [rows.mean() for rows in kl_rows]
     loss = nll

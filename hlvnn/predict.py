@@ -104,6 +104,8 @@ def output_draws(
                     )
             places = (~weighted).nonzero()[:, 0]
             rest = split if len(places) == len(split) else split.subset(places)
+            # by name: a group without training rows may have a latent by now (see `adapt`)
+            rest = Split(rest.x, rest.gids, rest.y)
             for batch in Batches(rest, max(1, ROWS_AT_ONCE // draws), device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
                 eta = model(batch.x, model.latents.sample(rows, draws))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import hlvnn
 from hlvnn.config import LatentConfig, ModelConfig, TrainConfig
 from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import ConfigError
+from hlvnn.latents.posteriors._members import Members
 from hlvnn.latents.posteriors.amortised import Amortised
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import batch_loss
@@ -156,6 +159,110 @@ def test_it_finds_the_exact_posterior_of_a_random_intercept(shared: Path) -> Non
     model = hlvnn.build_model(config, data)
     result = hlvnn.fit(model, data, TrainConfig(num_epochs=1500, batch_size=None, lr=0.02))
     assert -2 * result.elbo == pytest.approx(327.3271, abs=0.02)
+
+
+def test_parts_of_groups_are_any_set_of_their_size_with_the_row_in_them() -> None:
+    group = torch.tensor([0, 1, 1, 0, 2, 1, 1, 0, 1])  # sizes 3, 5, 1
+    members = Members(group, 3)
+    drawn: dict[frozenset[int], int] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(1500):
+            index = torch.randperm(len(group))
+            read, sizes = members.parts(index, 10)
+            for row, part, size in zip(index.tolist(), read.tolist(), sizes.tolist(), strict=True):
+                chosen = {i for i in part if i >= 0}
+                assert row in chosen
+                assert len(chosen) == size == sum(i >= 0 for i in part)
+                assert {int(group[i]) for i in chosen} == {int(group[row])}
+                if group[row] == 1:
+                    drawn[frozenset(chosen)] = drawn.get(frozenset(chosen), 0) + 1
+    total = sum(drawn.values())
+    for size in range(1, 6):
+        shares = [n / total for part, n in drawn.items() if len(part) == size]
+        expected = math.log((size + 1) / size) / math.log(6)
+        assert len(shares) == math.comb(5, size)
+        assert sum(shares) == pytest.approx(expected, abs=0.02), "sizes are log-uniform"
+        assert max(shares) / min(shares) < 1.6, "every part of a size is as likely"
+
+
+def test_of_a_large_part_only_so_many_rows_are_read() -> None:
+    """The row is among those read as often as any other of its part."""
+    members = Members(torch.zeros(40, dtype=torch.int64), 1)
+    own, expected = 0, 0.0
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(200):
+            read, sizes = members.parts(torch.arange(40), 4)
+            assert ((read >= 0).sum(1) == sizes.clamp(max=4)).all()
+            assert all(len(set(part)) == 4 for part in read[sizes >= 4].tolist())
+            own += int((read == torch.arange(40)[:, None]).sum())
+            expected += float((sizes.clamp(max=4) / sizes).sum())
+    assert own == pytest.approx(expected, rel=0.05)
+
+
+def test_a_step_takes_the_bound_of_parts_of_groups() -> None:
+    """Each row pays KL(q_C ‖ p) / |C|, and the law that it meets is read off C."""
+    data = grouped_data()
+    model = built(data, prior="learned").train()
+    (batch,) = Batches(data.train, None)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        rows = model.latents.at(batch.groups, unseen=False, index=batch.index)
+    ((q,), (sizes,), (shares,)) = rows.posteriors, rows.sizes, model.latents.kl_rows(rows)
+    counts = model.latents.counts(0)[batch.groups[:, 0].long()]
+    assert (sizes >= 1).all()
+    assert (sizes <= counts).all()
+    assert (sizes < counts).any()
+    zero_one = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    torch.testing.assert_close(shares, kl_divergence(q, zero_one) / sizes)
+    evaluated = model.eval().latents.at(batch.groups, unseen=False, index=batch.index)
+    assert torch.equal(evaluated.sizes[0], counts), "only in training"
+
+
+@pytest.fixture(scope="module")
+def random_intercepts() -> tuple[HierarchicalModel, float]:
+    """A model fitted to 60 groups of 60 rows, and its own (prior SD / noise SD)², about 1."""
+    random = np.random.default_rng(0)
+    who = np.repeat(np.arange(60), 60)
+    y = random.normal(size=60)[who] + random.normal(size=len(who))
+    frame = pd.DataFrame({"y": y, "who": who, "x": 0.0})
+    data = GroupedDataset.from_frame(frame, target="y", features=["x"], groups=["who"])
+    entry = LatentConfig(
+        level="who",
+        stage="output",
+        placement="bias",
+        posterior="amortised",
+        prior="learned",
+        context=30,
+    )
+    config = ModelConfig(backbone="linear", likelihood="gaussian", latents=(entry,))
+    model = hlvnn.build_model(config, data)
+    hlvnn.fit(model, data, TrainConfig(num_epochs=12, batch_size=60, lr=0.01))
+    summary = model.summary().set_index("part")["estimate"]
+    return model, float(summary["prior sd"] / summary["noise sd"]) ** 2
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 20, 60, 120])
+def test_it_is_as_sure_as_a_groups_rows_allow(
+    random_intercepts: tuple[HierarchicalModel, float], rows: int
+) -> None:
+    """Exact: precision 1 + n τ²/σ² in units of the prior's, whatever a group's rows are."""
+    model, ratio = random_intercepts
+    random = np.random.default_rng(1)
+    who = np.repeat(np.arange(50), rows)
+    y = random.normal(size=50)[who] + random.normal(size=len(who))
+    frame = pd.DataFrame({"y": y, "who": 1000 + who, "x": 0.0})
+    adapted = hlvnn.adapt(model, frame, method="encoder")
+    found = adapted.posterior("who").iloc[60:]
+    summary = model.summary().set_index("part")["estimate"]
+    precision = summary["prior sd"] ** 2 / found["sd_(Intercept)"] ** 2
+    expected = 1 + rows * ratio
+    assert precision.mean() == pytest.approx(expected, rel=0.05)
+    intercept = model.summary().set_index("term").loc["(Intercept)", "estimate"].iloc[0]
+    mean = (frame["y"] - intercept).groupby(who).sum().to_numpy() * ratio / expected
+    sd = summary["prior sd"] / math.sqrt(expected)
+    assert np.abs(found["mean_(Intercept)"] - mean).mean() < 0.3 * sd
 
 
 def test_context_belongs_to_it_alone() -> None:

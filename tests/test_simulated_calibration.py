@@ -1,6 +1,6 @@
 """Simulation-based calibration: truths rank uniformly among draws of their groups' posteriors.
 
-    python -m pytest tests/test_simulated_calibration.py -m "slow or not slow" -s    # prints the figures
+    python -m pytest tests/test_simulated_calibration.py -m "slow or not slow" -s  # prints figures
 
 The simulation, the ranks and their figures are the benchmark's; see its docstring.
 """

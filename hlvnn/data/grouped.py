@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -72,6 +72,10 @@ class Split:
         """Return the split on the device."""
         named = None if self.named is None else self.named.to(device)
         return Split(self.x.to(device), self.groups.to(device), self.y.to(device), named)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Split:
+        """Return the split itself: its arrays are never changed."""
+        return self
 
 
 @dataclass(frozen=True)

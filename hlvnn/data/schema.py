@@ -7,7 +7,7 @@ it was trained on: the same feature columns, the same group numbers.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +31,7 @@ class Level:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str
     size: int
-    """Groups that have training rows, and so a latent: 0..size-1."""
+    """Groups that have a latent, because they have training rows: 0..size-1."""
     labels: tuple[str | int, ...] | None = None
     """Original labels in the order of the group numbers; None = the numbers themselves."""
     new: tuple[str | int, ...] = ()
@@ -161,19 +161,66 @@ class Schema:
         training (text against numbers), which would all look new.
         """
         groups = np.empty((len(frame), len(self.levels)), np.int32)
-        for i, level in enumerate(self.levels):
-            labels = frames.group_labels(frames.column(frame, level.name, "frame"), "frame")
-            known = self._known[i]
-            numeric = known.dtype.kind == "i"
-            if len(labels) and pd.api.types.is_integer_dtype(labels.dtype) != numeric:
-                kinds = ("whole numbers", "text") if numeric else ("text", "whole numbers")
-                raise DataError(
-                    f"frame: column {level.name!r} held {kinds[0]} in training and holds "
-                    f"{kinds[1]} now, so that every group would look new; convert it with .astype "
-                    "first"
-                )
-            groups[:, i] = known.get_indexer(labels)
+        for i in range(len(self.levels)):
+            groups[:, i] = self._known[i].get_indexer(self._labels(frame, i))
         return torch.from_numpy(groups)
+
+    def naming_groups_of(self, frame: pd.DataFrame) -> tuple[Schema, Tensor]:
+        """Number all groups of the frame, new ones too: the schema that names them, [N, L] int32.
+
+        New labels join `Level.new`. Raises `DataError` as `groups_of` does.
+        """
+        groups = np.empty((len(frame), len(self.levels)), np.int32)
+        levels = []
+        for i, level in enumerate(self.levels):
+            labels = self._labels(frame, i)
+            known = self._known[i].append(pd.Index(list(level.new), dtype=labels.dtype))
+            new = labels[known.get_indexer(labels) < 0].unique()
+            groups[:, i] = known.append(new).get_indexer(labels)
+            levels.append(replace(level, new=(*level.new, *new.tolist())))
+        return replace(self, levels=tuple(levels)), torch.from_numpy(groups)
+
+    def with_new_groups(self) -> Schema:
+        """Return the schema in which the groups of `Level.new` are among those with a latent."""
+        levels = []
+        for level in self.levels:
+            if level.new:
+                size = level.size + len(level.new)
+                labels = tuple(level.label(gid) for gid in range(size))
+                level = Level(level.name, size, labels)
+            levels.append(level)
+        return replace(self, levels=tuple(levels))
+
+    def target_of(self, frame: pd.DataFrame) -> Tensor:
+        """Read the frame's target as in training: y, [N] or [N, 2] (see `Split`).
+
+        Raises `DataError` for a missing column or value, and for a class never seen.
+        """
+        target = self.target
+        if target.trials is not None:
+            return torch.from_numpy(frames.counts_of(frame, target.name, target.trials, "frame"))
+        values = frames.column(frame, target.name, "frame")
+        if target.kind == "real":
+            if not frames.is_number(values):
+                raise DataError(
+                    f"frame: column {target.name!r} held numbers in training and holds "
+                    f"{values.dtype} now; convert it with pandas.to_numeric"
+                )
+            return torch.from_numpy(frames.numbers(values, "frame"))
+        labels = target.labels or tuple(range(target.num_classes or 0))
+        return torch.from_numpy(frames.codes_of(values, labels, "frame"))
+
+    def _labels(self, frame: pd.DataFrame, i: int) -> pd.Index[Any]:
+        """Return the labels of the frame's groups of a level, of the type they had in training."""
+        name, numeric = self.levels[i].name, self._known[i].dtype.kind == "i"
+        labels = frames.group_labels(frames.column(frame, name, "frame"), "frame")
+        if len(labels) and pd.api.types.is_integer_dtype(labels.dtype) != numeric:
+            kinds = ("whole numbers", "text") if numeric else ("text", "whole numbers")
+            raise DataError(
+                f"frame: column {name!r} held {kinds[0]} in training and holds {kinds[1]} now, so "
+                "that every group would look new; convert it with .astype first"
+            )
+        return labels
 
     @cached_property
     def _known(self) -> list[pd.Index[Any]]:

@@ -22,7 +22,8 @@ class LatentRows:
 
     groups: [B, L] int. Per latent: the groups [U] at which its law is computed; where each row
     finds its own among them ([B] int, or None where U = B, row by row); its own law there
-    (posteriors, priors); seen: [B] bool, or None where every row's group has training rows.
+    (posteriors, priors); the rows [U] int that share such a law and its KL (n_g; see
+    `Posterior.in_part`); seen: [B] bool, or None where every row's group has training rows.
     """
 
     groups: Tensor
@@ -30,6 +31,7 @@ class LatentRows:
     inverse: list[Tensor | None]
     posteriors: list[Distribution]
     priors: list[Distribution]
+    sizes: list[Tensor]
     seen: list[Tensor | None]
 
 

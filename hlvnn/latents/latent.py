@@ -115,27 +115,44 @@ class Latent(nn.Module):
         return rows.unflatten(-1, (self.width, -1))
 
     @torch.no_grad()
-    def start_dependence(self, given: Latent, meetings: Tensor) -> None:
+    def grow(self, number: int, given: Latent | None) -> None:
+        """Add `number` groups after the others, each at its own prior's mean 0 and SD.
+
+        given: the latent on whose draw q depends; it has grown already.
+        """
+        sd = self.prior().stddev if self.centred else torch.ones(self.width)
+        self.posterior.grow(number, sd)
+        self.within = F.pad(self.within, (0, number))
+        if self.slopes is None:
+            return
+        assert given is not None
+        reach = given.width * (given.posterior.num_groups if self.dense else 1)
+        slopes = self.slopes.unflatten(1, (self.width, -1))
+        more = (0, reach - slopes.shape[-1], 0, 0, 0, number)
+        self.slopes = nn.Parameter(F.pad(slopes, more).flatten(1))
+
+    @torch.no_grad()
+    def start_dependence(self, given: Latent, meetings: Tensor, fresh: Tensor) -> None:
         """Start Λ where the data of two effects that add up at the same stages would have it.
 
-        meetings: [G, G_b] float, training rows of each group of a in each group of b. For a nested
-        prior Λ starts at I: a group follows its parent.
+        meetings: [U, G_b] float, training rows of the groups of a that are `fresh` ([G] bool) in
+        each group of b. For a nested prior Λ starts at I: a group follows its parent.
         """
         assert self.slopes is not None
         same = given.width == self.width
         if self.parent_name is not None:
             eye = torch.eye(self.width) if self.centred else torch.zeros(self.width, self.width)
-            self.slopes.copy_(eye.flatten().expand_as(self.slopes))
+            self.slopes[fresh] = eye.flatten().to(self.slopes)
         elif same and self._places() == given._places():
             rows = meetings.sum(1, keepdim=True)
             share = -meetings / (rows + 1 / SIGNAL_TO_NOISE)  # [G, G_b]
             if not self.dense:
                 share = share.sum(1, keepdim=True)
-            eye = torch.eye(self.width)
+            eye = torch.eye(self.width, device=share.device)
             start = share[:, None, :, None] * eye[None, :, None, :]  # [G, Z, reach, Z]
             if not self.centred:
                 start = start / self.prior().stddev[None, :, None, None]
-            self.slopes.copy_(start.flatten(1))
+            self.slopes[fresh] = start.flatten(1)
 
     def _places(self) -> list[tuple[str, str]]:
         """Return where the latent enters without a matrix of its own (bias, weights)."""

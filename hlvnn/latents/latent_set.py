@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -27,7 +28,7 @@ class LatentSet(nn.Module):
     It alone samples them and says what they cost.
 
     `counts_0`, `counts_1`, …: [G] int64, the training rows n_g of each group of each level. A row
-    whose group is −1 (it has no training rows) is unseen: it draws from the prior.
+    whose group is −1, beyond G or has no training rows is unseen: it draws from the prior.
     """
 
     def __init__(self, latents: Sequence[Latent], num_groups: Sequence[int]) -> None:
@@ -62,19 +63,53 @@ class LatentSet(nn.Module):
 
         Raises `DataError` where a group has to lie in one group of another level and does not.
         """
-        groups = train.groups.long()
         for latent in self:
             latent.posterior.observe(train, latent.level)
-        for level in range(self.num_levels):
-            size = len(self.counts(level))
-            self.counts(level).copy_(torch.bincount(groups[:, level], minlength=size))
+        sizes = [len(self.counts(level)) for level in range(self.num_levels)]
+        self._take_in(train.groups.long(), [torch.ones(size, dtype=torch.bool) for size in sizes])
+
+    @torch.no_grad()
+    def grow(self, numbers: Sequence[int], groups: Tensor) -> list[Tensor]:
+        """Add `numbers[level]` groups to each level, after the others, which stay as they are.
+
+        groups: [N, L] int, in which the rows of new groups lie. A new group starts at its prior's
+        mean and SD; one without rows stays unseen, and may get rows another time.
+
+        Returns for each level which of its groups are new and have rows, [G] bool. Raises
+        `DataError` where a group has to lie in one group of another level and does not.
+        """
+        for level, number in enumerate(numbers):
+            self.register_buffer(f"counts_{level}", F.pad(self.counts(level), (0, number)))
+        for index, latent in enumerate(self):
+            given = self.given[index]
+            latent.grow(numbers[latent.level], None if given is None else self[given])
+        groups = groups.long()
+        fresh = [self.counts(level) == 0 for level in range(self.num_levels)]
+        for level, mask in enumerate(fresh):
+            mask &= torch.bincount(groups[:, level], minlength=len(mask)) > 0
+        self._take_in(groups, fresh)
+        self.at(groups, unseen=True)  # refuses a known group that has moved
+        for index, latent in enumerate(self):
+            parent, new = self.parent[index], fresh[latent.level]
+            if parent is not None and latent.centred:
+                mean = self.moments_at(parent, latent.within[new])[0]
+                latent.posterior.table[new, : latent.width] = mean
+        return fresh
+
+    def _take_in(self, groups: Tensor, fresh: Sequence[Tensor]) -> None:
+        """Take over from the groups [N, L] of rows how a level's `fresh` groups ([G] bool) lie."""
+        for level, new in enumerate(fresh):
+            counts = self.counts(level)
+            counts[new] = torch.bincount(groups[:, level], minlength=len(counts))[new]
         for index, latent in enumerate(self):
             other = self.given[index] if self.given[index] is not None else self.parent[index]
             if other is None:
                 continue
             upper = self[other]
             sizes = latent.posterior.num_groups, upper.posterior.num_groups
+            new = fresh[latent.level]
             pair = groups[:, latent.level] * sizes[1] + groups[:, upper.level]
+            pair = pair[new[groups[:, latent.level]]]
             if latent.lies_within:
                 self._place_within(latent, upper, pair.unique(), sizes[1])
             if latent.slopes is not None:
@@ -82,47 +117,66 @@ class LatentSet(nn.Module):
                     meetings = torch.bincount(pair, minlength=sizes[0] * sizes[1]).view(sizes)
                 else:
                     meetings = self.counts(latent.level)[:, None]
-                latent.start_dependence(upper, meetings.float())
+                latent.start_dependence(upper, meetings[new].float(), new)
 
     @staticmethod
     def _place_within(latent: Latent, upper: Latent, pairs: Tensor, size: int) -> None:
         group, above = pairs // size, pairs % size
-        if len(group) > latent.posterior.num_groups:
-            twice = int(group[1:][group[1:] == group[:-1]][0])
+        twice = group[1:][group[1:] == group[:-1]].tolist()
+        if twice:
             raise DataError(
-                f"latent {latent.name}: its group number {twice} has rows in more than one group "
-                f"of {upper.name}, so the levels are not nested; for crossed levels give "
+                f"latent {latent.name}: its group number {twice[0]} has rows in more than one "
+                f"group of {upper.name}, so the levels are not nested; for crossed levels give "
                 f"{upper.name} posterior=joint and {latent.name} given={upper.name!r}, or "
                 "given=none"
             )
-        latent.within.copy_(above)
+        latent.within[group] = above
 
     def refresh(self) -> None:
         """Bring up to date what posteriors keep of their groups; before any evaluation."""
         for latent in self:
             latent.posterior.refresh()
 
-    def at(self, groups: Tensor, *, unseen: bool, distinct: bool = False) -> LatentRows:
+    def at(
+        self,
+        groups: Tensor,
+        *,
+        unseen: bool,
+        distinct: bool = False,
+        index: Tensor | None = None,
+    ) -> LatentRows:
         """Return the latents' laws at rows with the groups [B, L].
 
-        `unseen` says whether some groups may be −1 (prediction); in training none is. `distinct`:
-        compute a law once for all groups rather than for each row, where there are more rows.
+        `unseen` says whether some groups may be unseen (prediction); in training none is.
+        `distinct`: compute a law once for all groups rather than for each row, where there are more
+        rows. index: [B] int64, the rows' numbers in the training set, for a training step: laws
+        that are read off rows are then read off a random part of them (see `Posterior.in_part`).
         """
-        rows = LatentRows(groups, [], [], [], [], [])
+        rows = LatentRows(groups, [], [], [], [], [], [])
         for latent in self:
             group = groups[:, latent.level].long()
             mask = None
             if unseen:
-                mask = group >= 0
-                group = group.clamp(min=0)
+                counts = self.counts(latent.level)
+                mask = (group >= 0) & (group < len(counts))
+                group = torch.where(mask, group, 0)
+                mask = mask & (counts[group] > 0)
                 self._check_within(latent, group, mask, groups)
+            part = None if index is None else latent.posterior.in_part(index)
             inverse = None
-            if distinct and not unseen and len(group) >= latent.posterior.num_groups:
+            if (
+                part is None
+                and distinct
+                and not unseen
+                and len(group) >= latent.posterior.num_groups
+            ):
                 inverse = group
                 group = torch.arange(latent.posterior.num_groups, device=group.device)
+            q, sizes = part or (latent.posterior(group), self.counts(latent.level)[group])
             rows.at.append(group)
             rows.inverse.append(inverse)
-            rows.posteriors.append(latent.posterior(group))
+            rows.posteriors.append(q)
+            rows.sizes.append(sizes)
             rows.priors.append(latent.prior())
             rows.seen.append(mask)
         return rows
@@ -261,10 +315,10 @@ class LatentSet(nn.Module):
         Summed over all training rows this is the whole KL.
         """
         result = []
-        for index, latent in enumerate(self):
-            group, inverse = rows.at[index], rows.inverse[index]
-            value = self._kl(index, group, rows.posteriors[index], rows.priors[index])
-            value = value / self.counts(latent.level)[group]
+        for index in range(len(self)):
+            inverse = rows.inverse[index]
+            value = self._kl(index, rows.at[index], rows.posteriors[index], rows.priors[index])
+            value = value / rows.sizes[index]
             result.append(value if inverse is None else value[inverse])
         return result
 

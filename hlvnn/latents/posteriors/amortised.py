@@ -11,10 +11,13 @@ from torch.distributions import Distribution, Independent, Normal
 
 from hlvnn.data.grouped import Split
 from hlvnn.data.schema import Schema
+from hlvnn.latents.posteriors._members import Members
 from hlvnn.latents.posteriors.base import Posterior
 
 HIDDEN = 64
 TOKEN_WIDTH = 16
+ROWS_AT_ONCE = 16384
+"""Rows read at a time where no gradient is wanted."""
 FIRST_PRECISION = 0.1
 """What a row first adds to a group's precision, in units of the prior's."""
 
@@ -24,12 +27,16 @@ class Amortised(Posterior):
 
     One network gives every row its expert (μ, λ), so that the order of rows does not matter, more
     rows make q narrower, and no rows leave exactly the prior. ε are the coordinates in which the
-    prior is N(0, I) (see `Latent.centred`). A group with more rows than `context` is read through
-    so many of them, evenly spread, each counting for n_g / context.
+    prior is N(0, I) (see `Latent.centred`). In training a group with more rows than `context` is
+    read through so many of them, evenly spread, each counting for n_g / context.
+
+    It is to serve new groups with few rows as well, so a training step reads a random part C of a
+    group (see `in_part`) and takes the ELBO of C; whole groups alone, which have many rows, would
+    not tell how sure a few may make it.
 
     After each epoch the groups' laws are kept in `table`: [G, 2 Z] (mean, log SD), so that a saved
     model needs no data; in training they come from the encoder. Wu and Goodman (2018), products of
-    experts; Garnelo et al. (2018), encoders of sets.
+    experts; Garnelo et al. (2018), encoders of sets, trained on parts of them.
     """
 
     normal = True
@@ -60,7 +67,7 @@ class Amortised(Posterior):
             self.register_buffer(name, torch.full((shape,), float(name == "x_scale")))
         self.register_buffer("y_scale", torch.ones(1))
         self.rows: Split | None = None
-        self.index = self.counts = torch.zeros(0, dtype=torch.int64)
+        self.members = Members(torch.zeros(0, dtype=torch.int64), num_groups)
 
     @staticmethod
     def num_parameters(width: int, context: int = 50) -> int:
@@ -79,16 +86,9 @@ class Amortised(Posterior):
     def observe(self, rows: Split, level: int) -> None:
         """Take the training rows that the encoder reads, and the scales of what it reads."""
         self.rows = rows
-        group = rows.groups[:, level].long()
-        order = group.argsort(stable=True)
-        self.counts = counts = torch.bincount(group, minlength=self.num_groups)
-        first = counts.cumsum(0) - counts
-        place = torch.arange(self.context)
-        spread = (place * (counts[:, None] / self.context).clamp(min=1)).long()  # [G, context]
-        self.index = torch.where(
-            spread < counts[:, None], order[(first[:, None] + spread).clamp(max=len(order) - 1)], -1
-        )
-        sample = self._read(order[:: max(1, len(order) // 10_000)])[0]
+        self.members = Members(rows.groups[:, level].long(), self.num_groups)
+        order = self.members.order
+        sample = self._read(rows, order[:: max(1, len(order) // 10_000)])[0]
         mean = sample.mean(0)
         sd = (sample - mean).square().mean(0).sqrt()
         self.get_buffer("x_center").copy_(mean)
@@ -99,20 +99,43 @@ class Amortised(Posterior):
             self.y_center.copy_(y.mean())
             self.y_scale.copy_(y.std(correction=0).clamp(min=1e-6))
 
+    def grow(self, number: int, scale: Tensor) -> None:
+        """Add groups; all keep their laws, the training rows are let go."""
+        super().grow(number, scale)
+        self.rows = None
+
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]: encoded while training, else as last kept."""
         if not self.training or self.rows is None:
-            return self.law(F.embedding(group, self.table))
+            return self.law(F.embedding(group, self.table, sparse=torch.is_grad_enabled()))
         distinct, inverse = group.unique(return_inverse=True)
         return self.law(self._encoded(distinct)[inverse])
 
+    def in_part(self, index: Tensor) -> tuple[Distribution, Tensor] | None:
+        """Return q given random parts of groups, and their sizes (see `Posterior.in_part`).
+
+        A part has 1 to n_g rows, log-uniformly; of a larger one `context` are read.
+        """
+        if not self.training or self.rows is None:
+            return None
+        read, sizes = self.members.parts(index.cpu(), self.context)
+        return self.law(self._pooled_rows(self.rows, read, sizes)), sizes.to(index.device)
+
+    def read(self, rows: Split, group: Tensor, number: int) -> Tensor:
+        """Return the laws [U, 2 Z] of groups that these rows make up, read whole."""
+        precision = torch.zeros(number, self.width, device=self.table.device)
+        weighted = torch.zeros_like(precision)
+        for index in torch.arange(len(rows)).split(ROWS_AT_ONCE):
+            own = group[index].to(precision.device)
+            sums = self._sums(self._experts(rows, index), own, number)
+            precision, weighted = precision + sums[0], weighted + sums[1]
+        return self._product(precision, weighted)
+
     @torch.no_grad()
-    def refresh(self, chunk: int = 1024) -> None:
+    def refresh(self) -> None:
         """Keep every group's law in `table`."""
         if self.rows is not None:
-            groups = torch.arange(self.num_groups)
-            parts = [self._encoded(part) for part in groups.split(chunk)]
-            self.table.copy_(torch.cat(parts))
+            self.table.copy_(self.read(self.rows, self.members.group, self.num_groups))
 
     def pooled(self, experts: Tensor, group: Tensor, num_groups: int, weight: Tensor) -> Tensor:
         """Return the parameters [U, 2 Z] of the product of rows' experts and the prior.
@@ -120,33 +143,57 @@ class Amortised(Posterior):
         experts: [R, 2 Z], each row's μ and the unconstrained λ; group: [R] int64, 0..U-1;
         weight: [R], how many rows each stands for.
         """
+        return self._product(*self._sums(experts, group, num_groups, weight))
+
+    def _sums(
+        self, experts: Tensor, group: Tensor, num_groups: int, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return Σ λ and Σ λ μ over each group's experts, [U, Z] each."""
         mean, raw = experts.split(self.width, dim=-1)
         shift = math.log(math.expm1(FIRST_PRECISION))
-        precision = F.softplus(raw + shift) * weight[:, None]
+        precision = F.softplus(raw + shift)
+        if weight is not None:
+            precision = precision * weight[:, None]
         zero = torch.zeros(num_groups, self.width, device=experts.device)
-        total = 1 + zero.index_add(0, group, precision)
-        mean = zero.index_add(0, group, precision * mean) / total
-        return torch.cat([mean, -0.5 * total.log()], dim=-1)
+        return zero.index_add(0, group, precision), zero.index_add(0, group, precision * mean)
+
+    @staticmethod
+    def _product(precision: Tensor, weighted: Tensor) -> Tensor:
+        """Return the law [U, 2 Z] of the prior times experts with the sums Σ λ and Σ λ μ."""
+        total = 1 + precision
+        return torch.cat([weighted / total, -0.5 * total.log()], dim=-1)
 
     def _encoded(self, groups: Tensor) -> Tensor:
         """Return the parameters [U, 2 Z] of distinct groups."""
         assert self.rows is not None
-        index = self.index[groups.cpu()]  # [U, context]
+        groups = groups.cpu()
+        index = self.members.spread(self.context, groups)
+        return self._pooled_rows(self.rows, index, self.members.counts[groups])
+
+    def _pooled_rows(self, rows: Split, index: Tensor, sizes: Tensor) -> Tensor:
+        """Return the parameters [U, 2 Z] of sets of rows.
+
+        index: [U, context] int64, the rows read of each, −1 for none; sizes: [U] int64, how many
+        rows these stand for.
+        """
         used = index >= 0
         group = torch.arange(len(index))[:, None].expand_as(index)[used]
-        counts = used.sum(1)
-        weight = (self.counts[groups.cpu()] / counts.clamp(min=1))[group]
-        x, y = self._read(index[used])
-        x = (x - self.get_buffer("x_center")) / self.get_buffer("x_scale")
-        experts = self.encoder(torch.cat([x, y], dim=-1))
+        weight = (sizes / used.sum(1).clamp(min=1))[group]
         device = self.table.device
+        experts = self._experts(rows, index[used])
         return self.pooled(experts, group.to(device), len(index), weight.to(device))
 
-    def _read(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _experts(self, rows: Split, index: Tensor) -> Tensor:
+        """Return the experts of rows, [R, 2 Z]: μ and the unconstrained λ."""
+        x, y = self._read(rows, index)
+        x = (x - self.get_buffer("x_center")) / self.get_buffer("x_scale")
+        experts: Tensor = self.encoder(torch.cat([x, y], dim=-1))
+        return experts
+
+    def _read(self, rows: Split, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows as the encoder takes them: x [R, D], y [R, K]."""
-        assert self.rows is not None
-        device = self.table.device
-        x, y = self.rows.x.take(index).to(device), self.rows.y[index].to(device)
+        device, index = self.table.device, index.to(rows.y.device)
+        x, y = rows.x.take(index).to(device), rows.y[index].to(device)
         x = x.flatten(1).float() if self.embedding is None else self.embedding(x.long()).mean(1)
         if self.num_classes is not None:
             return x, F.one_hot(y, self.num_classes).float()

@@ -66,8 +66,35 @@ class Posterior(nn.Module, ABC):
         """Return the parameters with one row per group, which get sparse gradients."""
         return [self.table]
 
+    @torch.no_grad()
+    def grow(self, number: int, scale: Tensor) -> None:
+        """Add `number` groups after the others, each at mean 0 and SD `scale` [Z]."""
+        learned = self.table.requires_grad
+        self.num_groups += number
+        start = self.start(self.width, scale.cpu()).to(self.table).repeat(number, 1)
+        self.table = nn.Parameter(torch.cat([self.resized(self.table), start]), learned)
+
+    def resized(self, table: Tensor) -> Tensor:
+        """Return known groups' parameters [G, P], their number having become `num_groups`."""
+        return table
+
     def observe(self, rows: Split, level: int) -> None:
         """Take what is needed from the training rows and their groups of a level."""
+
+    def in_part(self, index: Tensor) -> tuple[Distribution, Tensor] | None:
+        """Return laws read off random parts of groups, for a training step; None where q is free.
+
+        index: [B] int64, rows' numbers in the training set. Each gets the law [B] of a random part
+        of its group that it belongs to, and that part's rows, [B] int64.
+        """
+        return None
+
+    def read(self, rows: Split, group: Tensor, number: int) -> Tensor | None:
+        """Return the parameters [U, P] of groups read off rows; None where q is free.
+
+        group: [N] int64, 0..U-1, of the rows; number: U.
+        """
+        return None
 
     def refresh(self) -> None:
         """Bring up to date what is kept of every group for use without the rows."""

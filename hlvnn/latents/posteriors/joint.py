@@ -24,9 +24,7 @@ class Joint(Posterior):
 
     def __init__(self, num_groups: int, width: int, scale: Tensor) -> None:
         super().__init__(num_groups, width, scale)
-        size = num_groups * width
-        below = torch.ones(size, size, dtype=torch.bool).tril(-1).view(num_groups, width, size)
-        self.register_buffer("below", below, persistent=False)
+        self.register_buffer("below", self._below(), persistent=False)
 
     @staticmethod
     def num_parameters(width: int, num_groups: int = 1) -> int:
@@ -35,6 +33,20 @@ class Joint(Posterior):
     def start(self, width: int, scale: Tensor) -> Tensor:
         rows = torch.zeros(width * width * self.num_groups)
         return torch.cat([torch.zeros(width), scale.log(), rows])
+
+    def resized(self, table: Tensor) -> Tensor:
+        """Return m, log of L's diagonal and rows of L with columns for more groups, all 0."""
+        self.below = self._below().to(table.device)
+        z = self.width
+        first, rows = table[:, : 2 * z], table[:, 2 * z :].unflatten(1, (z, -1))
+        rows = F.pad(rows, (0, self.num_groups * z - rows.shape[-1]))
+        return torch.cat([first, rows.flatten(1)], dim=1)
+
+    def _below(self) -> Tensor:
+        """Return which columns of L's rows lie below the diagonal: [G, Z, G·Z] bool."""
+        size = self.num_groups * self.width
+        below = torch.ones(size, size, dtype=torch.bool).tril(-1)
+        return below.view(self.num_groups, self.width, size)
 
     def law(self, parameters: Tensor) -> Distribution:
         raise TypeError("a joint posterior is asked for groups, not for rows of parameters")
