@@ -44,6 +44,8 @@ class Options(BaseModel):
     """Seed of the split."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the network."""
+    augment: float = 0.0
+    """Strength of random moves of the training images (see train_one.py --help)."""
     epochs: int = 12
     """Epochs of each run."""
     lr: float = 2e-3
@@ -80,6 +82,7 @@ def settings(options: Options, model: str, data_dir: str) -> dict[str, object]:
         "latent_lr": options.latent_lr / (4 if name in ("one-hot", "embedding") else 1),
         "lr_schedule": "one_cycle",
         "weight_decay": options.weight_decay,
+        "augment": options.augment,
         "eval_every": options.epochs,
         "device": "cpu",
     }
