@@ -113,6 +113,9 @@ class ModelConfig(Config):
     """Dropout probability around the hidden layers."""
     norm: Literal["none", "batch", "layer"] = "none"
     """Normalisation of the hidden stages' pre-activations."""
+    skip: bool = False
+    """Let an MLP's output stage see the columns beside the last hidden layer: a linear part, with
+    slopes by group where `weights@output:columns=…` enters."""
     hidden: tuple[int, ...] | None = None
     """Widths of the dense hidden layers, in place of the size's own."""
     channels: tuple[int, ...] | None = None
