@@ -64,6 +64,9 @@ class DataConfig(Config):
     """Root of the folders of arrays: DATA_DIR/DATASET/{small,large}/x_train.npy …"""
     val_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of each group's training rows set aside to select on; 0 trains on all of them."""
+    split: Literal["groups", "rows"] = "groups"
+    """How validation rows (and a table's test rows) are chosen: inside each group, or at random
+    among all rows, so that some are of new groups (with --unseen prior)."""
     unseen: Literal["error", "prior"] = "error"
     """Test rows of a group without training rows: refuse them, or integrate the prior."""
     hold_out: float = Field(0.0, ge=0, lt=1)
