@@ -64,6 +64,9 @@ class DataConfig(Config):
     """Root of the folders of arrays: DATA_DIR/DATASET/{small,large}/x_train.npy …"""
     val_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of each group's training rows set aside to select on; 0 trains on all of them."""
+    split: Literal["groups", "rows"] = "groups"
+    """How validation rows (and a table's test rows) are chosen: inside each group, or at random
+    among all rows, so that some are of new groups (with --unseen prior)."""
     unseen: Literal["error", "prior"] = "error"
     """Test rows of a group without training rows: refuse them, or integrate the prior."""
     hold_out: float = Field(0.0, ge=0, lt=1)
@@ -113,6 +116,9 @@ class ModelConfig(Config):
     """Dropout probability around the hidden layers."""
     norm: Literal["none", "batch", "layer"] = "none"
     """Normalisation of the hidden stages' pre-activations."""
+    skip: bool = False
+    """Let an MLP's output stage see the columns beside the last hidden layer: a linear part, with
+    slopes by group where `weights@output:columns=…` enters."""
     hidden: tuple[int, ...] | None = None
     """Widths of the dense hidden layers, in place of the size's own."""
     channels: tuple[int, ...] | None = None

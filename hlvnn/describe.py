@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hlvnn.backbones.base import Backbone
 from hlvnn.backbones.linear import Linear
+from hlvnn.backbones.mlp import MLP
 from hlvnn.data.grouped import Level, Schema
 from hlvnn.errors import ConfigError, DataError, unknown_label
 from hlvnn.latents.distance import prior_sd, squares_from
@@ -59,14 +60,23 @@ class Describer:
         inputs = placement.columns or tuple(
             f"w{number}" for number in range(1, latent.width // len(outputs))
         )
-        if isinstance(self.backbone, Linear):
-            scale = self.backbone.input.scale.detach().double().cpu()
+        columns = self._columns_at_output() if at_output else None
+        if columns is not None:
+            units = placement.stage.in_features - len(columns)  # of a hidden layer, before them
+            scale = torch.cat([torch.ones(units, dtype=torch.float64), columns])
             if placement.chosen is not None:
                 scale = scale[placement.chosen.cpu()]
             per_output = torch.cat([torch.ones(1, dtype=torch.float64), 1 / scale])
             factor = factor * per_output.repeat(len(outputs))
         terms = (INTERCEPT, *inputs)
         return [f"{out}:{term}" if out else term for out in outputs for term in terms], factor
+
+    def _columns_at_output(self) -> Tensor | None:
+        """Return the scales [D] of the data's columns, where the output stage sees them."""
+        backbone = self.backbone
+        if isinstance(backbone, Linear) or (isinstance(backbone, MLP) and backbone.skip):
+            return backbone.input.scale.detach().double().cpu()
+        return None
 
     def _outputs(self, number: int, at_output: bool) -> list[str]:
         if number == 1:

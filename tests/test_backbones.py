@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hlvnn.backbones.base import Backbone, InputScale
 from hlvnn.backbones.cnn import CNN
+from hlvnn.backbones.mlp import MLP
 from hlvnn.build import assemble, build_model
 from hlvnn.config import ModelConfig
 from hlvnn.data.grouped import Level, Schema, Target, TensorRows
@@ -95,9 +96,11 @@ def test_stages_are_entered_in_order_with_the_shapes_they_announce(name: str) ->
             assert (h.shape[1], pre.shape[1]) == (announced.in_features, announced.out_features)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_draws_may_enter_at_any_stage(name: str) -> None:
-    model, x = backbone(name), rows_for(name)
+@pytest.mark.parametrize(
+    ("name", "settings"), [*((name, {}) for name in BACKBONES), ("mlp", {"skip": True})]
+)
+def test_draws_may_enter_at_any_stage(name: str, settings: dict[str, bool]) -> None:
+    model, x = backbone(name, **settings), rows_for(name)
     shift = torch.randn(S, B, generator=generator())
     shift[0] = 0
     for at in entered_stages(model, x):
@@ -264,6 +267,19 @@ def test_the_mlp_is_relu_layers_on_standardised_columns() -> None:
         model.layers["output"],
     )
     torch.testing.assert_close(model(x), plain(standard.float()))
+
+
+def test_an_mlp_that_skips_adds_a_linear_part_whose_columns_latents_see() -> None:
+    model, x = backbone("mlp", skip=True), rows_for("mlp")
+    assert isinstance(model, MLP)
+    h = F.relu(model.layers["hidden1"](model.input(x) - model.input.offset()))
+    h = F.relu(model.layers["hidden2"](h))
+    weight = model.layers["output"].weight
+    linear = F.linear(model.input(x) - model.input.offset(), weight[:, h.shape[1] :])
+    plain = F.linear(h, weight[:, : h.shape[1]], model.layers["output"].bias) + linear
+    torch.testing.assert_close(model(x), plain)
+    seen, _ = entered_stages(model, x)["output"]
+    assert torch.equal(seen[:, h.shape[1] :], model.input(x))
 
 
 def test_the_linear_backbone_is_one_affine_map_that_starts_at_zero() -> None:

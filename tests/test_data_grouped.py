@@ -303,19 +303,19 @@ def test_bad_tensors_name_array_row_and_expectation(change: Any, message: str) -
         dataset(parts)
 
 
+@pytest.mark.parametrize("part", ["val", "test"])
 @pytest.mark.parametrize("unseen", ["error", "prior"])
-def test_test_rows_of_new_groups_need_the_prior(unseen: Any) -> None:
+def test_rows_of_new_groups_need_the_prior(unseen: Any, part: str) -> None:
     parts = tensors()
     schema = Schema(**(vars(SCHEMA) | {"unseen": unseen}))
     train = Split(TensorRows(parts["x"]), parts["groups"], parts["y"])
-    test = Split(train.x, torch.where(parts["groups"] == 1, -1, parts["groups"]), train.y)
+    new = Split(train.x, torch.where(parts["groups"] == 1, -1, parts["groups"]), train.y)
     if unseen == "prior":
-        assert len(GroupedDataset(schema, train, None, test).test) == 9
+        data = GroupedDataset(schema, train, **{part: new})
+        assert len(data.splits()[part]) == 9
     else:
-        with pytest.raises(DataError, match=r"test.groups.*row 1 .*no training rows.*prior"):
-            GroupedDataset(schema, train, None, test)
-    with pytest.raises(DataError, match=r"val.groups.*row 1"):
-        GroupedDataset(schema, train, test)
+        with pytest.raises(DataError, match=rf"{part}.groups.*row 1 .*no training rows.*prior"):
+            GroupedDataset(schema, train, **{part: new})
 
 
 def test_non_finite_values_beyond_the_first_piece_are_found() -> None:

@@ -232,6 +232,25 @@ def test_a_table_can_hold_out_groups(tmp_path: Path) -> None:
     assert set(hospital.labels or ()) | set(hospital.new) == {f"{i:03d}" for i in range(9)}
 
 
+def test_a_table_split_by_rows_has_new_groups_in_validation_and_test(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    who = [*range(50), *range(50), *range(100, 200)]  # 50 have two rows, 100 have one
+    pd.DataFrame({"y": np.arange(200.0), "x": 1.0, "who": who}).to_csv(path, index=False)
+    settings = table(path, target="y", groups=("who",), val_fraction=0.25, split="rows")
+    data = load_data(settings.model_copy(update={"unseen": "prior"}))
+    assert {name: len(split) for name, split in data.splits().items()} == {
+        "train": 120,
+        "val": 40,
+        "test": 40,
+    }
+    for split in (data.val, data.test):
+        assert 0.5 < float((split.groups < 0).double().mean()) < 0.9
+    labels = [*(data.schema.levels[0].labels or ()), *data.schema.levels[0].new]
+    assert [labels[gid] for gid in data.test.gids[:, 0]] == [who[int(y)] for y in data.test.y]
+    with pytest.raises(DataError, match=r"no training rows; set unseen='prior'"):
+        load_data(settings)
+
+
 def test_a_table_can_be_used_whole(tmp_path: Path) -> None:
     path = make_table(tmp_path / "t.csv")
     data = load_data(table(path, features=("age",), test_fraction=0, val_fraction=0))

@@ -88,6 +88,17 @@ def test_in_time_drops_80_starts_at_each_boundary() -> None:
     assert (train[0], test[-1]) == (0, 10_000 - 81)
 
 
+def test_among_rows_cuts_a_share_of_all_rows_and_leaves_one() -> None:
+    for rows, fraction, count in ((10, 0.25, 3), (10, 0.24, 2), (1, 0.9, 0), (1000, 0.999, 999)):
+        keep, cut = splits.among_rows(rows, fraction, (3,))
+        assert len(cut) == count
+        assert np.array_equal(np.sort(np.concatenate([keep, cut])), np.arange(rows))
+        assert (np.diff(keep) > 0).all()
+        assert (np.diff(cut) > 0).all()
+        assert np.array_equal(cut, splits.among_rows(rows, fraction, (3,))[1])
+    assert not np.array_equal(*(splits.among_rows(99, 0.5, (seed,))[1] for seed in (0, 1)))
+
+
 def test_in_order_takes_the_last_rows_after_a_gap() -> None:
     groups = np.array([0] * 10 + [1] * 4 + [0] * 10)
     keep, cut = splits.in_order(groups, 0.2, gap=3)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import optimize, stats
 
 import hlvnn
@@ -448,6 +449,24 @@ def test_minibatches_come_as_close_to_the_exact_likelihood() -> None:
         assert exact - 0.5 < fit.result.elbo < exact + 0.01
     assert parts.result.elbo == pytest.approx(whole.result.elbo, abs=0.5)
     assert parts.estimate("noise sd") == pytest.approx(whole.estimate("noise sd"), rel=0.02)
+
+
+def test_slopes_beside_a_network_are_per_unit_of_their_column() -> None:
+    frame = simulated()
+    data = GroupedDataset.from_frame(frame, "y", ["dose", "visit"], ["ward"])
+    entry = hlvnn.LatentConfig.from_text(
+        "weights@output:columns=visit,dose level=ward posterior=point prior=none"
+    )
+    config = hlvnn.ModelConfig(backbone="mlp", hidden=(3,), skip=True, latents=[entry])
+    model = hlvnn.build_model(config, data, seed=0)
+    without = hlvnn.predict(model, frame)["mean"]
+    (table,) = next(iter(model.latents)).tables()
+    with torch.no_grad():
+        table.normal_(generator=torch.Generator().manual_seed(0))
+    means = model.posterior("ward").set_index("ward").loc[frame["ward"]].reset_index()
+    gained = means["mean_(Intercept)"] + means["mean_visit"] * frame["visit"]
+    gained += means["mean_dose"] * frame["dose"]
+    np.testing.assert_allclose(hlvnn.predict(model, frame)["mean"] - without, gained, atol=1e-4)
 
 
 def test_two_levels_are_summarised_by_name() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from hlvnn import spaces
+from hlvnn.build import build_model
+from hlvnn.data import load_data
 from hlvnn.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +41,22 @@ def test_every_space_here_is_valid_and_opens_with_its_command(name: str) -> None
     text = space.path.read_text(encoding="utf-8")
     assert text.startswith('"""')
     assert f"python tune_search.py {name}" in text
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("tabular_")])
+def test_every_draw_of_the_tables_studies_builds(name: str, tmp_path: Path) -> None:
+    space = spaces.load(name)
+    random = np.random.default_rng(0)
+    columns = [space.base["target"], "t", "t2", "ttl_exp", "tenure", "hours"]
+    frame = pd.DataFrame({column: random.normal(size=200) for column in columns})
+    for depth, group in enumerate(space.base["groups"]):
+        frame[group] = np.arange(200) % 16 // 2**depth  # each level within the next
+    path = tmp_path / "table.csv"
+    frame.to_csv(path, index=False)
+    configs = spaces.check(space)
+    data = load_data(configs[0].data.model_copy(update={"table": path}))
+    for config in configs:
+        build_model(config.model, data)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +19,9 @@ HIDDEN = {"small": (64, 64), "large": (256, 256)}
 class MLP(Backbone):
     """ReLU layers. Stages: `hidden1`, `hidden2`, …, `output`.
 
-    Inputs are standardised; dropout follows each hidden layer.
+    Inputs are standardised; dropout follows each hidden layer. With `skip` the output stage sees
+    the columns too, after the last hidden layer's units: a linear part beside the network, whose
+    weights can deviate by group column by column (`weights@output:columns=…`: random slopes).
     """
 
     x_kinds = frozenset({"features", "image"})
@@ -31,6 +34,7 @@ class MLP(Backbone):
         *,
         dropout: float = 0.0,
         norm: str = "none",
+        skip: bool = False,
         columns: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
@@ -48,23 +52,34 @@ class MLP(Backbone):
                 name, "dense", width, size, inputs=columns if number == 1 else None
             )
             width = size
+        self.skip = skip
+        inputs = None
+        if skip:
+            units = tuple(f"hidden{len(hidden)}[{unit}]" for unit in range(1, width + 1))
+            inputs = units + columns if columns is not None else None
+            width += num_inputs
         self.layers["output"] = nn.Linear(width, num_outputs)
         self.norms["output"] = nn.Identity()
-        self.stages["output"] = Stage("output", "dense", width, num_outputs)
+        self.stages["output"] = Stage("output", "dense", width, num_outputs, inputs=inputs)
 
     def observe(self, rows: Rows) -> None:
         self.input.observe(rows)
 
     def forward(self, x: Tensor, enter: Enter = untouched) -> Tensor:
-        h = self.input(x.flatten(1))
-        offset: Tensor | None = self.input.offset()
+        scaled = self.input(x.flatten(1))
+        centred = scaled - self.input.offset()
+        h, seen = scaled, centred  # what latents see of a stage's input, and what its matrix sees
         for name, layer in self.layers.items():
-            pre = layer(h if offset is None else h - offset)
-            pre = per_row(self.norms[name], pre, 1)
-            pre = enter(name, h, pre)
-            offset = None
-            h = pre if name == "output" else self.dropout(F.relu(pre))
+            if name == "output" and self.skip:
+                h, seen = _beside(seen, scaled), _beside(seen, centred)
+            pre = enter(name, h, per_row(self.norms[name], layer(seen), 1))
+            h = seen = pre if name == "output" else self.dropout(F.relu(pre))
         return h
+
+
+def _beside(h: Tensor, x: Tensor) -> Tensor:
+    """Return [h, x] by columns, h: [B, …] or [S, B, …], x: [B, D]."""
+    return torch.cat([h, x.expand(*h.shape[:-1], -1)], dim=-1)
 
 
 def build(config: ModelConfig, schema: Schema, num_outputs: int) -> MLP:
@@ -75,5 +90,6 @@ def build(config: ModelConfig, schema: Schema, num_outputs: int) -> MLP:
         config.hidden or HIDDEN[config.model_size],
         dropout=config.dropout,
         norm=config.norm,
+        skip=config.skip,
         columns=schema.columns,
     )

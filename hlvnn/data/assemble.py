@@ -27,7 +27,8 @@ def assemble(
 
     The groups of `train`, `val` and `test` are numbered 0..size-1 of `schema.levels`, whether they
     have training rows or not. A validation split is cut from `train` unless the loader made one: at
-    random inside each group, or for tokens in time (`splits.in_order`).
+    random inside each group or among all rows (`split`), or for tokens in time
+    (`splits.in_order`).
 
     Raises `ConfigError` for `hold_out` without `unseen="prior"`, `DataError` for rows that do not
     make a data set.
@@ -118,7 +119,20 @@ def _cut_validation(config: DataConfig, schema: Schema, train: Split) -> tuple[S
         gap = splits.overlap(train.x.take, groups[:, 0])
         keep, cut = splits.in_order(groups[:, 0], fraction, gap)
     else:
-        keep, cut = splits.within_groups(groups, fraction, (config.split_seed, splits.VAL))
+        keep, cut = random_cut(config, groups, fraction, splits.VAL)
     if len(cut) == 0:
         return train, None
     return train.subset(torch.from_numpy(keep)), train.subset(torch.from_numpy(cut))
+
+
+def random_cut(
+    config: DataConfig, groups: np.ndarray, fraction: float, part: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set rows with the groups [N, L] aside as `config.split` says: (kept, cut), ascending.
+
+    part: `splits.VAL` or `splits.TEST`.
+    """
+    seed = (config.split_seed, part)
+    if config.split == "rows":
+        return splits.among_rows(len(groups), fraction, seed)
+    return splits.within_groups(groups, fraction, seed)

@@ -236,11 +236,11 @@ def validate(data: GroupedDataset) -> None:
         for i, level in enumerate(levels):
             where = f"{name}.groups[:, {i}] (level {level.name!r})"
             column = groups[:, i]
-            validation.check_groups(column, where, lowest=0 if name != "test" else -1)
+            validation.check_groups(column, where, lowest=0 if name == "train" else -1)
             if name == "train":
                 validation.check_dense(column, where, level.size)
             outside = (column < 0) | (column >= level.size)
-            if outside.any() and (name == "val" or data.schema.unseen == "error"):
+            if outside.any() and data.schema.unseen == "error":
                 raise DataError(unseen_message(where, level, split.gids.numpy()[:, i], outside))
         expected = torch.int64 if target.kind == "class" else torch.float64
         if split.y.dtype != expected:

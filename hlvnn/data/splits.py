@@ -46,6 +46,16 @@ def within_groups(
     return np.flatnonzero(~cut), np.flatnonzero(cut)
 
 
+def among_rows(rows: int, fraction: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Set a share of all rows aside, whatever their groups: (kept rows, cut rows), both ascending.
+
+    rows · fraction are cut, rounded half up but never all; a group may lose all its rows.
+    """
+    count = min(int(rows * fraction + 0.5), rows - 1)
+    shuffled = generator(seed).permutation(rows)
+    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+
 def in_order(lowest: np.ndarray, fraction: float, gap: int) -> tuple[np.ndarray, np.ndarray]:
     """Set the last rows of each group aside: (kept rows, cut rows), both ascending.
 

@@ -5,7 +5,8 @@
 
 A row is one example. A numeric target is real; text and truth values are classes. Feature columns
 that are not numeric are treatment-coded. With `--trials COLUMN` the target counts the successes out
-of that many trials. Of each lowest group's rows, the share `test_fraction` is for testing.
+of that many trials. Of each lowest group's rows, the share `test_fraction` is for testing; with
+`--split rows --unseen prior` that share of all rows, some of them of groups never trained on.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from hlvnn.config import DataConfig
-from hlvnn.data.assemble import assemble, check_hold_out
+from hlvnn.data import splits
+from hlvnn.data.assemble import assemble, check_hold_out, random_cut
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, DataError
 
@@ -43,11 +46,13 @@ def load(config: DataConfig) -> GroupedDataset:
         groups=config.groups,
         trials=config.trials,
         name=str(config.table),
-        test_fraction=config.test_fraction,
-        seed=config.split_seed,
         unseen=config.unseen,
     )
-    return assemble(config, data.schema, data.train, data.test)
+    train, test = data.train, None
+    keep, cut = random_cut(config, train.groups.numpy(), config.test_fraction, splits.TEST)
+    if len(cut):
+        train, test = (data.train.subset(torch.from_numpy(part)) for part in (keep, cut))
+    return assemble(config, data.schema, train, test)
 
 
 def read_table(path: Path, groups: tuple[str, ...]) -> pd.DataFrame:
