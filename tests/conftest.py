@@ -52,22 +52,30 @@ class Ended(NamedTuple):
     err: str
 
 
-@pytest.fixture
-def train_one(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
-    """Return `train_one.py` as a function of its flags, run in this process."""
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    """Take back the handlers that a command adds to the logger: they hold the test's own stdout."""
     logger = logging.getLogger("hlvnn")
     before = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:], logger.level = before
+
+
+@pytest.fixture
+def train_one(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Return `train_one.py` as a function of its flags, run in this process."""
+    logger = logging.getLogger("hlvnn")
+    before = list(logger.handlers)
 
     def run(*args: object) -> Ended:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             run_command(lambda: trial.main([str(arg) for arg in args]))
-        logger.handlers[:] = before[0]
+        logger.handlers[:] = before
         code = ended.value.code
         return Ended(code if isinstance(code, int) else 1, *capsys.readouterr())
 
-    yield run
-    logger.handlers[:], logger.level = before
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
