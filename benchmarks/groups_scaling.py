@@ -23,7 +23,7 @@ from hlvnn.config import ModelConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
 from hlvnn.objective import batch_loss
-from hlvnn.optim import AdamW, RowwiseAdam
+from hlvnn.optim import RowwiseAdam
 
 BATCH, WIDTH, COLUMNS, CLASSES = 200, 10, 16, 10
 STEPS = 100
@@ -56,7 +56,7 @@ class Trained:
         tables = [table for latent in self.model.latents for table in latent.tables()]
         known = {id(table) for table in tables}
         dense = [p for p in self.model.parameters() if id(p) not in known]
-        self.optimizers = [AdamW(dense, lr=1e-3, fused=True), RowwiseAdam(tables, 1e-3)]
+        self.optimizers = [torch.optim.AdamW(dense, lr=1e-3, fused=True), RowwiseAdam(tables, 1e-3)]
         self.batches = self._endless(Batches(data.train, BATCH, generator=generator))
 
     @staticmethod

@@ -27,7 +27,7 @@ from hlvnn.data.batches import Batch
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import batch_loss
-from hlvnn.optim import AdamW, RowwiseAdam
+from hlvnn.optim import RowwiseAdam
 from hlvnn.training import EpochReport, fit
 
 BATCH = 200
@@ -81,7 +81,7 @@ class Loop:
         tables = [latent.posterior.table for latent in model.latents]
         known = {id(table) for table in tables}
         dense = [p for p in model.parameters() if id(p) not in known]
-        self.optimizers = [AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True)]
+        self.optimizers = [torch.optim.AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True)]
         if tables:
             self.optimizers.append(RowwiseAdam(tables, lr=1e-3))
 

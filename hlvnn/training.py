@@ -23,7 +23,7 @@ from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.latent import Latent
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import Elbo, batch_loss, full_elbo, has_closed_form
-from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
+from hlvnn.optim import RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.predict import evaluate
 from hlvnn.random import seeded
 
@@ -184,7 +184,7 @@ class _Fit:
             {"params": others, "weight_decay": 0.0},
         ]
         self.dense = dense
-        optimizers: list[torch.optim.Optimizer] = [AdamW(groups, lr=lr, fused=True)]
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, fused=True)]
         if self.tables:
             table_groups = [
                 {"params": latent.tables(), "lr": lr * self._latent_lr(latent)}
