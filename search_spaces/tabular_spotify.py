@@ -24,6 +24,8 @@ BASE = {
     "unseen": "prior",
     "backbone": "mlp",
     "likelihood": "gaussian",
+    "eval_every": 4,
+    "eval_samples": 100,  # with few draws the wide prior of a new group would count as error
 }
 METRIC = "val_mse"
 MODE = "min"

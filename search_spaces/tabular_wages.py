@@ -23,6 +23,7 @@ BASE = {
     "backbone": "mlp",
     "likelihood": "gaussian",
     "eval_every": 3,
+    "eval_samples": 100,  # with few draws the wide prior of a new group would count as error
 }
 METRIC = "val_mse"
 MODE = "min"
