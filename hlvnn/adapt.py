@@ -27,7 +27,7 @@ from hlvnn.random import seeded
 Method = Literal["optimise", "encoder"]
 STEPS = 300
 """Steps of `optimise`, unless said otherwise."""
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 2048
 """Rows × draws of one pass through the network."""
 
 

@@ -6,8 +6,9 @@ With z one draw per group and level,
 
 and each row of a minibatch carries its group's share of the KL, KL_g / n_g, so that the mean over
 a random batch is an unbiased estimate of −ELBO / N, at a cost that does not grow with the groups.
-Only where q is read off the group's rows (`amortised`) is the ELBO that of random parts of groups:
-the encoder has to be right for groups of any size.
+Where q is read off the group's rows (`amortised`) the encoder has to be right for groups of any
+size. It alone also learns from the ELBO of random parts of groups (`parts_loss`). The rest must
+not: a few rows are worth little of a latent, and all that the network would learn is to do without.
 """
 
 from __future__ import annotations
@@ -87,7 +88,15 @@ def expected_log_likelihood(
 
 def batch_loss(model: HierarchicalModel, batch: Batch, beta: float, num_samples: int) -> BatchLoss:
     """Return the loss of a training batch at the KL weight β."""
-    log_prob, kl_rows = expected_log_likelihood(model, batch, num_samples, in_part=True)
+    return _loss(*expected_log_likelihood(model, batch, num_samples), beta)
+
+
+def parts_loss(model: HierarchicalModel, batch: Batch, beta: float, num_samples: int) -> BatchLoss:
+    """Return the loss of random parts of the groups of a training batch, for encoders."""
+    return _loss(*expected_log_likelihood(model, batch, num_samples, in_part=True), beta)
+
+
+def _loss(log_prob: Tensor, kl_rows: list[Tensor], beta: float) -> BatchLoss:
     nll = -log_prob.mean()
     kl = [rows.mean() for rows in kl_rows]
     loss = nll

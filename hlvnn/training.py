@@ -22,7 +22,7 @@ from hlvnn.errors import ConfigError, ResourceError
 from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.latent import Latent
 from hlvnn.model import HierarchicalModel
-from hlvnn.objective import Elbo, batch_loss, full_elbo, has_closed_form
+from hlvnn.objective import Elbo, batch_loss, full_elbo, has_closed_form, parts_loss
 from hlvnn.optim import RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.predict import evaluate
 from hlvnn.random import seeded
@@ -168,6 +168,8 @@ class _Fit:
         held = [p for latent in model.latents for p in latent.prior.parameters()]
         self.held = held + list(model.likelihood.parameters())
         self.closed = self._closed_form_priors()
+        read = [latent.posterior for latent in model.latents if latent.posterior.reads_rows]
+        self.encoders = [p for q in read for p in q.parameters() if p.requires_grad]
         self.optimizers = self._optimizers()
         self.base_lrs = [[group["lr"] for group in opt.param_groups] for opt in self.optimizers]
 
@@ -277,6 +279,9 @@ class _Fit:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
             loss.loss.backward()
+            if self.encoders:
+                parts = parts_loss(model, batch, self._beta(state.step + 1), config.num_samples)
+                parts.loss.backward(inputs=self.encoders)
             held = self.held if state.step < warm_steps else self.closed
             for parameter in held:
                 parameter.grad = None

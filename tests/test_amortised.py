@@ -20,7 +20,7 @@ from hlvnn.errors import ConfigError
 from hlvnn.latents.posteriors._members import Members
 from hlvnn.latents.posteriors.amortised import Amortised
 from hlvnn.model import HierarchicalModel
-from hlvnn.objective import batch_loss
+from hlvnn.objective import BatchLoss, batch_loss
 from hlvnn.predict import predict
 from tests.helpers import generator, grouped_data, latent, randomise, small_config
 
@@ -201,7 +201,7 @@ def test_of_a_large_part_only_so_many_rows_are_read() -> None:
     assert own == pytest.approx(expected, rel=0.05)
 
 
-def test_a_step_takes_the_bound_of_parts_of_groups() -> None:
+def test_in_part_a_law_is_read_off_a_part_of_its_group() -> None:
     """Each row pays KL(q_C ‖ p) / |C|, and the law that it meets is read off C."""
     data = grouped_data()
     model = built(data, prior="learned").train()
@@ -218,6 +218,25 @@ def test_a_step_takes_the_bound_of_parts_of_groups() -> None:
     torch.testing.assert_close(shares, kl_divergence(q, zero_one) / sizes)
     evaluated = model.eval().latents.at(batch.groups, unseen=False, index=batch.index)
     assert torch.equal(evaluated.sizes[0], counts), "only in training"
+
+
+def test_only_the_encoder_learns_from_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = grouped_data()
+    one_step = TrainConfig(num_epochs=1, batch_size=None, prior_warmup=0.0)
+    model, without = built(data, prior="learned"), built(data, prior="learned")
+    hlvnn.fit(model, data, one_step)
+
+    def nothing(model: HierarchicalModel, *_: object) -> BatchLoss:
+        zero = sum(p.sum() * 0 for p in model.parameters())
+        assert isinstance(zero, Tensor)
+        return BatchLoss(zero, zero, [])
+
+    monkeypatch.setattr("hlvnn.training.parts_loss", nothing)
+    hlvnn.fit(without, data, one_step)
+    for (name, one), other in zip(model.named_parameters(), without.parameters(), strict=True):
+        if name.endswith("table"):
+            continue
+        assert torch.equal(one, other) == ("encoder" not in name), name
 
 
 @pytest.fixture(scope="module")

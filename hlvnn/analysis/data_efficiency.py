@@ -23,7 +23,7 @@ from pydantic import Field
 from rich.table import Table
 from torch import Tensor
 
-from hlvnn.adapt import Method, adapt
+from hlvnn.adapt import STEPS, Method, adapt
 from hlvnn.data.grouped import Split
 from hlvnn.errors import ConfigError, DataError, run_command
 from hlvnn.files import replacing
@@ -49,15 +49,16 @@ def data_efficiency(
     *,
     sizes: Sequence[int] = SIZES,
     repeats: int = 3,
-    steps: int | None = None,
+    steps: int = STEPS,
+    refine: int = 0,
     num_samples: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return each new group's measures by model, rows brought and repeat.
 
     rows: of the data set that all models were built for; those whose group of the lowest level is
-    new are used. steps: see `adapt`; for an encoder, steps that refine it. num_samples: draws of z
-    averaged in a prediction.
+    new are used. steps: of `adapt` where it optimises; refine: steps that refine what an encoder
+    read. num_samples: draws of z averaged in a prediction.
 
     Columns model, rows, repeat, gid (as in `Split.gids`), n, then acc, f1 (or mse), loss. Groups
     that have no row left to score are left out. Raises `DataError` where no group is left.
@@ -75,11 +76,15 @@ def data_efficiency(
         for name, model in models.items():
             for size in sorted(sizes):
                 context = rows.subset(brought[:, :size].flatten())
-                if size and method_of(model) is None:
+                method = method_of(model)
+                if size and method is None:
                     table = tables[-1].assign(rows=size)  # a pooled model learns nothing
                 else:
-                    adapted = _adapted(model, context, steps, seed) if size else model
-                    table = _scores(adapted, rows.subset(scored), num_samples, seed)
+                    taught = model
+                    if size and method is not None:
+                        number = refine if method == "encoder" else steps
+                        taught = adapt(model, context, method=method, steps=number, seed=seed)
+                    table = _scores(taught, rows.subset(scored), num_samples, seed)
                     table.insert(0, "model", name)
                     table.insert(1, "rows", size)
                     table.insert(2, "repeat", repeat)
@@ -106,16 +111,6 @@ def method_of(model: HierarchicalModel) -> Method | None:
         return None
     read = all(latent.posterior.reads_rows and latent.slopes is None for latent in latents)
     return "encoder" if read else "optimise"
-
-
-def _adapted(
-    model: HierarchicalModel, context: Split, steps: int | None, seed: int
-) -> HierarchicalModel:
-    method = method_of(model)
-    assert method is not None
-    if method == "optimise" and steps == 0:
-        steps = None
-    return adapt(model, context, method=method, steps=steps, seed=seed)
 
 
 def _scores(model: HierarchicalModel, rows: Split, num_samples: int, seed: int) -> pd.DataFrame:
@@ -239,8 +234,10 @@ class Command(Config):
     """Rows that a new group brings."""
     repeats: int = Field(3, gt=0)
     """Random draws of these rows."""
-    steps: int | None = Field(None, ge=0)
-    """Steps of `adapt`; with an encoder, steps that refine what it read (none unless given)."""
+    steps: int = Field(STEPS, gt=0)
+    """Steps of `adapt` where it optimises."""
+    refine: int = Field(0, ge=0)
+    """Steps that refine what an encoder read."""
     num_samples: int = Field(20, gt=0)
     """Draws of z averaged in a prediction."""
     seed: int = 0
@@ -289,6 +286,7 @@ def main(args: Sequence[str]) -> int:
         sizes=command.sizes,
         repeats=command.repeats,
         steps=command.steps,
+        refine=command.refine,
         num_samples=command.num_samples,
         seed=command.seed,
     )

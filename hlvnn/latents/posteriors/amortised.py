@@ -30,9 +30,9 @@ class Amortised(Posterior):
     prior is N(0, I) (see `Latent.centred`). In training a group with more rows than `context` is
     read through so many of them, evenly spread, each counting for n_g / context.
 
-    It is to serve new groups with few rows as well, so a training step reads a random part C of a
-    group (see `in_part`) and takes the ELBO of C; whole groups alone, which have many rows, would
-    not tell how sure a few may make it.
+    It is to serve new groups with few rows as well, so it learns from the ELBO of random parts of
+    groups too (see `in_part`); whole groups alone, which have many rows, would not tell how sure a
+    few may make it.
 
     After each epoch the groups' laws are kept in `table`: [G, 2 Z] (mean, log SD), so that a saved
     model needs no data; in training they come from the encoder. Wu and Goodman (2018), products of
