@@ -185,19 +185,38 @@ def _log_weights(
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """Rows with draws that follow the posterior itself and not only q.
+class Drawn:
+    """Some rows of a split with their draws.
 
-    index: [B] int64, which rows; eta: [S, B, out]; weight: [S, B], sums to 1 over draws; ess,
-    pareto_k: [B] float64, of the row's group of the lowest level (ess of S draws; k is the largest
-    over the draws of the levels above, NaN where there are too few within each).
+    index: [B] int64; y: [B]; eta: [S, B, out], the network's output; weight: [S, B], sums to 1 over
+    draws, or None for equal ones. ess, pareto_k: [B] float64, of the row's group of the lowest
+    level, NaN without weights (ess of S draws; k is the largest over the draws of the levels above,
+    NaN where there are too few within each).
     """
 
     index: Tensor
+    y: Tensor
     eta: Tensor
-    weight: Tensor
+    weight: Tensor | None
     ess: Tensor
     pareto_k: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over draws of values [S, B, …]: [B, …]."""
+        if self.weight is None:
+            return values.mean(0)
+        weight = self.weight.to(values.dtype)
+        return (values * weight.view(*weight.shape, *[1] * (values.dim() - 2))).sum(0)
+
+    def sd(self, values: Tensor) -> Tensor:
+        """Return the SD over draws of values [S, B, …]: [B, …]."""
+        return self.mean((values - self.mean(values)).square()).sqrt()
+
+    def log_mean(self, values: Tensor) -> Tensor:
+        """Return the log of the mean over draws of what `values` [S, B] are the logs of."""
+        if self.weight is None:
+            return values.logsumexp(0) - math.log(len(values))
+        return (values + self.weight.log()).logsumexp(0)
 
 
 def can_reweight(model: HierarchicalModel, rows: Split) -> Tensor:
@@ -211,7 +230,7 @@ def can_reweight(model: HierarchicalModel, rows: Split) -> Tensor:
 @torch.no_grad()
 def reweighted(
     model: HierarchicalModel, rows: Split, train: Split, num_samples: int
-) -> Iterator[Weighted]:
+) -> Iterator[Drawn]:
     """Yield rows (all with known groups) with weighted draws: self-normalised importance sampling.
 
     Weights come from the training rows of the row's group of the lowest level: p(those rows | z)
@@ -246,8 +265,9 @@ def reweighted(
         ess = torch.stack([effective_sample_size(part) for part in within]).sum(0)
         k = np.max([pareto_k(part) for part in within.cpu().numpy()], axis=0)
         of_row = own[size:]
-        yield Weighted(
+        yield Drawn(
             asked,
+            new.y,
             eta[:, size:],
             share[:, of_row],
             ess[of_row].cpu(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from torch.distributions import Bernoulli, Distribution
 from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
 from hlvnn.errors import ConfigError, DataError
-from hlvnn.importance import can_reweight, reweighted, warn_of_poor
+from hlvnn.importance import Drawn, can_reweight, reweighted, warn_of_poor
 from hlvnn.metrics import RowScores, across_groups, group_table, overall
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
@@ -34,39 +34,6 @@ class Evaluation:
 
     scalars: dict[str, float]
     groups: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Some rows of a split with their draws.
-
-    index: [B] int64; y: [B]; eta: [S, B, out], the network's output; weight: [S, B], sums to 1 over
-    draws, or None for equal ones; ess, pareto_k: [B] float64, NaN without weights.
-    """
-
-    index: Tensor
-    y: Tensor
-    eta: Tensor
-    weight: Tensor | None
-    ess: Tensor
-    pareto_k: Tensor
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over draws of values [S, B, …]: [B, …]."""
-        if self.weight is None:
-            return values.mean(0)
-        weight = self.weight.to(values.dtype)
-        return (values * weight.view(*weight.shape, *[1] * (values.dim() - 2))).sum(0)
-
-    def sd(self, values: Tensor) -> Tensor:
-        """Return the SD over draws of values [S, B, …]: [B, …]."""
-        return self.mean((values - self.mean(values)).square()).sqrt()
-
-    def log_mean(self, values: Tensor) -> Tensor:
-        """Return the log of the mean over draws of what `values` [S, B] are the logs of."""
-        if self.weight is None:
-            return values.logsumexp(0) - math.log(len(values))
-        return (values + self.weight.log()).logsumexp(0)
 
 
 def output_draws(
@@ -93,15 +60,7 @@ def output_draws(
             if reweight is not None and weighted.any():
                 places = weighted.nonzero()[:, 0]
                 for part in reweighted(model, split.subset(places), reweight, num_samples):
-                    index = places[part.index]
-                    yield Drawn(
-                        index,
-                        split.y[index].to(model.device),
-                        part.eta,
-                        part.weight,
-                        part.ess,
-                        part.pareto_k,
-                    )
+                    yield replace(part, index=places[part.index])
             places = (~weighted).nonzero()[:, 0]
             rest = split if len(places) == len(split) else split.subset(places)
             # by name: a group without training rows may have a latent by now (see `adapt`)
