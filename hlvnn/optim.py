@@ -1,7 +1,12 @@
-"""Adam for group tables: only the rows of a step's groups move, and only they cost anything."""
+"""The optimisers: AdamW for the network, and an Adam that moves only a step's rows of group tables.
+
+torch's optimisers import its compiler (about 2 s) when they are first used, to keep it out of their
+way. Nothing is compiled here, so theirs are taken without that decoration.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +15,22 @@ import torch
 from torch import Tensor, nn
 
 
-class RowwiseAdam(torch.optim.Optimizer):
+class Plain(torch.optim.Optimizer):
+    """torch's optimiser without what it does for its compiler."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class AdamW(Plain, torch.optim.AdamW):
+    """torch's AdamW (Loshchilov and Hutter 2019)."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class RowwiseAdam(Plain):
     """Adam on tables [G, P] with sparse gradients, each row with a step count of its own.
 
     Dense Adam moves rows whose gradient is zero, by their momentum, and touches the whole table and

@@ -307,7 +307,7 @@ def test_two_drivers_do_not_work_on_one_sweep(here: Path) -> None:
 def leave(here: Path, number: int, accuracies: list[float], outcome: Outcome | None) -> None:
     """Leave the folder of a trial behind."""
     folder = outcomes.trial_folder(here, number)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     rows = [
         {"epoch": epoch, "val_acc": value, "test_acc": 1 - value, "seconds": 1.0, "diverged": 0.0}
         for epoch, value in enumerate(accuracies, start=1)
@@ -346,6 +346,16 @@ def test_the_table_has_a_row_for_every_trial_whatever_became_of_it(here: Path) -
     assert ranked["trial"].tolist()[:3] == [0, 1, 3]
     console = Console(width=120, record=True, file=None, quiet=True)
     console.print(leaderboard(ranked, space, {0: {"lr": 0.1}}))
+
+
+def test_the_table_follows_a_trial_that_goes_on_after_an_interrupt(here: Path) -> None:
+    leave(here, 0, [0.5], Outcome(trial=0, status=Status.STOPPED, reason="Ctrl-C", unfinished=True))
+    trials = table.TrialsTable(here, spaces.load("study"))
+    draws = {0: Draw(0, {"lr": 0.1}, {"lr": 0.1})}
+    assert trials.collect(draws, 1, alive=True)["unfinished"].tolist() == [True]
+    leave(here, 0, [0.5, 0.6], Outcome(trial=0, status=Status.COMPLETED))
+    frame = trials.collect(draws, 1, alive=True)
+    assert (frame["status"].tolist(), frame["unfinished"].tolist()) == (["completed"], [False])
 
 
 def test_an_outcome_is_read_back_strictly(here: Path) -> None:

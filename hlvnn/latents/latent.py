@@ -71,6 +71,18 @@ class Latent(nn.Module):
         else:
             self.slopes = None
         self.register_buffer("within", torch.zeros(posterior.num_groups, dtype=torch.int64))
+        if self.normalised:
+            self._hold_lone_loading()
+
+    def _hold_lone_loading(self) -> None:
+        """Leave a single loading as it is: its size is the prior's, and its gradient only noise.
+
+        Adam turns such noise into steps of full size, until the loading passes 0 and z its sign.
+        """
+        loadings = [matrix for entry in self.entries() for matrix in entry.loadings()]
+        if sum(len(matrix) for matrix in loadings) == 1:
+            for matrix in loadings:
+                matrix.requires_grad_(False)
 
     @property
     def lies_within(self) -> bool:

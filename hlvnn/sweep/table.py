@@ -83,7 +83,7 @@ class TrialsTable:
             if best is not None:
                 row["best_epoch"] = int(best["epoch"])
                 row |= _prefixed("best", best)
-        if seen is not None:
+        if seen is not None and not seen.unfinished:  # an unfinished one may run again
             self._ended[number] = row
         return row
 
