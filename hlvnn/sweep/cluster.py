@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 """A stopped trial may take this long to put its last files in order before its process is reused;
 Ray's 2 seconds would fail the next trial."""
-
+WARM_UP = "hlvnn.sweep.trainable.warm_up"
+"""What each of the workers' processes calls when it starts, before it is given a trial."""
 KNOCK_SECONDS = 10
 
 Resources = dict[str, float]
@@ -40,12 +41,18 @@ def connected(address: str | None) -> Iterator[None]:
         return
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**WORKER_ENV, "PYTHONPATH": path}
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    runtime_env: dict[str, Any] = {"worker_process_setup_hook": WARM_UP}
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": runtime_env,
+    }
     if address is None:
         os.environ.update(env)  # inherited by the workers, and quicker than a runtime_env
         options |= {"address": "local", "include_dashboard": False}
     else:
-        options |= {"address": address, "runtime_env": {"env_vars": env}}
+        runtime_env["env_vars"] = env
+        options["address"] = address
     try:
         _knock(address)
         ray.init(**options)

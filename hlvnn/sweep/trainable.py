@@ -56,6 +56,10 @@ def run_trial(config: dict[str, Any]) -> None:
         tune.report(scalars(last, settings["num_epochs"], config["metric"], config["worst"]))
 
 
+def warm_up() -> None:
+    """Have torch and all else imported (this module is), while the driver still gets ready."""
+
+
 def scalars(row: Mapping[Any, Any], num_epochs: int, metric: str, worst: float) -> dict[str, float]:
     """Return what Ray is told of an epoch. A metric that is NaN becomes the worst value there is.
 
