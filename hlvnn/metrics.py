@@ -64,8 +64,8 @@ def weighted_f1(
         if dense:
             total, rows = (x.reshape(num_groups, num_classes).sum(1) for x in (weighted, support))
             return np.asarray(total / rows)
-        total, rows = (group_sums(of_group, num_groups, x) for x in (weighted, support))
-        return total / rows
+        total = group_sums(of_group, num_groups, weighted)
+        return total / group_sums(of_group, num_groups, support.astype(np.float64))
 
 
 def group_table(scores: RowScores, level: int, num_groups: int) -> pd.DataFrame:
