@@ -224,7 +224,7 @@ def test_the_gradient_of_crossed_levels_is_that_of_plain_autograd() -> None:
     )
     model = tiny_model(data, "linear", latents=entries).train()
     assert Bound.of(model, data.train).number == 1
-    assert compared(data, model, 1, 100) < 4.5
+    assert compared(data, model, 1, 60) < 4.5
 
 
 def test_a_joint_posterior_makes_one_block_of_its_level() -> None:
@@ -240,7 +240,7 @@ def noise_and_signal(model: HierarchicalModel, loss: Loss, copies: int) -> tuple
     """Return a table's gradient per copy: root mean variance, and its mean in such units."""
     runs = []
     (one,) = model.latents
-    for _ in range(20):
+    for _ in range(5):
         gradients(model, loss())
         assert one.posterior.table.grad is not None
         runs.append(one.posterior.table.grad.to_dense().unflatten(0, (copies, -1)).double())
@@ -253,7 +253,7 @@ def test_the_gradient_of_q_is_less_noisy_than_the_plain_one_and_gains_with_draws
     """Near its optimum; the plain one's signal drowns as S grows."""
     data = copies_of_a_family(COPIES, "class")
     model = family_model(data, latent("bias", "output", "pupil", prior="learned"))
-    fit(model, data, TrainConfig(num_epochs=200, batch_size=None, lr=0.05, eval_every=200))
+    fit(model, data, TrainConfig(num_epochs=150, batch_size=None, lr=0.05, eval_every=150))
     model.train()
     bound, batch = Bound.of(model, data.train), everything(data)
     torch.manual_seed(2)
@@ -266,7 +266,7 @@ def test_the_gradient_of_q_is_less_noisy_than_the_plain_one_and_gains_with_draws
             model, lambda s=draws: plain_loss(model, batch, bound, s), COPIES
         )
         print(
-            f"\nS = {draws:2d}: noise {ours[draws][0]:.5f} (plain {theirs[draws][0]:.5f}), "
+            f"\nS = {draws:2d}: noise {ours[draws][0]:.1e} (plain {theirs[draws][0]:.1e}), "
             f"signal to noise {ours[draws][1]:.3f} (plain {theirs[draws][1]:.3f})"
         )
         assert ours[draws][0] < 0.5 * theirs[draws][0]
@@ -293,10 +293,19 @@ def cbpp_model(data: GroupedDataset) -> HierarchicalModel:
 
 @pytest.mark.data
 def test_the_sd_of_cbpp_comes_nearer_to_quadratures(shared: Path) -> None:
+    """0.6475; the best normal posteriors by the ELBO have 0.6440 (test_generalised_mixed_models).
+
+    The draws' own noise in the SD is about 0.001 here, and 0.002 with 50 draws.
+    """
     data = cbpp(shared)
     model = cbpp_model(data)
     settings = TrainConfig(
-        num_epochs=1000, batch_size=None, lr=0.05, eval_every=1000, objective="iwae", num_samples=50
+        num_epochs=400,
+        batch_size=None,
+        lr=0.05,
+        eval_every=400,
+        objective="iwae",
+        num_samples=500,
     )
     result = fit(model, data, settings)
     rows = model.summary()
@@ -304,8 +313,10 @@ def test_the_sd_of_cbpp_comes_nearer_to_quadratures(shared: Path) -> None:
     last = result.history.iloc[-1]
     print(f"\nSD {sd:.4f} (quadrature 0.6475, ELBO 0.6440), bound {last['bound']:.3f}")
     assert abs(sd - 0.6475) < 0.5 * abs(0.6440 - 0.6475)
+    assert last["bound"] == pytest.approx(-91.983, abs=0.3)  # of one step's draws
     assert evidence(model, data.train, 1000).value == pytest.approx(-91.983, abs=0.03)
     assert last["bound"] == pytest.approx(-last["train_loss"] * len(data.train))
+    assert last["bound"] > result.elbo
 
 
 def correlated() -> GroupedDataset:
@@ -336,10 +347,11 @@ def test_a_mean_field_that_misses_correlations_reaches_a_higher_bound() -> None:
             num_samples=draws,
         )
         fit(model, data, settings)
-        bounds = [evidence(model, data.train, 20, seed).value for seed in range(20)]
+        bounds = [evidence(model, data.train, 20, seed).value for seed in range(10)]
         found[objective] = np.mean(bounds), full_elbo(model, data.train).value
         print(f"\n{objective}: bound {found[objective][0]:.2f}, ELBO {found[objective][1]:.2f}")
-    assert found["iwae"][0] > found["elbo"][0] + 5
+    exact = -302.17  # a full-rank q: the ELBO is then the log likelihood
+    assert found["elbo"][0] + 1.5 < found["iwae"][0] < exact
     assert found["iwae"][1] < found["elbo"][1]
 
 
@@ -384,7 +396,7 @@ def test_the_losses_of_a_pass_add_up_to_the_bound_of_everything() -> None:
     batches = bound.batches(data.train, 45, torch.Generator().manual_seed(0), torch.device("cpu"))
     torch.manual_seed(0)
     runs = []
-    for _ in range(40):
+    for _ in range(20):
         total = 0.0
         for batch in batches:
             loss = bound.loss(model, batch, 5)
@@ -396,8 +408,8 @@ def test_the_losses_of_a_pass_add_up_to_the_bound_of_everything() -> None:
                 loss.loss.item(), rel=1e-4
             )
         runs.append(total)
-    exact = [evidence(model, data.train, 5, seed).value for seed in range(40)]
-    error = math.hypot(np.std(runs), np.std(exact)) / math.sqrt(40)
+    exact = [evidence(model, data.train, 5, seed).value for seed in range(20)]
+    error = math.hypot(np.std(runs), np.std(exact)) / math.sqrt(20)
     assert np.mean(runs) == pytest.approx(np.mean(exact), abs=4 * error)
 
 
