@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import signal
+import re
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 import pandas as pd
 import ray
+from optuna.trial import TrialState
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
-from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from hlvnn import spaces
-from hlvnn.errors import RunError
+from hlvnn import runs, spaces
+from hlvnn.errors import RunError, StorageError
 from hlvnn.sweep import cluster, journal, outcomes, table
 from hlvnn.sweep.board import Board
 from hlvnn.sweep.display import LiveDisplay, duration, leaderboard
+from hlvnn.sweep.ending import Ending, signals
 from hlvnn.sweep.halving import EpochHalving, Row
 from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
-from hlvnn.sweep.outcomes import Status, trial_folder
+from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
+from hlvnn.sweep.patience import Patience
 from hlvnn.sweep.plan import Plan, begin, locked, shown_path
 from hlvnn.sweep.recorder import Recorder
-from hlvnn.sweep.trainable import run_trial, scalars
-
-RAY_FOLDER = "ray"
-"""Ray's own state, of which nothing is ever read back."""
+from hlvnn.sweep.search import JournaledSearch
+from hlvnn.sweep.trainable import Trainable, scalars
 
 
 def run(plan: Plan, console: Console) -> int:
@@ -51,56 +48,21 @@ def run(plan: Plan, console: Console) -> int:
             return _Driver(plan, slots, console).run()
 
 
-class JournaledSearch(OptunaSearch):
-    """Ray's OptunaSearch, whose state is its journal: nothing is pickled."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class Ending(tune.Stopper):
-    """Ends the sweep when its time is over, or when it is asked to by a signal."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
-        self.deadline = None if seconds is None else time.monotonic() + seconds
-        self.interrupted = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.interrupted or self.out_of_time
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the time budget is over."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    @property
-    def reason(self) -> str:
-        """Why the sweep ended."""
-        if self.interrupted:
-            return "the sweep was interrupted; --resume goes on with it"
-        if self.out_of_time:
-            return f"the time budget of {duration(self.seconds or 0)} was over; --resume goes on"
-        return "the sweep broke off; --resume goes on with it"
-
-
 class _Driver:
     def __init__(self, plan: Plan, slots: int, console: Console) -> None:
         self.plan, self.console = plan, console
         self.options, self.space, self.sweep = plan.options, plan.space, plan.sweep
+        self.patience = Patience(self.options.storage_patience)
         new = not (self.sweep / journal.JOURNAL).exists()
         self.journal = (
-            Journal.create(self.sweep, self.space.mode) if new else Journal.open(self.sweep)
+            Journal.create(self.sweep, self.space.mode, self.patience)
+            if new
+            else Journal.open(self.sweep, self.patience)
         )
         self.trials = table.TrialsTable(self.sweep, self.space)
         self.ending = Ending(self.options.time_budget)
         self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
+        self.ending.busy = lambda: bool(self.board.having(Status.RUNNING))
         self.halving = EpochHalving(
             metric=self.space.metric,
             mode=self.space.mode,
@@ -117,27 +79,53 @@ class _Driver:
                 self.board,
                 self.halving,
                 display,
+                self.ending,
+                self.patience,
                 lambda: self._save_table(alive=True),
             )
-            to_run = self._take_up(recorder)
+            self.patience.tell = lambda text: display.event(text, lasting=True)
+            to_run, open_trials = self._take_up(recorder)
             self._announce(to_run)
+            broke: RunError | None = None
             try:
                 if to_run:
-                    with _signals(self.ending):
-                        self._tuner(recorder, to_run).fit()
-            except (tune.TuneError, RayError) as error:
-                last = str(error).strip().splitlines()[-1]
-                raise RunError(
-                    f"the sweep broke off: {last}; go on with: {self.plan.resume_command}"
-                ) from error
-            finally:
+                    # Ray keeps its own state there; nothing of it is ever read back
+                    with tempfile.TemporaryDirectory(prefix="hlvnn-ray-") as state:
+                        self._fit(recorder, to_run, open_trials, state)
+            except (tune.TuneError, RayError, StorageError) as error:
+                broke = self._broken(error)
+            try:
                 recorder.close(self.ending.reason)
-                self.journal.let_go()
-                frame = self._save_table(alive=False)
+                frame = self.patience.patiently(
+                    lambda: self._save_table(alive=False), str(self.sweep / table.TRIALS)
+                )
+            except StorageError as error:
+                broke = broke or self._broken(error)
+        if broke is not None:
+            raise broke
         return self._conclude(frame)
 
-    def _take_up(self, recorder: Recorder) -> int:
-        """Take up what an earlier driver left; return how many trials there are to run."""
+    def _broken(self, error: Exception) -> RunError:
+        """Return what to raise where the sweep cannot go on."""
+        self.patience.seconds = 0.0  # it was waited for already
+        last = re.sub(r"^[\w.]+(Error|Exception): ", "", str(error).strip().splitlines()[-1])
+        broke = RunError(f"the sweep broke off: {last}; go on with: {self.plan.resume_command}")
+        broke.__cause__ = error
+        return broke
+
+    def _fit(self, recorder: Recorder, to_run: int, open_trials: list[int], state: str) -> None:
+        with signals(self.ending):
+            try:
+                self._tuner(recorder, to_run, open_trials, state).fit()
+            except KeyboardInterrupt:
+                if not self.ending.at_once:
+                    raise
+
+    def _take_up(self, recorder: Recorder) -> tuple[int, list[int]]:
+        """Take up what an earlier driver left.
+
+        Returns how many trials there are to run, and the Optuna trials that go on.
+        """
         draws = self.journal.draws()
         ended: list[list[Row]] = []
         unfinished: dict[int, list[Row]] = {}
@@ -148,15 +136,34 @@ class _Driver:
                 self.board.told(number, dict(row))
             self.board.entries[number].first_epoch = self.board.entries[number].epoch
             outcome = outcomes.read(self.sweep, number)
+            if outcome is None and (outcome := self._missed(number, rows)) is not None:
+                outcomes.write(self.sweep, outcome)
             if outcome is None or outcome.unfinished:
                 unfinished[number] = rows
             else:
                 self.board.ended(outcome)
+                value = rows[-1][self.space.metric] if rows else None
+                self.journal.settle(number, None if outcome.status == Status.FAILED else value)
                 ended.append(rows)
-        self.journal.let_go()
-        self.journal.queue_again(sorted(unfinished))
         self.halving.refill(ended, unfinished)
-        return len(unfinished) + max(0, self.options.num_trials - len(draws))
+        to_run = len(unfinished) + max(0, self.options.num_trials - len(draws))
+        return to_run, self.journal.to_continue(sorted(unfinished))
+
+    def _missed(self, number: int, rows: list[Row]) -> Outcome | None:
+        """Return the outcome of a trial that ended just before its driver was killed."""
+        state = self.journal.latest()[number].state
+        if state == TrialState.FAIL:
+            return Outcome(trial=number, status=Status.FAILED, reason=f"see {outcomes.ERROR}")
+        if state != TrialState.COMPLETE or not rows:
+            return None
+        last = rows[-1]
+        if last["diverged"]:
+            reason = f"the loss was not finite in epoch {last['epoch']:g}"
+            return Outcome(trial=number, status=Status.DIVERGED, reason=reason)
+        if (trial_folder(self.sweep, number) / runs.RESULT).exists():
+            return Outcome(trial=number, status=Status.COMPLETED)
+        reason = f"stopped early at epoch {last['epoch']:g}, as the driver was killed"
+        return Outcome(trial=number, status=Status.STOPPED, reason=reason)
 
     def _rows(self, draw: Draw) -> list[Row]:
         """Return what Ray would have been told of a trial so far."""
@@ -169,7 +176,9 @@ class _Driver:
             for row in frame.to_dict("records")
         ]
 
-    def _tuner(self, recorder: Recorder, to_run: int) -> tune.Tuner:
+    def _tuner(
+        self, recorder: Recorder, to_run: int, open_trials: list[int], state: str
+    ) -> tune.Tuner:
         sweep, options, space = self.sweep, self.options, self.space
         proposer = Proposer(
             space,
@@ -187,15 +196,17 @@ class _Driver:
             study_name=STUDY,
             sampler=spaces.new_sampler(options.seed, len(self.journal)),
         )
-        starts = len(list((sweep / RAY_FOLDER).glob("start_*")))
+        search.take_up(self.ending, open_trials)
         return tune.Tuner(
             tune.with_resources(
-                run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
+                Trainable, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
             ),
             param_space={
                 "metric": space.metric,
                 "worst": space.worst,
                 "threads": max(1, int(options.cpus_per_trial)),
+                "trial_timeout": options.trial_timeout,
+                "storage_patience": options.storage_patience,
             },
             tune_config=tune.TuneConfig(
                 search_alg=search,
@@ -209,8 +220,8 @@ class _Driver:
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name=f"start_{starts:03d}",
-                storage_path=str(sweep / RAY_FOLDER),
+                name=sweep.name,
+                storage_path=state,
                 stop=self.ending,
                 callbacks=[recorder],
                 failure_config=tune.FailureConfig(max_failures=options.max_failures),
@@ -258,23 +269,6 @@ class _Driver:
         if self.ending.interrupted:
             return 130
         return 0 if found else 1
-
-
-@contextmanager
-def _signals(ending: Ending) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the sweep in order; a second Ctrl-C ends it at once."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        ending.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    both = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interrupt) for number in both}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _trial_name(trial: Trial) -> str:

@@ -15,7 +15,7 @@ from hlvnn.errors import ConfigError
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
     *("num_trials", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "time_budget"),
-    *("address", "max_failures", "resume", "dry_run"),
+    *("address", "max_failures", "trial_timeout", "storage_patience", "resume", "dry_run"),
 }
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
@@ -102,7 +102,12 @@ class SweepConfig(Config):
     reduction_factor: float = Field(3.0, gt=1)
     """ASHA: at each rung about one trial in this many goes on, and rungs lie this factor apart."""
     max_failures: int = Field(1, ge=0)
-    """Times a failed trial (its node was lost, say) goes on from its checkpoint."""
+    """Times a failed trial (its node was lost, say) goes on from its checkpoint before it has
+    finished a further epoch."""
+    trial_timeout: Seconds | None = Field(None, gt=0)
+    """End a trial that has not finished an epoch for this long (its process hangs)."""
+    storage_patience: Seconds = Field(300.0, ge=0)
+    """Wait this long for storage that fails (a full disk, an outage) before giving up."""
     address: str | None = None
     """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
     storage: str | None = None

@@ -16,6 +16,10 @@ ERROR = "error.txt"
 """The traceback of a trial that failed, written where it failed."""
 
 
+HUNG = "hung.txt"
+"""Where each thread of a trial was that hung for longer than --trial-timeout."""
+
+
 class Status(StrEnum):
     """How a trial ended, or that it has not."""
 

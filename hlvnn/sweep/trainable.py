@@ -2,58 +2,116 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
 import os
 import random
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ray import tune
+from ray.tune.trainable.function_trainable import wrap_function
 
 from hlvnn import runs
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
-from hlvnn.sweep.outcomes import ERROR
+from hlvnn.sweep.outcomes import ERROR, HUNG
+from hlvnn.sweep.patience import Patience
 from hlvnn.training import EpochReport
 
 GROUPS = ("val_group_p10", "val_group_worst")
 """Columns that are told to Ray beside the metric, for the live table."""
+ENDED = threading.Event()
+"""Set while no trial runs in this process."""
+ENDED.set()
+LAST_SECONDS = 60.0
+"""How long a trial that is stopped may take to put its files in order."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """Run (or go on with) the trial that `config` describes.
 
     config: trial (its number), settings (JSON), folder, metric, worst (the value for a NaN),
-    threads, and problem: why the draw is invalid, or "". Everything that lasts is written into the
-    folder, its checkpoint too; Ray is given no files.
+    threads, trial_timeout, storage_patience, and problem: why the draw is invalid, or "".
+    Everything that lasts is written into the folder, its checkpoint too; Ray is given no files.
     """
+    ENDED.clear()
+    try:
+        _run_trial(config)
+    finally:
+        ENDED.set()
+
+
+class Trainable(wrap_function(run_trial)):  # type: ignore[misc]  # Ray makes the class
+    """`run_trial` as Ray's class; a trial that is stopped may first save what it has."""
+
+    def cleanup(self) -> None:
+        try:
+            super().cleanup()
+        finally:
+            ENDED.wait(LAST_SECONDS)
+
+
+def _run_trial(config: dict[str, Any]) -> None:
     folder = Path(config["folder"])
     settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
     _fresh(int(config["threads"]), settings.get("seed", 0))
     reports = 0
+    patience = Patience(config["storage_patience"])
 
     def report(epoch: EpochReport) -> None:
         nonlocal reports
         reports += 1
+        patience.getting_on()
+        still_alive()
         tune.report(scalars(epoch.row, settings["num_epochs"], config["metric"], config["worst"]))
 
     try:
         if config["problem"]:
             raise ConfigError(config["problem"])
         run = run_config(settings, f"trial {config['trial']}")
-        runs.execute(run, folder, report=report, resume=True)
+        with _watched(folder, config["trial_timeout"]) as still_alive:
+            patience.patiently(
+                lambda: runs.execute(run, folder, report=report, resume=True), str(folder)
+            )
     except Exception:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         raise
     if not reports:  # it had ended before the driver that watched it was killed
         last = runs.read_metrics(folder).iloc[-1].to_dict()
         tune.report(scalars(last, settings["num_epochs"], config["metric"], config["worst"]))
+
+
+@contextmanager
+def _watched(folder: Path, timeout: float | None) -> Iterator[Callable[[], None]]:
+    """Write down where every thread is if what is yielded is not called for `timeout` seconds."""
+    path = folder / HUNG
+    with ExitStack() as stack:
+        stack.callback(faulthandler.cancel_dump_traceback_later)
+        file = None
+        with suppress(OSError):  # where it cannot be written the trial is ended all the same
+            path.unlink(missing_ok=True)
+            if timeout is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("w", encoding="utf-8"))
+
+        def still_alive() -> None:
+            if file is not None and timeout is not None:
+                faulthandler.dump_traceback_later(timeout, file=file)
+
+        still_alive()
+        yield still_alive
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def warm_up() -> None:
