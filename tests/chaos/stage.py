@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,8 @@ from hlvnn import runs
 from hlvnn.sweep import outcomes
 from hlvnn.sweep.journal import NUMBER, Journal
 
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ROOT = Path(__file__).parent.parent.parent
 SPACE = """
 BASE = {"dataset": "digits", "backbone": "mlp", "hidden": [16], "batch_size": 32, "patience": None}
@@ -41,6 +44,13 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = PATI
     while not condition():
         assert time.monotonic() < until, f"waited {seconds:g} s for {what}"
         time.sleep(0.05)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended just now
+        return ""
 
 
 class Stage:
@@ -88,8 +98,7 @@ class Stage:
     def _started(self, *args: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, str(ROOT / "tune_search.py"), *args]
-                + ["--address", self.cluster.address],
+                [sys.executable, ROOT / "tune_search.py", *args, "--address", self.cluster.address],
                 cwd=self.here,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -131,13 +140,13 @@ class Stage:
 
     def trial_processes(self) -> list[psutil.Process]:
         """Return the processes that run a trial."""
-        found = []
-        for node in self.nodes:
-            for raylet in node.all_processes["raylet"]:
-                for process in psutil.Process(raylet.process.pid).children(recursive=True):
-                    if "Trainable.train" in " ".join(process.cmdline()):
-                        found.append(process)
-        return found
+        raylets = [raylet for node in self.nodes for raylet in node.all_processes["raylet"]]
+        children = [
+            process
+            for raylet in raylets
+            for process in psutil.Process(raylet.process.pid).children(recursive=True)
+        ]
+        return [process for process in children if "Trainable.train" in _command(process)]
 
     # what is done
 
@@ -158,7 +167,7 @@ class Stage:
         self.nodes.append(self.new_node())
         return "a worker node"
 
-    def kill_driver(self) -> str:
+    def kill_driver(self, chosen: random.Random | None = None) -> str:
         """Kill the driver, and resume its sweep."""
         self.driver.kill()
         self.driver.wait()
@@ -214,10 +223,8 @@ class Stage:
                 raise EnoughError
 
         again = self.here / f"again_{number}"
-        try:
+        with suppress(EnoughError):
             runs.execute(runs.read_config(trial), again, report=report)
-        except EnoughError:
-            pass
         assert state["epoch"] == len(metrics)
         pd.testing.assert_frame_equal(
             runs.read_metrics(again).drop(columns=TIMED),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from stage import Stage
+from tests.chaos.stage import Stage
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 

@@ -1,6 +1,6 @@
 """Twenty random kills in one sweep, and what was survived: `make chaos`.
 
-python tests/chaos/twenty.py [SEED]
+python -m tests.chaos.twenty [SEED]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stage import Stage
+from tests.chaos.stage import Stage
 
 KILLS = 20
 NUM_TRIALS, NUM_EPOCHS = 24, 40
@@ -29,9 +29,7 @@ def main(seed: int) -> None:
             stage.wait_for_progress()
             if stage.over():
                 break
-            lost = chosen.choice(
-                [stage.kill_trial, stage.remove_node, lambda _: stage.kill_driver()]
-            )(chosen)
+            lost = chosen.choice([stage.kill_trial, stage.remove_node, stage.kill_driver])(chosen)
             survived[lost] = survived.get(lost, 0) + 1
             at = f"{time.monotonic() - began:6.1f} s"
             print(f"[{at}] kill {kill}: {lost}; {len(stage.ended())} trials over", flush=True)
