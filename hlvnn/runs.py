@@ -221,7 +221,12 @@ class _Writer:
     def _check_writer(self) -> None:
         """Raise `RunError` when a later start has taken the folder over."""
         path = self.folder / WRITER
-        now = path.read_text(encoding="utf-8") if path.exists() else "a process that ended it"
+        try:
+            now = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            if not self.folder.exists():
+                raise  # the storage is away
+            now = "a process that ended it"
         if now != self.token:
             raise RunError(f"{self.folder} was taken over by {now.strip()}; this process ends")
 

@@ -70,7 +70,7 @@ def trial_folder(sweep: Path, number: int) -> Path:
 def write(sweep: Path, outcome: Outcome) -> None:
     """Write a trial's outcome, whole or not at all."""
     folder = trial_folder(sweep, outcome.trial)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # without the sweep's folder storage is away: none is made up
     files.write_json(folder / OUTCOME, outcome.model_dump(mode="json"))
 
 

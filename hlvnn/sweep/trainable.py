@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import json
 import math
@@ -78,12 +79,16 @@ def _run_trial(config: dict[str, Any]) -> None:
             raise ConfigError(config["problem"])
         run = run_config(settings, f"trial {config['trial']}")
         with _watched(folder, config["trial_timeout"]) as still_alive:
-            patience.patiently(
-                lambda: runs.execute(run, folder, report=report, resume=True), str(folder)
-            )
+
+            def execute() -> None:
+                if not folder.parent.is_dir():  # of a file system that is not mounted now
+                    raise FileNotFoundError(errno.ENOENT, "the sweep's folder is away")
+                runs.execute(run, folder, report=report, resume=True)
+
+            patience.patiently(execute, str(folder))
     except Exception:
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         raise
     if not reports:  # it had ended before the driver that watched it was killed
@@ -101,7 +106,7 @@ def _watched(folder: Path, timeout: float | None) -> Iterator[Callable[[], None]
         with suppress(OSError):  # where it cannot be written the trial is ended all the same
             path.unlink(missing_ok=True)
             if timeout is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(exist_ok=True)
                 file = stack.enter_context(path.open("w", encoding="utf-8"))
 
         def still_alive() -> None:

@@ -53,8 +53,8 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-class Stage:
-    """A head without room for trials, two worker nodes of one CPU, and a sweep in `here`."""
+class Sweep:
+    """A sweep of digits in the folder `here`, by drivers in processes of their own."""
 
     def __init__(self, here: Path, num_trials: int, num_epochs: int, *flags: str) -> None:
         self.here = here
@@ -62,24 +62,17 @@ class Stage:
         self.num_trials = num_trials
         self.flags = ["--num-epochs", str(num_epochs), "--num-trials", str(num_trials), *flags]
         self.log = here / "driver.log"
+        self.within: list[str] = []
+        """Words before the driver's command, to run it elsewhere."""
+        self.more: list[str] = []
+        """Flags of this driver alone."""
         self.finished: dict[Path, bytes] = {}
         """Every file of each trial that had ended, as it was when it was first seen so."""
         (here / "search_spaces").mkdir()
         (here / "search_spaces" / "study.py").write_text(SPACE, encoding="utf-8")
 
     def __enter__(self) -> Self:
-        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "include_dashboard": False,
-                "object_store_memory": 80_000_000,
-                "_system_config": quick,
-            },
-        )
-        self.nodes = [self.new_node(), self.new_node()]
-        self.driver = self._started("study", "--name", "sweep", *self.flags)
+        self.start()
         return self
 
     def __exit__(
@@ -90,19 +83,25 @@ class Stage:
     ) -> None:
         self.driver.kill()
         self.driver.wait()
-        self.cluster.shutdown()
 
-    def new_node(self) -> Any:
-        return self.cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    def start(self) -> None:
+        """Start the first driver."""
+        self.driver = self._started("study", "--name", "sweep", *self.flags)
+
+    def resume(self, *flags: str) -> None:
+        """Start another driver, which goes on with the sweep."""
+        self.driver = self._started("--resume", "results/digits/sweep", *flags)
 
     def _started(self, *args: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(ROOT / "tune_search.py"), *args, *self.more]
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, ROOT / "tune_search.py", *args, "--address", self.cluster.address],
-                cwd=self.here,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                [*self.within, *command], cwd=self.here, stdout=log, stderr=subprocess.STDOUT
             )
+
+    def said(self) -> str:
+        """Return what the drivers have printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
 
     # what is seen
 
@@ -138,13 +137,17 @@ class Stage:
                 if path.is_file():
                     self.finished.setdefault(path, path.read_bytes())
 
+    def raylets(self) -> list[int]:
+        """Return the process ids above the workers' processes."""
+        return [self.driver.pid]
+
     def trial_processes(self) -> list[psutil.Process]:
         """Return the processes that run a trial."""
-        raylets = [raylet for node in self.nodes for raylet in node.all_processes["raylet"]]
         children = [
             process
-            for raylet in raylets
-            for process in psutil.Process(raylet.process.pid).children(recursive=True)
+            for above in self.raylets()
+            if psutil.pid_exists(above)
+            for process in psutil.Process(above).children(recursive=True)
         ]
         return [process for process in children if "Trainable.train" in _command(process)]
 
@@ -159,26 +162,18 @@ class Stage:
             return f"a trial's process ({how.name})"
         return "no trial's process (none ran)"
 
-    def remove_node(self, chosen: random.Random) -> str:
-        """Take a worker node away, with all that runs on it; another takes its place."""
-        self.note_finished()
-        node = self.nodes.pop(chosen.randrange(len(self.nodes)))
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.nodes.append(self.new_node())
-        return "a worker node"
-
     def kill_driver(self, chosen: random.Random | None = None) -> str:
         """Kill the driver, and resume its sweep."""
         self.driver.kill()
         self.driver.wait()
         self.note_finished()
-        self.driver = self._started("--resume", str(self.folder))
+        self.resume()
         return "the driver"
 
     def finish(self) -> str:
         """Wait for the sweep's end; return all that its drivers printed."""
         wait_until(self.over, "the sweep's end", 2 * PATIENCE)
-        text = self.log.read_text(encoding="utf-8", errors="replace")
+        text = self.said()
         assert self.driver.returncode == 0, text[-3000:]
         assert "Traceback" not in text
         return text
@@ -233,3 +228,47 @@ class Stage:
         )
         theirs = runs.load_checkpoint(again / runs.CHECKPOINT)["model"]
         assert all((state["model"][name] == theirs[name]).all() for name in theirs)
+
+
+class Stage(Sweep):
+    """A cluster: a head without room for trials, two worker nodes of one CPU, and a sweep on it."""
+
+    def __enter__(self) -> Self:
+        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": 80_000_000,
+                "_system_config": quick,
+            },
+        )
+        self.nodes = [self.new_node(), self.new_node()]
+        self.more = ["--address", self.cluster.address]
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self.cluster.shutdown()
+
+    def new_node(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+
+    def raylets(self) -> list[int]:
+        return [
+            raylet.process.pid for node in self.nodes for raylet in node.all_processes["raylet"]
+        ]
+
+    def remove_node(self, chosen: random.Random) -> str:
+        """Take a worker node away, with all that runs on it; another takes its place."""
+        self.note_finished()
+        node = self.nodes.pop(chosen.randrange(len(self.nodes)))
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes.append(self.new_node())
+        return "a worker node"
