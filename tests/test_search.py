@@ -18,7 +18,7 @@ from hlvnn.sweep import command, display, keeping, outcomes, plan, table, warm
 from hlvnn.sweep.journal import Draw, Journal
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.outcomes import Outcome, Status
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules
+from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
 from hlvnn.sweep.searchers import SEARCHERS, grid_size, sampler
 from hlvnn.sweep.trainable import scalars
 
@@ -111,6 +111,15 @@ def test_the_median_rule_stops_who_is_behind_and_takes_up_an_earlier_sweep() -> 
         decision = scheduler.on_trial_result(Controller(), bad, rows([0.1])[0])
         assert decision == ("STOP" if replayed else "CONTINUE")
         assert ("behind the median" in scheduler.reasons.get("id9", "")) == replayed
+
+
+def test_a_band_is_as_large_as_its_brackets() -> None:
+    scheduler = SCHEDULERS["hyperband"](RULES)
+    for number in range(band_size(RULES)):
+        scheduler.on_trial_add(Controller(), trial(number))
+    assert scheduler.debug_string().count("Round") == 1
+    scheduler.on_trial_add(Controller(), trial(99))
+    assert scheduler.debug_string().count("Round") == 2
 
 
 def test_hyperband_lets_a_third_of_a_bracket_go_on() -> None:
