@@ -178,6 +178,7 @@ class GroupTables:
             rows += ({"trial": trial, **row} for row in _spreads(part, measure))
         columns = ["trial", "epoch", "groups", "mean", "worst", "worst_decile"]
         frame = pd.DataFrame(rows, columns=[*columns, *QUANTILES, "best"])
+        frame.attrs = {"measure": measure, "level": level, "split": split}
         return frame.astype({"trial": "int64", "epoch": "int64", "groups": "int64"})
 
     @cached_property
@@ -223,7 +224,7 @@ class GroupTables:
         return self._dataset({k: path for k, path in self.files.items() if str(path) in among})
 
     def _tell(self, path: Path, error: Exception) -> None:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].replace(f"'{path}'", "").replace(str(path), path.name)
         sentence = f"{path.parent.parent.name}/{STATS}/{path.name} cannot be read: {first}"
         if sentence not in self.problems:
             self.problems.append(sentence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,20 @@ from hlvnn.sweep import outcomes, table
 from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.outcomes import Outcome, Status
 
+DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
+"""Parts of a latent's text that say nothing, because they are so unless said otherwise."""
 
-def load_sweep(path: Path | str) -> Results:
+
+def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     """Read a sweep's folder, whether it runs, has ended or was killed; nothing in it is changed.
 
-    Files that are damaged are left out, and told in `problems`. Raises `RunError` for a folder that
-    is no sweep.
+    alive: whether a driver works on it, so that trials that have not ended are running; None = see
+    whether one holds the sweep's lock. Files that are damaged are left out, and told in `problems`.
+    Raises `RunError` for a folder that is no sweep.
     """
     sweep = Path(path).resolve()
     record = sweep_files.read_record(sweep)
-    alive = sweep_files.has_driver(sweep)
+    alive = sweep_files.has_driver(sweep) if alive is None else alive
     problems: list[str] = []
     drawn = sweep_files.read_journal(sweep, problems)
     on_disk = {int(folder.name[6:]) for folder in sweep.glob("trial_[0-9]*") if folder.is_dir()}
@@ -43,11 +48,15 @@ def load_sweep(path: Path | str) -> Results:
         draw = drawn.draws.get(number)
         if draw is None and folder.is_dir():
             draw = Draw(number, about.settings)
-        outcome = _outcome(sweep, number, problems)
-        outcome = outcome or table.without_outcome(folder, draw, number, alive)
-        settings = draw.settings if draw is not None else {}
+        settings = (draw.settings if draw is not None else {}) or about.settings
         frame = read_metrics(folder, problems)
-        row = table.row_of(outcome, folder, settings or about.settings, frame, selection)
+        try:
+            outcome = outcomes.read(sweep, number)
+        except HlvnnError as error:
+            problems.append(str(error).replace(f"{sweep}/", ""))
+            outcome = _guessed(folder, number, settings, frame)
+        outcome = outcome or table.without_outcome(folder, draw, number, alive)
+        row = table.row_of(outcome, folder, settings, frame, selection)
         known = drawn.optuna.get(number)
         params = {f"{PARAMETER}{k}": v for k, v in known.params.items()} if known else {}
         rows.append(row | about.columns | params)
@@ -158,17 +167,23 @@ def _structures(frame: pd.DataFrame) -> list[str | None]:
             found.append(None)
             continue
         parts = [name for name in str(names).split() if name != POOLED]
-        parts += [str(written)] if not pd.isna(written) and str(written) else []
+        if not pd.isna(written) and str(written):
+            parts.append(DEFAULTS.sub("", str(written)))
         found.append(" + ".join(parts) or POOLED)
     return found
 
 
-def _outcome(sweep: Path, number: int, problems: list[str]) -> Outcome | None:
-    try:
-        return outcomes.read(sweep, number)
-    except HlvnnError as error:
-        problems.append(str(error).replace(f"{sweep}/", ""))
-        return None
+def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame | None) -> Outcome:
+    """Return how a trial must have ended whose `outcome.json` is damaged: by what else it left."""
+    status = Status.STOPPED
+    if frame is not None and bool(frame.get("diverged", pd.Series(dtype=float)).any()):
+        status = Status.DIVERGED
+    elif frame is not None and int(frame["epoch"].iloc[-1]) == settings.get("num_epochs"):
+        status = Status.COMPLETED
+    elif (folder / outcomes.ERROR).exists():
+        status = Status.FAILED
+    reason = f"{outcomes.OUTCOME} is damaged; taken from what else it left"
+    return Outcome(trial=number, status=status, reason=reason)
 
 
 def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:

@@ -95,7 +95,8 @@ def opening_paragraph(sweep: Path) -> str:
         docstring = ast.get_docstring(ast.parse(text))
     except (OSError, SyntaxError, ValueError):
         return ""
-    return "\n\n".join((docstring or "").split("\n\n")[:2]).strip()
+    paragraphs = [part for part in (docstring or "").split("\n\n") if not part.startswith(" ")]
+    return "\n\n".join(part for part in paragraphs[:2] if not part.startswith("python ")).strip()
 
 
 class _ReadOnly(BaseJournalBackend):
