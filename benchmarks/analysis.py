@@ -24,10 +24,11 @@ import tyro
 from pydantic import BaseModel
 
 from hlvnn import files, runs
+from hlvnn.analysis import load_sweep
 from hlvnn.config import RunConfig, flatten
 from hlvnn.data.schema import Level, Schema, Target
 from hlvnn.errors import run_command
-from hlvnn.sweep import outcomes
+from hlvnn.sweep import outcomes, table
 from hlvnn.sweep.journal import DRAW, NUMBER, Journal
 from hlvnn.sweep.outcomes import Outcome, Status
 from hlvnn.sweep.plan import SWEEP
@@ -95,6 +96,8 @@ def make(sweep: Path, options: Options) -> None:
     journal = Journal.create(sweep, "min")
     for number in range(options.trials):
         one_trial(sweep, number, journal, schema, rows, ability, options.epochs, random)
+    selection = load_sweep(sweep)
+    table.TrialsTable(sweep, selection).write(journal.draws(), options.trials, alive=False)
 
 
 def one_trial(sweep, number, journal, schema, rows, ability, epochs, random) -> None:

@@ -89,6 +89,14 @@ def test_the_table_tells_settings_structure_and_metrics(swept: Results) -> None:
     assert trials.index.equals(pd.RangeIndex(TRIALS))  # nothing hides in an index
 
 
+def test_trials_parquet_only_saves_time(copy: Path) -> None:
+    with_it = load_sweep(copy).trials
+    (copy / table.TRIALS).unlink()
+    pd.testing.assert_frame_equal(load_sweep(copy).trials, with_it, check_dtype=False)
+    (copy / table.TRIALS).write_bytes(b"no table")
+    pd.testing.assert_frame_equal(load_sweep(copy).trials, with_it, check_dtype=False)
+
+
 def test_epochs_are_the_rows_of_all_metrics(swept: Results) -> None:
     counts = swept.epochs.groupby("trial").size()
     assert counts.to_dict() == {0: 6, 1: 6, 2: 6, 3: 6, STOPPED: 2, DIVERGED: 1, RUNNING: 2}

@@ -16,7 +16,7 @@ from hlvnn.analysis.results import PARAMETER, POOLED, Results, read_metrics
 from hlvnn.analysis.sweep_files import Drawn, Record
 from hlvnn.data.schema import Schema
 from hlvnn.errors import HlvnnError, RunError
-from hlvnn.runs import HYPERPARAMS, RESULT, SCHEMA
+from hlvnn.runs import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.spaces import Settings
 from hlvnn.sweep import outcomes, table
 from hlvnn.sweep.journal import Draw
@@ -24,6 +24,9 @@ from hlvnn.sweep.outcomes import Outcome, Status
 
 DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
 """Parts of a latent's text that say nothing, because they are so unless said otherwise."""
+
+
+ENDED = (Status.COMPLETED, Status.STOPPED, Status.DIVERGED, Status.FAILED)
 
 
 def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
@@ -41,10 +44,16 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     on_disk = {int(folder.name[6:]) for folder in sweep.glob("trial_[0-9]*") if folder.is_dir()}
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
     selection = _Selection(record.metric, record.mode)
+    recorded = _recorded(sweep)
     rows = []
     for number in range(count):
         folder = outcomes.trial_folder(sweep, number)
         about = _About(folder, problems)
+        known = drawn.optuna.get(number)
+        params = {f"{PARAMETER}{k}": v for k, v in known.params.items()} if known else {}
+        if number in recorded:
+            rows.append(recorded[number] | {"folder": str(folder)} | about.columns | params)
+            continue
         draw = drawn.draws.get(number)
         if draw is None and folder.is_dir():
             draw = Draw(number, about.settings)
@@ -57,8 +66,6 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
             outcome = _guessed(folder, number, settings, frame)
         outcome = outcome or table.without_outcome(folder, draw, number, alive)
         row = table.row_of(outcome, folder, settings, frame, selection)
-        known = drawn.optuna.get(number)
-        params = {f"{PARAMETER}{k}": v for k, v in known.params.items()} if known else {}
         rows.append(row | about.columns | params)
     return _results(sweep, selection, rows, alive, record, problems, drawn)
 
@@ -171,6 +178,34 @@ def _structures(frame: pd.DataFrame) -> list[str | None]:
             parts.append(DEFAULTS.sub("", str(written)))
         found.append(" + ".join(parts) or POOLED)
     return found
+
+
+def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
+    """Return the rows of trials.parquet that are still true, by the trial's number.
+
+    Those of trials that have ended, and whose files have not changed since the table was written.
+    """
+    path = sweep / table.TRIALS
+    try:
+        frame = pd.read_parquet(path)
+        written = path.stat().st_mtime_ns
+        ended = frame[~frame["unfinished"] & frame["status"].isin(ENDED)]
+        rows = {int(row["trial"]): row for row in ended.to_dict("records")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {
+        n: row for n, row in rows.items() if _unchanged(outcomes.trial_folder(sweep, n), written)
+    }
+
+
+def _unchanged(folder: Path, since: int) -> bool:
+    try:
+        if (folder / outcomes.OUTCOME).stat().st_mtime_ns > since:
+            return False
+        metrics = folder / METRICS
+        return not metrics.exists() or metrics.stat().st_mtime_ns <= since
+    except OSError:
+        return False
 
 
 def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame | None) -> Outcome:

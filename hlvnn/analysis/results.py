@@ -201,7 +201,8 @@ def read_metrics(folder: Path, problems: list[str]) -> pd.DataFrame | None:
         frame = runs.read_metrics(folder)
         if not len(frame):
             return None
-        return frame.astype({"epoch": "int64", "seconds": "float64"})
+        plain = all(pd.api.types.is_numeric_dtype(frame[name]) for name in ("epoch", "seconds"))
+        return frame if plain else frame.astype({"epoch": "int64", "seconds": "float64"})
     except (RunError, KeyError, ValueError) as error:
         said = str(error).replace(f"{path}: ", "").splitlines()[0]
         problems.append(f"{folder.name}/{METRICS} cannot be read: {said}")

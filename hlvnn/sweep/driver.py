@@ -272,8 +272,7 @@ def _report(sweep: Path) -> str:
     try:
         from hlvnn.analysis import report
 
-        report.headless()
-        return f"report: {shown_path(report.write_report(report.load_sweep(sweep, alive=False)))}"
+        return f"report: {shown_path(report.of_ended_sweep(sweep))}"
     except ModuleNotFoundError as error:
         return f"no report: it needs {error.name}; pip install 'hlvnn[analysis]', then {again}"
     except Exception as error:  # noqa: BLE001

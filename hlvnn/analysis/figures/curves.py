@@ -42,7 +42,12 @@ def learning_curves(
     status = dict(zip(trials["trial"], trials["status"], strict=True))
     for number, part in epochs.groupby("trial", sort=False):
         state = Status(status[number])
-        plain = {"color": style.STATUS[state], "linewidth": 0.9, "alpha": 0.75, "zorder": 2}
+        plain: style.Look = {
+            "color": style.STATUS[state],
+            "linewidth": 0.9,
+            "alpha": 0.75,
+            "zorder": 2,
+        }
         axes.plot(part["epoch"], part[metric], gid=f"trial {number}", **plain)
         if state in (Status.STOPPED, Status.DIVERGED):
             axes.plot(
@@ -52,14 +57,14 @@ def learning_curves(
                 color=style.STATUS[state] if state == Status.DIVERGED else style.GREY,
                 zorder=3,
             )
-    for number, colour, word in (
-        (pooled, style.ORANGE, "best without latents"),
-        (best, style.BLUE, "best"),
-    ):
-        part = epochs[epochs["trial"] == number]
-        if number is not None and len(part) and not (word != "best" and number == best):
-            label = f"{word} (trial {number})"
-            look = {"color": colour, "linewidth": 2.2, "zorder": 4}
+    thick = [(best, style.BLUE, "best")]
+    if pooled != best:
+        thick.insert(0, (pooled, style.ORANGE, "best without latents"))
+    for chosen, colour, word in thick:
+        part = epochs[epochs["trial"] == chosen]
+        if chosen is not None and len(part):
+            label = f"{word} (trial {chosen})"
+            look: style.Look = {"color": colour, "linewidth": 2.2, "zorder": 4}
             axes.plot(part["epoch"], part[metric], marker="o", markersize=4, label=label, **look)
     for rung in rungs:
         axes.axvline(rung, color=style.GREY, linestyle=":", linewidth=1, zorder=1)
@@ -110,11 +115,22 @@ def kl_over_epochs(epochs: pd.DataFrame, trial: int, groups: dict[str, int]) -> 
         size = _groups_of(name, groups)
         for number, part in epochs[epochs[name].notna()].groupby("trial", sort=False):
             if number != trial:
-                grey = {"color": style.LIGHT, "linewidth": 0.6, "alpha": 0.6, "zorder": 1}
+                grey: style.Look = {
+                    "color": style.LIGHT,
+                    "linewidth": 0.6,
+                    "alpha": 0.6,
+                    "zorder": 1,
+                }
                 axes.plot(part["epoch"], part[name].clip(1e-6) / size, **grey)
     for name, colour in zip(columns, style.CYCLE * len(columns), strict=False):
         values = own[name].clip(1e-6) / _groups_of(name, groups)
-        look = {"color": colour, "linewidth": 2, "marker": "o", "markersize": 4, "zorder": 3}
+        look: style.Look = {
+            "color": colour,
+            "linewidth": 2,
+            "marker": "o",
+            "markersize": 4,
+            "zorder": 3,
+        }
         axes.plot(own["epoch"], values, label=_latent(name), **look)
     axes.axhline(COLLAPSED, color=style.RED, linestyle=":", linewidth=1.2)
     axes.annotate(

@@ -42,9 +42,9 @@ def group_spread(
             x, spread[low], spread[high], color=style.BLUE, alpha=alpha, linewidth=0, label=label
         )
     axes.plot(x, spread["p50"], color=style.BLUE, linewidth=2, label="median group")
-    weak = {"color": style.ORANGE, "linewidth": 2, "marker": "o", "markersize": 4}
+    weak: style.Look = {"color": style.ORANGE, "linewidth": 2, "marker": "o", "markersize": 4}
     axes.plot(x, spread["p10"], label="10th percentile (weak end)", **weak)
-    dashed = {"color": style.ORANGE, "linewidth": 1.2, "linestyle": "--"}
+    dashed: style.Look = {"color": style.ORANGE, "linewidth": 1.2, "linestyle": "--"}
     axes.plot(x, spread["worst_decile"], label="mean of the weakest tenth", **dashed)
     named = weakest(last, measure)
     end = float(x.iloc[-1])
@@ -82,7 +82,7 @@ def gain_by_rows(gains: pd.DataFrame) -> Figure:
         (gain < 0, style.ORANGE, f"{(gain < 0).sum()} lose"),
         (gain == 0, style.LIGHT, f"{(gain == 0).sum()} neither"),
     ):
-        look = {"color": colour, "markersize": 4, "alpha": 0.65, "linestyle": "none"}
+        look: style.Look = {"color": colour, "markersize": 4, "alpha": 0.65, "linestyle": "none"}
         axes.plot(rows[chosen], gain[chosen], marker="o", label=label, **look)
     centres, means, errors = _binned(rows, gain)
     axes.errorbar(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +27,8 @@ STATUS = {
     Status.RUNNING: GREEN,
     Status.NOT_STARTED: GREY,
 }
+Look = dict[str, Any]
+"""Keywords of a matplotlib call."""
 WORDS = {"acc": "accuracy", "f1": "F1", "mse": "mean squared error", "loss": "nats a row"}
 SPLITS = {"val": "validation", "test": "test", "train": "training"}
 

@@ -25,7 +25,7 @@ def shrinkage(latents: pd.DataFrame) -> Figure:
     )
     parts = list(shares.groupby("latent", sort=False))
     for (latent, part), colour in zip(parts, style.CYCLE * len(parts), strict=False):
-        look = {"color": colour, "markersize": 4, "alpha": 0.65, "linestyle": "none"}
+        look: style.Look = {"color": colour, "markersize": 4, "alpha": 0.65, "linestyle": "none"}
         axes.plot(part["rows"], part["share"], marker="o", label=f"{latent}", **look)
     axes.axhline(1, color=style.GREY, linestyle=":", linewidth=1)
     axes.axhline(0, color=style.GREY, linestyle=":", linewidth=1)
@@ -85,12 +85,17 @@ def calibration(frame: pd.DataFrame) -> Figure:
 def _transform(frame: pd.DataFrame, split: str) -> Figure:
     made, axes = style.figure()
     width = frame["high"] - frame["low"]
-    look = {"align": "edge", "color": style.LIGHT, "edgecolor": "white"}
+    look: style.Look = {"align": "edge", "color": style.LIGHT, "edgecolor": "white"}
     axes.bar(frame["low"], frame["share"], width, **look)
     even = 1 / len(frame)
     error = 2 * np.sqrt(even * (1 - even) / frame["n"].sum())
     axes.axhline(even, color="black", linestyle="--", linewidth=1, label="as it should be")
-    band = {"color": style.BLUE, "alpha": 0.2, "linewidth": 0, "label": "± two standard errors"}
+    band: style.Look = {
+        "color": style.BLUE,
+        "alpha": 0.2,
+        "linewidth": 0,
+        "label": "± two standard errors",
+    }
     axes.axhspan(even - error, even + error, **band)
     axes.set_xlim(0, 1)
     axes.set_xlabel("where the value lies in its predictive distribution")

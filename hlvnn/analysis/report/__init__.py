@@ -65,6 +65,12 @@ def write_report(results: Results, path: Path | None = None, *, num_samples: int
     return target
 
 
+def of_ended_sweep(sweep: Path) -> Path:
+    """Write the report of a sweep whose driver has just ended; return its path."""
+    headless()
+    return write_report(load_sweep(sweep, alive=False))
+
+
 def page(results: Results, *, num_samples: int = 20) -> str:
     """Return the report of a sweep as HTML."""
     measured = Measured(results, num_samples)

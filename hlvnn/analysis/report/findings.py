@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -80,7 +81,7 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
     return sentences
 
 
-def _best(results: Results, row: pd.Series[object]) -> str:
+def _best(results: Results, row: pd.Series[Any]) -> str:
     metric, test = results.metric, test_column(results.metric)
     structure = row["structure"]
     with_latents = (
@@ -106,7 +107,7 @@ def _best(results: Results, row: pd.Series[object]) -> str:
 
 
 def _against_pooled(
-    results: Results, best: pd.Series[object], pooled: pd.Series[object], evidence: Evidence
+    results: Results, best: pd.Series[Any], pooled: pd.Series[Any], evidence: Evidence
 ) -> list[str]:
     test = test_column(results.metric)
     column = test if not pd.isna(best.get(f"best_{test}")) else results.metric
@@ -252,6 +253,6 @@ def _unfinished(results: Results) -> list[str]:
     ]
 
 
-def _of(row: pd.Series[object], column: str) -> str:
+def _of(row: pd.Series[Any], column: str) -> str:
     value = row[f"best_{column}"]
     return number(float(str(value)))

@@ -76,7 +76,7 @@ class Measured:
 
     def _last_groups(self, trial: int) -> pd.DataFrame:
         groups = self.results.groups
-        epoch = max((e for t, e in groups.files if t == trial), default=0)
+        epoch = max(groups.files_of(trial), default=0)
         return groups.read(
             trials=[trial], epochs=[epoch], level=groups.lowest_level, split="val", labels=True
         )
