@@ -34,12 +34,13 @@ WORST = 5
 def draw_classes(reliability: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """Draw accuracy against confidence, over bins of all rows and for each group.
 
-    reliability, scores: of `hlvnn.calibration`. Bars are two binomial standard errors.
+    reliability, scores: of `hlvnn.calibration`. The bars are 95 % intervals (see `wilson`).
     """
     figure = canvas.new_figure(10, 4.6)
     left, right = figure.subplots(1, 2)
     table = reliability[reliability["n"] > 0]
-    error = 2 * np.sqrt(table["accuracy"] * (1 - table["accuracy"]) / table["n"])
+    low, high = wilson(table["accuracy"].to_numpy(), table["n"].to_numpy())
+    error = np.stack([table["accuracy"] - low, high - table["accuracy"]])
     left.errorbar(
         table["confidence"], table["accuracy"], error, fmt="o", capsize=3, color="#0072b2"
     )
@@ -63,9 +64,25 @@ def draw_classes(reliability: pd.DataFrame, scores: pd.DataFrame) -> Figure:
             part["confidence"], part["acc"], s=size, alpha=0.6, color=colour, label=str(level)
         )
     _diagonal(right, "mean confidence of a group", "share predicted rightly")
+    lowest = float(groups[["confidence", "acc"]].min().min()) if len(groups) else 0.0
+    right.set_xlim(lowest - 0.02, 1.01)
+    right.set_ylim(lowest - 0.02, 1.02)
     right.set_title("groups; the larger, the more rows", fontsize=10)
     right.legend(fontsize=8)
     return figure
+
+
+def wilson(
+    share: NDArray[np.float64], n: NDArray[np.int64], z: float = 1.96
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of the interval of a true share, seen as `share` in n rows.
+
+    Source: Wilson (1927); with z = 1.96 it holds the truth in about 95 % of cases.
+    """
+    scale = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z / scale * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)
 
 
 def draw_real(pit: NDArray[np.float64], coverage: pd.DataFrame) -> Figure:

@@ -229,10 +229,10 @@ def draw_positions(table: pd.DataFrame, space: Space, above_name: str = "") -> F
 def _colours(table: pd.DataFrame, axes: Axes, y: NDArray[Any], above_name: str) -> list[Any]:
     """Draw the points; return each group's colour."""
     if "above" not in table:
-        points = axes.scatter(table["x"], y, c=np.log10(table["rows"]), s=18, zorder=3)
+        points = axes.scatter(table["x"], y, c=table["rows"], norm="log", s=18, zorder=3)
         bar = axes.figure.colorbar(points, ax=axes, shrink=0.7)
-        bar.set_label("training rows (log10)")
-        return list(points.to_rgba(np.log10(table["rows"])))
+        bar.set_label("training rows")
+        return list(points.to_rgba(table["rows"]))
     counts = table["above"].value_counts()
     shown = list(counts.index[: len(canvas.PALETTE)])
     colour = {label: canvas.PALETTE[i] for i, label in enumerate(shown)}
@@ -333,17 +333,14 @@ def neighbours(options: NeighbourOptions) -> None:
     out = options.target(f"neighbours_{described.name}_{plain(label)}")
     far = usual_distance(run.model, level)
     canvas.save(draw_neighbours(table, str(label), far), table, out)
-    shown = Table(
-        box=None,
-        title=f"nearest to {label}, in prior SDs (two groups drawn from the "
-        f"prior are {far:.2f} apart)",
-    )
+    shown = Table(box=None)
     shown.add_column(described.name)
     for column in ("rows", "distance", "of the means"):
         shown.add_column(column, justify="right")
     for row in table.itertuples(index=False):
         shown.add_row(str(row[0]), f"{row[1]:,}", f"{row[2]:.2f}", f"{row[3]:.2f}")
-    logger.info(text_of(shown))
+    far_text = f"two groups drawn from the prior are {far:.2f} apart"
+    logger.info("nearest to %s, in prior SDs (%s)\n%s", label, far_text, text_of(shown))
     logger.info(canvas.written(out))
 
 
@@ -365,5 +362,5 @@ def draw_neighbours(table: pd.DataFrame, label: str, far: float) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("distance in prior SDs")
     axes.set_title(f"nearest to {label}", fontsize=10)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=3)
     return figure

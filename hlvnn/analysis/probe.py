@@ -42,7 +42,9 @@ POINTS = 41
 CANDIDATES = 400
 """Rows of the group among which those that react most are looked for."""
 CLASSES = 5
-"""Classes that a figure names: those that are likely somewhere on the way."""
+"""Most classes that a figure names: those that are likeliest somewhere on the way."""
+LIKELY = 0.02
+"""Probability that a class has to reach there to be drawn."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def draw_responses(
         shown.set_title(f"row {row}, {schema.target.name}: {truth[k]}", fontsize=9)
         part = table[table["row"] == row]
         columns = [str(name) for name in part.columns[2:]]
-        likely = part[columns].max().nlargest(CLASSES).index
+        highest = part[columns].max().nlargest(CLASSES)
+        likely = highest[highest >= LIKELY].index if len(columns) > 1 else highest.index
         for column in [name for name in columns if name in likely]:
             label = column.removeprefix("prob_") if schema.target.kind == "class" else column
             axes.plot(part["at"], part[column], label=label)
