@@ -8,7 +8,16 @@ from typing import Any
 
 import tyro
 
-from hlvnn.analysis import calibrated, latent_space, probe, sampling
+from hlvnn.analysis import (
+    calibrated,
+    find,
+    latent_space,
+    probe,
+    promote,
+    prune,
+    sampling,
+    watch,
+)
 from hlvnn.runs import to_terminal
 from hlvnn.strict import Config
 
@@ -27,6 +36,10 @@ COMMANDS = {
     "probe": Command(probe.probe, probe.ProbeOptions),
     "generate": Command(sampling.generate, sampling.GenerateOptions),
     "calibration": Command(calibrated.calibrated, calibrated.CalibrationOptions),
+    "watch": Command(watch.watch, watch.WatchOptions),
+    "find": Command(find.find, find.FindOptions),
+    "promote": Command(promote.promote, promote.PromoteOptions),
+    "prune": Command(prune.prune, prune.PruneOptions),
 }
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from rich.table import Table
 from torch import Tensor
+from torch.distributions import Distribution, MixtureSameFamily
 
 from hlvnn.analysis import canvas
 from hlvnn.analysis.opened import (
@@ -93,8 +94,7 @@ class Space:
     def covariances(self, directions: Tensor) -> Tensor:
         """Return the posterior covariances along directions [K, D]: [G, K, K] float64.
 
-        Of a mixture (and whatever else is not normal) correlations between coordinates are left
-        out. Points have none, 0.
+        Points have none, 0.
         """
         parts = [self._covariances(chunk, directions) for chunk in self.groups.split(AT_ONCE)]
         return torch.cat(parts)
@@ -111,7 +111,7 @@ class Space:
             if latent.posterior.normal:
                 columns: dict[Any, Tensor] = dict(latents.moments_at(position, groups)[1])
             else:
-                columns = {position: torch.diag_embed(latents.marginal(position)[1][groups])}
+                columns = {position: _factor(latent.posterior(groups))}
             for source, factor in columns.items():
                 along = part.to(root) @ divide(root, factor.double())  # [G, K, sources]
                 sources[source] = sources[source] + along if source in sources else along
@@ -146,6 +146,20 @@ class Space:
             else value.expand(len(moves), -1)
             for index, value in enumerate(z)
         ]
+
+
+def _factor(law: Distribution) -> Tensor:
+    """Return F with F Fᵀ the covariance of a law over z: [G, Z, *].
+
+    Exact for a mixture; any other law is taken as one without correlations.
+    """
+    if not isinstance(law, MixtureSameFamily):
+        return torch.diag_embed(law.stddev)
+    parts, weights = law.component_distribution, law.mixture_distribution.probs
+    root = weights.sqrt()[:, :, None, None]  # [G, components, 1, 1]
+    within = (root * torch.diag_embed(parts.stddev)).transpose(1, 2).flatten(2)
+    apart = (root[..., 0] * (parts.mean - law.mean[:, None])).mT
+    return torch.cat([within, apart], dim=-1)
 
 
 @torch.no_grad()
@@ -232,7 +246,7 @@ def _colours(table: pd.DataFrame, axes: Axes, y: NDArray[Any], above_name: str) 
         points = axes.scatter(table["x"], y, c=table["rows"], norm="log", s=18, zorder=3)
         bar = axes.figure.colorbar(points, ax=axes, shrink=0.7)
         bar.set_label("training rows")
-        return list(points.to_rgba(table["rows"]))
+        return list(points.to_rgba(table["rows"].to_numpy()))
     counts = table["above"].value_counts()
     shown = list(counts.index[: len(canvas.PALETTE)])
     colour = {label: canvas.PALETTE[i] for i, label in enumerate(shown)}

@@ -79,11 +79,7 @@ def _choose(probabilities: Tensor, temperature: float, uniform: Tensor) -> Tenso
         return probabilities.argmax(-1)
     sharpened = torch.softmax(probabilities.double().log() / temperature, dim=-1)
     total = sharpened.cumsum(-1)
-    return (
-        torch.searchsorted(total, uniform.double().expand(len(total), 1))
-        .squeeze(-1)
-        .clamp(max=total.shape[-1] - 1)
-    )
+    return (total < uniform.double()).sum(-1).clamp(max=total.shape[-1] - 1)
 
 
 class _Windows:

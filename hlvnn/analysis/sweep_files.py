@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import json
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
-from hlvnn import files
+from hlvnn import files, spaces
 from hlvnn.errors import RunError
 from hlvnn.spaces import Settings
 from hlvnn.sweep.journal import JOURNAL, Draw, Journal
@@ -90,12 +89,7 @@ def has_driver(sweep: Path) -> bool:
 
 def opening_paragraph(sweep: Path) -> str:
     """Return the opening paragraph of the study's docstring; the file is parsed, never run."""
-    try:
-        text = (sweep / SPACE_COPY).read_text(encoding="utf-8")
-        docstring = ast.get_docstring(ast.parse(text))
-    except (OSError, SyntaxError, ValueError):
-        return ""
-    return "\n\n".join((docstring or "").split("\n\n")[:2]).strip()
+    return spaces.opening(sweep / SPACE_COPY)
 
 
 class _ReadOnly(BaseJournalBackend):
