@@ -356,11 +356,11 @@ def read_metrics(folder: Path) -> pd.DataFrame:
         raise RunError(f"{path}: no such file; the run has not finished an epoch") from None
     except (ValueError, OSError) as error:
         raise RunError(f"{path}: not readable as CSV ({error})") from error
-    lacking = [name for name in NUMERIC if not is_numeric_dtype(frame.get(name))]
-    if lacking or frame["epoch"].isna().any():
+    lacking = [name for name in NUMERIC if name not in frame or frame[name].isna().any()]
+    if wrong := lacking + [name for name in frame if not is_numeric_dtype(frame[name])]:
         raise RunError(
-            f"{path}: damaged: expected numbers in the columns {', '.join(NUMERIC)}; restore it "
-            "from a copy, or go on with the run, which writes it again"
+            f"{path}: damaged: expected a number in each row of the column {wrong[0]!r}; restore "
+            "it from a copy, or go on with the run, which writes it again"
         )
     return frame
 

@@ -25,7 +25,7 @@ from hlvnn.sweep.options import SweepConfig, check_changes
 
 SWEEP = "sweep.json"
 """The sweep's options, its search space's digest, metric and mode, versions and starts."""
-RECORDED = ("options", "space", "fixed", "starts")
+RECORDED = {"options": dict, "space": dict, "fixed": dict, "starts": list}
 SPACE_COPY = "search_space.py"
 """Copy of the search space, to read; it is never run."""
 LOCK = "driver.lock"
@@ -216,6 +216,12 @@ def _record(sweep: Path) -> dict[str, Any]:
             "it, RESULTS_DIR/DATASET/SWEEP"
         )
     record = files.read_json(sweep / SWEEP)
-    if not isinstance(record, dict) or not {*RECORDED} <= record.keys():
-        raise RunError(f"{shown_path(sweep / SWEEP)}: expected {', '.join(RECORDED)} in it")
+    whole = isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in RECORDED.items()
+    )
+    if not whole or not isinstance(record["space"].get("sha256"), str):
+        raise RunError(
+            f"{shown_path(sweep / SWEEP)}: damaged: expected {', '.join(RECORDED)} in it; restore "
+            "it from a copy"
+        )
     return record
