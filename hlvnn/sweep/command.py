@@ -50,9 +50,9 @@ def parse(args: list[str]) -> SweepConfig:
     first = _parse([arg for arg in args if arg not in ("-h", "--help")], SweepConfig())
     default = SweepConfig()
     if first.resume is not None:
-        from hlvnn.sweep.plan import saved_options
+        from hlvnn.sweep.plan import opened, saved_options
 
-        default = saved_options(first.resume.resolve())
+        default = saved_options(opened(first.resume)[0])
     elif first.space is not None:
         space = spaces.load(first.space)
         default = validated(SweepConfig, space.sweep, f"{space.path}: SWEEP")

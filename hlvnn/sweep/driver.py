@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import time
 
@@ -22,9 +23,10 @@ from hlvnn.sweep.display import LiveDisplay, duration, leaderboard
 from hlvnn.sweep.ending import Ending, signals
 from hlvnn.sweep.halving import EpochHalving, Row
 from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
+from hlvnn.sweep.mirror import Mirror
 from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
 from hlvnn.sweep.patience import Patience
-from hlvnn.sweep.plan import Plan, begin, locked, shown_path
+from hlvnn.sweep.plan import Plan, begin, locked
 from hlvnn.sweep.recorder import Recorder
 from hlvnn.sweep.search import JournaledSearch
 from hlvnn.sweep.trainable import Trainable, scalars
@@ -45,7 +47,10 @@ def run(plan: Plan, console: Console) -> int:
         with locked(plan.sweep):
             journal.mend(plan.sweep)
             begin(plan)
-            return _Driver(plan, slots, console).run()
+            code = _Driver(plan, slots, console).run()
+    if plan.remote is not None:
+        shutil.rmtree(plan.sweep.parent, ignore_errors=True)  # all of it was uploaded
+    return code
 
 
 class _Driver:
@@ -53,13 +58,14 @@ class _Driver:
         self.plan, self.console = plan, console
         self.options, self.space, self.sweep = plan.options, plan.space, plan.sweep
         self.patience = Patience(self.options.storage_patience)
+        self.mirror = Mirror(self.sweep, plan.remote, self.patience)
         new = not (self.sweep / journal.JOURNAL).exists()
         self.journal = (
             Journal.create(self.sweep, self.space.mode, self.patience)
             if new
             else Journal.open(self.sweep, self.patience)
         )
-        self.trials = table.TrialsTable(self.sweep, self.space)
+        self.trials = table.TrialsTable(self.sweep, self.space, plan.remote)
         self.ending = Ending(self.options.time_budget)
         self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
         self.ending.busy = lambda: bool(self.board.having(Status.RUNNING))
@@ -81,6 +87,7 @@ class _Driver:
                 display,
                 self.ending,
                 self.patience,
+                self.mirror,
                 lambda: self._save_table(alive=True),
             )
             self.patience.tell = lambda text: display.event(text, lasting=True)
@@ -99,6 +106,7 @@ class _Driver:
                 frame = self.patience.patiently(
                     lambda: self._save_table(alive=False), str(self.sweep / table.TRIALS)
                 )
+                self.mirror.push()
             except StorageError as error:
                 broke = broke or self._broken(error)
         if broke is not None:
@@ -109,7 +117,9 @@ class _Driver:
         """Return what to raise where the sweep cannot go on."""
         self.patience.seconds = 0.0  # it was waited for already
         last = re.sub(r"^[\w.]+(Error|Exception): ", "", str(error).strip().splitlines()[-1])
-        broke = RunError(f"the sweep broke off: {last}; go on with: {self.plan.resume_command}")
+        left = "" if self.plan.remote is None else f"; what was not uploaded is in {self.sweep}"
+        go_on = self.plan.resume_command
+        broke = RunError(f"the sweep broke off: {last}; go on with: {go_on}{left}")
         broke.__cause__ = error
         return broke
 
@@ -207,6 +217,7 @@ class _Driver:
                 "threads": max(1, int(options.cpus_per_trial)),
                 "trial_timeout": options.trial_timeout,
                 "storage_patience": options.storage_patience,
+                "remote": "" if self.plan.remote is None else str(self.plan.remote),
             },
             tune_config=tune.TuneConfig(
                 search_alg=search,
@@ -233,7 +244,7 @@ class _Driver:
         ended = len(self.board.entries) - len(self.board.having(Status.NOT_STARTED))
         already = f", {ended} over already" if ended else ""
         self.console.print(
-            f"sweep {shown_path(self.sweep)}: {to_run} trials to run{already}, "
+            f"sweep {self.plan.place()}: {to_run} trials to run{already}, "
             f"{self.board.slots} at a time, selecting on {self.space.metric} ({self.space.mode})",
             markup=False,
             highlight=False,
@@ -252,8 +263,8 @@ class _Driver:
         counts = ", ".join(f"{count} {status}" for status, count in numbers)
         lines = [
             f"{len(frame)} trials in {duration(time.monotonic() - self.board.started)}: {counts}",
-            f"every trial: {shown_path(self.sweep / table.TRIALS)}",
-            f"everything: {shown_path(self.sweep)}",
+            f"every trial: {self.plan.place(table.TRIALS)}",
+            f"everything: {self.plan.place()}",
         ]
         best = ranked.iloc[0]
         found = best["status"] in table.PLACED and not pd.isna(
@@ -261,7 +272,9 @@ class _Driver:
         )
         if found:
             folder = trial_folder(self.sweep, int(best["trial"]))
-            lines.append(f"repeat the best: python train_one.py --from-trial {shown_path(folder)}")
+            lines.append(
+                f"repeat the best: python train_one.py --from-trial {self.plan.place(folder.name)}"
+            )
         if (frame["unfinished"] | (frame["status"] == Status.NOT_STARTED)).any():
             lines.append(f"go on: {self.plan.resume_command}")
         for line in lines:

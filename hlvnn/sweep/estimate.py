@@ -67,7 +67,7 @@ def _time(plan: Plan) -> list[str]:
     share = sum(expected_share(options, config.train.num_epochs) for config in sample) / len(sample)
     most = options.num_trials * epochs
     lines = [f"epochs: about {most * share:.0f} with early stopping, at most {most:.0f}"]
-    times = past_seconds(options.root / sample[0].data.title, sample[0])
+    times = past_seconds(Path(options.root) / sample[0].data.title, sample[0])
     if not times:
         try_one = f"python train_one.py --space {plan.space.name} --draw 0"
         return [

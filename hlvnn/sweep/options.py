@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -111,27 +110,19 @@ class SweepConfig(Config):
     address: str | None = None
     """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
     storage: str | None = None
-    """Root of the sweep's folder in place of --results-dir: one that every node can reach."""
-    results_dir: Path = RunConfig.model_fields["results_dir"].default
-    """Root of the results."""
+    """Root of the sweep's folder in place of --results-dir: a folder or an address that every node
+    can reach."""
+    results_dir: str = str(RunConfig.model_fields["results_dir"].default)
+    """Root of the results: a folder, or an address (s3://bucket/dir?region=…, gs://, file://)."""
     description: str = ""
     """A line for whoever reads the results."""
-    resume: Path | None = None
-    """Folder of a sweep to go on with: unfinished trials continue, finished ones are kept."""
+    resume: str | None = None
+    """Folder or address of a sweep to go on with: unfinished trials continue, finished ones are
+    kept."""
     dry_run: bool = False
     """Print what would be run (configurations, resources, time it may take); start nothing."""
     fixed: Fixed = Fixed()
     """Settings fixed for every trial, over those of the space's BASE, which hold where None is."""
-
-    @field_validator("storage")
-    @classmethod
-    def _a_folder(cls, storage: str | None) -> str | None:
-        if storage is not None and "://" in storage:
-            raise ValueError(
-                f"{storage} is an address; only folders are supported so far: give a folder that "
-                "every node can reach"
-            )
-        return storage
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -146,9 +137,9 @@ class SweepConfig(Config):
         return self.fixed.model_dump(mode="json", exclude_none=True)
 
     @property
-    def root(self) -> Path:
-        """The folder that the results of every data set are under."""
-        return Path(self.storage) if self.storage is not None else self.results_dir
+    def root(self) -> str:
+        """The folder, or its address, that the results of every data set are under."""
+        return self.storage if self.storage is not None else self.results_dir
 
 
 def check_changes(before: SweepConfig, now: SweepConfig) -> None:

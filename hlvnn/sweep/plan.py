@@ -6,10 +6,13 @@ import fcntl
 import os
 import platform
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from hlvnn.config import RunConfig, validated
 from hlvnn.errors import ConfigError, ResourceError, RunError
 from hlvnn.predict import evaluate
 from hlvnn.spaces import Settings, Space
+from hlvnn.storage import Remote, is_address
+from hlvnn.sweep.mirror import fetched
 from hlvnn.sweep.options import SweepConfig, check_changes
 
 SWEEP = "sweep.json"
@@ -43,6 +48,8 @@ class Plan:
     sweep: Path
     fixed: Settings
     sample: list[RunConfig]
+    remote: Remote | None = None
+    """Where the sweep lives, when `sweep` is only this driver's copy of it."""
 
     @property
     def max_epochs(self) -> int:
@@ -52,7 +59,14 @@ class Plan:
     @property
     def resume_command(self) -> str:
         """The command that goes on with the sweep."""
-        return f"python tune_search.py --resume {shown_path(self.sweep)}"
+        return f"python tune_search.py --resume {self.place()}"
+
+    def place(self, name: str = "") -> str:
+        """Return where the sweep, or a file or folder of it, is found, as a user would type it."""
+        if self.remote is None:
+            return shown_path(self.sweep / name)
+        address = str(self.remote / name if name else self.remote)
+        return f"'{address}'" if "&" in address or "?" in address else address
 
 
 def new_plan(options: SweepConfig) -> Plan:
@@ -67,16 +81,28 @@ def new_plan(options: SweepConfig) -> Plan:
     fixed = _fixed(options, space)
     sample = spaces.check(space, options.seed, fixed)
     name = options.name or f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    parent = options.root.resolve() / sample[0].data.title
+    title = sample[0].data.title
+    remote = None
+    parent = Path(options.root).resolve() / title
+    if is_address(options.root):
+        remote = Remote.at(options.root) / title / name
+        parent = Path(tempfile.gettempdir()) / f"hlvnn-sweep-{os.getpid()}-{time.time_ns()}"
     sweep = parent / name
-    if sweep.parent != parent:
+    if sweep.parent != parent or name in ("", ".", ".."):
         raise RunError(f"--name {name}: a plain name is expected, not a path")
+    if remote is not None:
+        remote.check_writable()
+        if remote.exists(SWEEP):
+            raise RunError(
+                f"{remote} exists already; nothing was overwritten. Give another --name, or go on "
+                f"with it: python tune_search.py --resume '{remote}'"
+            )
     if sweep.exists():
         raise RunError(
             f"{shown_path(sweep)} exists already; nothing was overwritten. Give another --name, or "
             f"go on with it: python tune_search.py --resume {shown_path(sweep)}"
         )
-    return Plan(options.model_copy(update={"name": name}), space, sweep, fixed, sample)
+    return Plan(options.model_copy(update={"name": name}), space, sweep, fixed, sample, remote)
 
 
 def resumed_plan(options: SweepConfig) -> Plan:
@@ -85,7 +111,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
     Raises `RunError` for a folder that is no sweep, and `ConfigError` when its space has changed.
     """
     assert options.resume is not None
-    sweep = options.resume.resolve()
+    sweep, remote = opened(options.resume)
     before = saved_options(sweep)
     check_changes(before, options)
     assert options.space is not None
@@ -98,7 +124,23 @@ def resumed_plan(options: SweepConfig) -> Plan:
             "sweep"
         )
     fixed = record["fixed"] | _device(options, space)
-    return Plan(options, space, sweep, fixed, spaces.check(space, options.seed, fixed))
+    return Plan(options, space, sweep, fixed, spaces.check(space, options.seed, fixed), remote)
+
+
+def opened(place: str) -> tuple[Path, Remote | None]:
+    """Return a sweep's folder, and its address where the folder is a copy made by this process."""
+    if not is_address(place):
+        return Path(place).resolve(), None
+    return _copied(place)
+
+
+@cache
+def _copied(address: str) -> tuple[Path, Remote]:
+    remote = Remote.at(address)
+    try:
+        return fetched(remote), remote
+    except OSError as error:
+        raise RunError(f"{remote}: cannot be read: {error}") from error
 
 
 def saved_options(sweep: Path) -> SweepConfig:
@@ -191,7 +233,8 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
         value = known.get(name, "data" if name == "data_dir" else None)
         if value is not None:
             fixed[name] = str(Path(value).resolve())
-    fixed["results_dir"] = str(options.root.resolve())
+    if not is_address(options.root):
+        fixed["results_dir"] = str(Path(options.root).resolve())
     if options.description:
         fixed["description"] = options.description
     return fixed

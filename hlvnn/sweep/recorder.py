@@ -19,6 +19,7 @@ from hlvnn.sweep.board import Board, Entry
 from hlvnn.sweep.ending import Ending
 from hlvnn.sweep.halving import EpochHalving
 from hlvnn.sweep.journal import Draw
+from hlvnn.sweep.mirror import Mirror
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.outcomes import Outcome, Status
 from hlvnn.sweep.patience import Patience
@@ -53,6 +54,7 @@ class Recorder(Callback):
         display: Display,
         ending: Ending,
         patience: Patience,
+        mirror: Mirror,
         save_table: Callable[[], object],
     ) -> None:
         self.sweep = sweep
@@ -62,6 +64,7 @@ class Recorder(Callback):
         self.display = display
         self.ending = ending
         self.patience = patience
+        self.mirror = mirror
         self.save_table = save_table
         self.saved = time.monotonic()
         self.alive: dict[int, float] = {}
@@ -85,6 +88,7 @@ class Recorder(Callback):
         self.patience.patiently(
             lambda: outcomes.forget(self.sweep, number), f"outcome of trial {number}"
         )
+        self.mirror.push()  # a trial that begins is in the journal wherever the sweep goes on
         self.hung.discard(number)
         self.alive[number] = time.monotonic()
         self.board.began(number)
@@ -106,6 +110,7 @@ class Recorder(Callback):
     ) -> None:
         result = trial.last_result
         number = trial.config["trial"]
+        self.mirror.fetch(number)
         if trial.trial_id in self.ending.cut:
             self._end(number, Status.STOPPED, self.ending.reason, unfinished=True)
         elif result.get("diverged"):
@@ -125,6 +130,7 @@ class Recorder(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = trial.config["trial"]
+        self.mirror.fetch(number)
         file = outcomes.trial_folder(self.sweep, number) / outcomes.ERROR
         reason = f"see {file.name}" if file.exists() else "its process ended"
         if number in self.hung:
@@ -141,6 +147,7 @@ class Recorder(Callback):
             )
         if self.options.trial_timeout is not None:
             self._end_hung(trials, self.options.trial_timeout)
+        self.mirror.push_now_and_then()
         began = time.monotonic()
         if began - self.saved > TABLE_SECONDS:
             with suppress(OSError):  # a full disk: the next one will do
@@ -167,6 +174,7 @@ class Recorder(Callback):
     def close(self, reason: str) -> None:
         """Record the trials that the sweep's end cut short, and why it ended."""
         for entry in self.board.having(Status.RUNNING):
+            self.mirror.fetch(entry.number)
             self._end(entry.number, Status.STOPPED, reason, unfinished=True)
 
     def _end(

@@ -16,6 +16,7 @@ from hlvnn import files, runs
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
 from hlvnn.spaces import Settings, Space, text
+from hlvnn.storage import Remote
 from hlvnn.sweep import outcomes
 from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
@@ -37,8 +38,9 @@ class TrialsTable:
     epoch with the best validation metric, so best_test_… was never selected on.
     """
 
-    def __init__(self, sweep: Path, space: Space) -> None:
+    def __init__(self, sweep: Path, space: Space, remote: Remote | None = None) -> None:
         self.sweep = sweep
+        self.remote = remote
         self.space = space
         self._ended: dict[int, dict[str, Any]] = {}
 
@@ -72,7 +74,8 @@ class TrialsTable:
         seen = outcomes.read(self.sweep, number)
         outcome = seen or _without_outcome(folder, draw, number, alive)
         row: dict[str, Any] = outcome.model_dump(mode="json")
-        row |= {"folder": str(folder) if folder.is_dir() else None, "epochs": 0}
+        place = folder if self.remote is None else self.remote / folder.name
+        row |= {"folder": str(place) if folder.is_dir() else None, "epochs": 0}
         row |= _columns(draw.settings) if draw is not None else {}
         frame = metrics(self.sweep, number)
         if frame is not None:

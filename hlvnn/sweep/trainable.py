@@ -23,6 +23,8 @@ from ray.tune.trainable.function_trainable import wrap_function
 from hlvnn import runs
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
+from hlvnn.storage import Remote
+from hlvnn.sweep.mirror import TrialCopy
 from hlvnn.sweep.outcomes import ERROR, HUNG
 from hlvnn.sweep.patience import Patience
 from hlvnn.training import EpochReport
@@ -61,15 +63,21 @@ class Trainable(wrap_function(run_trial)):  # type: ignore[misc]  # Ray makes th
 
 
 def _run_trial(config: dict[str, Any]) -> None:
+    patience = Patience(config["storage_patience"])
     folder = Path(config["folder"])
+    copy = None
+    if config["remote"]:
+        copy = TrialCopy(Remote(config["remote"]) / folder.name, patience)
+        folder = copy.folder
     settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
     _fresh(int(config["threads"]), settings.get("seed", 0))
     reports = 0
-    patience = Patience(config["storage_patience"])
 
     def report(epoch: EpochReport) -> None:
         nonlocal reports
         reports += 1
+        if copy is not None:
+            copy.push()
         patience.getting_on()
         still_alive()
         tune.report(scalars(epoch.row, settings["num_epochs"], config["metric"], config["worst"]))
@@ -86,14 +94,20 @@ def _run_trial(config: dict[str, Any]) -> None:
                 runs.execute(run, folder, report=report, resume=True)
 
             patience.patiently(execute, str(folder))
+            if copy is not None:
+                copy.push()
+            if not reports:  # it had ended before the driver that watched it was killed
+                last = runs.read_metrics(folder).iloc[-1].to_dict()
+                told = scalars(last, settings["num_epochs"], config["metric"], config["worst"])
+                tune.report(told)
     except Exception:
         with suppress(OSError):
             folder.mkdir(exist_ok=True)
             (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         raise
-    if not reports:  # it had ended before the driver that watched it was killed
-        last = runs.read_metrics(folder).iloc[-1].to_dict()
-        tune.report(scalars(last, settings["num_epochs"], config["metric"], config["worst"]))
+    finally:
+        if copy is not None:
+            copy.close()
 
 
 @contextmanager

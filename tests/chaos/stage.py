@@ -64,6 +64,8 @@ class Sweep:
         self.log = here / "driver.log"
         self.within: list[str] = []
         """Words before the driver's command, to run it elsewhere."""
+        self.place = "results/digits/sweep"
+        """What --resume is given."""
         self.more: list[str] = []
         """Flags of this driver alone."""
         self.finished: dict[Path, bytes] = {}
@@ -90,7 +92,7 @@ class Sweep:
 
     def resume(self, *flags: str) -> None:
         """Start another driver, which goes on with the sweep."""
-        self.driver = self._started("--resume", "results/digits/sweep", *flags)
+        self.driver = self._started("--resume", self.place, *flags)
 
     def _started(self, *args: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(ROOT / "tune_search.py"), *args, *self.more]
