@@ -30,8 +30,8 @@ def under_way(sweep: Sweep) -> Callable[[], object]:
 
 @pytest.mark.parametrize("failures", [0, 1])
 def test_a_trial_that_hangs_is_ended_and_its_slot_freed(tmp_path: Path, failures: int) -> None:
-    flags = ("--max-failures", str(failures), "--trial-timeout", "30s", "--grace-period", "150")
-    with Sweep(tmp_path, 3, 150, *flags, "--max-concurrent", "1") as sweep:
+    flags = ("--max-failures", str(failures), "--trial-timeout", "30s", "--grace-period", "50")
+    with Sweep(tmp_path, 3, 50, *flags, "--max-concurrent", "1") as sweep:
         wait_until(under_way(sweep), "a trial under way")
         (process,) = sweep.trial_processes()
         (number,) = sweep.under_way()
@@ -77,9 +77,10 @@ def test_a_hung_trial_leaves_word_of_where_it_was(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_once_finishes_the_epoch_and_saves_it(tmp_path: Path) -> None:
-    flags = ("--grace-period", "300", "--checkpoint-every", "50")
-    with Sweep(tmp_path, 4, 300, *flags) as sweep:
-        wait_until(under_way(sweep), "a trial under way")
+    flags = ("--grace-period", "60", "--checkpoint-every", "50")
+    with Sweep(tmp_path, 3, 60, *flags) as sweep:
+        wait_until(lambda: sweep.over() or sweep.epochs() >= 3, "some epochs")
+        assert not list(sweep.folder.glob(f"trial_*/{runs.CHECKPOINT}"))
         sweep.driver.send_signal(signal.SIGINT)
         wait_until(sweep.over, "its end")
         text = sweep.said()
@@ -101,7 +102,7 @@ def test_ctrl_c_once_finishes_the_epoch_and_saves_it(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_twice_stops_now_and_can_go_on(tmp_path: Path) -> None:
-    with Sweep(tmp_path, 3, 150, "--grace-period", "150") as sweep:
+    with Sweep(tmp_path, 3, 50, "--grace-period", "50") as sweep:
         wait_until(under_way(sweep), "a trial under way")
         for process in sweep.trial_processes():
             os.kill(process.pid, signal.SIGSTOP)  # so that no epoch can finish
@@ -155,7 +156,7 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, 3, 150, "--grace-period", "150")
+    sweep = Sweep(tmp_path, 3, 50, "--grace-period", "50")
     with small_disk(sweep) as disk, sweep:
         wait_until(under_way(sweep), "a trial under way")
         filler = fill(disk)
@@ -171,7 +172,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_stays_full_ends_the_sweep_with_one_message(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, 3, 150, "--grace-period", "150", "--storage-patience", "2s")
+    sweep = Sweep(tmp_path, 3, 50, "--grace-period", "50", "--storage-patience", "2s")
     with small_disk(sweep) as disk, sweep:
         wait_until(under_way(sweep), "a trial under way")
         filler = fill(disk)
@@ -193,7 +194,7 @@ def test_a_disk_that_stays_full_ends_the_sweep_with_one_message(tmp_path: Path) 
 
 
 def test_storage_that_goes_away_and_comes_back(tmp_path: Path) -> None:
-    with Sweep(tmp_path, 3, 150, "--grace-period", "150") as sweep:
+    with Sweep(tmp_path, 3, 50, "--grace-period", "50") as sweep:
         wait_until(under_way(sweep), "a trial under way")
         away = tmp_path / "away"
         (tmp_path / "results").rename(away)
@@ -205,8 +206,8 @@ def test_storage_that_goes_away_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_process_killed_where_nothing_is_retried_is_a_failed_trial(tmp_path: Path) -> None:
-    flags = ("--max-failures", "0", "--grace-period", "150", "--max-concurrent", "1")
-    with Sweep(tmp_path, 2, 150, *flags) as sweep:
+    flags = ("--max-failures", "0", "--grace-period", "50", "--max-concurrent", "1")
+    with Sweep(tmp_path, 2, 50, *flags) as sweep:
         wait_until(under_way(sweep), "a trial under way")
         sweep.kill_trial(random.Random(0))
         sweep.finish()
