@@ -28,7 +28,7 @@ METRIC, MODE = ["val_acc", "val_group_p10"], "max"
 def space(trial):
     drawn = {"lr": trial.suggest_categorical("lr", [1e-3, 1e-2, 3e-2])}
     drawn["latent_config"] = trial.suggest_categorical("latent_config", ["none", "bias"])
-    if trial.number == 1:
+    if trial.number == 1 and BASE["eval_samples"] == 1:
         drawn["hidden"] = [10**13]
     return drawn
 """
@@ -47,8 +47,7 @@ def local_ray() -> Iterator[None]:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "search_spaces").mkdir()
-    text = SPACE.replace("    if trial.number == 1:\n        drawn", "    if False:\n        drawn")
-    (tmp_path / "search_spaces" / "study.py").write_text(text, encoding="utf-8")
+    (tmp_path / "search_spaces" / "study.py").write_text(SPACE, encoding="utf-8")
     return tmp_path
 
 
@@ -71,7 +70,11 @@ def test_a_sweep_is_extended_and_a_trial_repeated_bit_for_bit(here: Path, local_
     assert "Pareto front of val_acc (max), val_group_p10 (max):" in printed
     frame = pd.read_parquet(folder / "trials.parquet")
     assert frame["pareto"].any()
-    assert (frame["epochs"] == 4).all()
+    assert frame["status"].tolist() == ["completed", "out of memory", "completed", "completed"]
+    assert (frame["epochs"] == [4, 0, 4, 4]).all()
+    assert frame["starts"][1] == 1  # not tried again
+    assert "give trials more of it" in frame["reason"][1]
+    assert "can't allocate memory" in (folder / "trial_0001" / outcomes.ERROR).read_text()
 
     # the same trial in this process, by train_one.py: every number but the seconds, every weight
     repeated = outcomes.trial_folder(folder, 3)
@@ -108,6 +111,8 @@ def test_a_sweep_is_extended_and_a_trial_repeated_bit_for_bit(here: Path, local_
 
 def test_hyperband_pauses_and_stops_trials_of_a_grid(here: Path, local_ray: None) -> None:
     args = ("--scheduler", "hyperband", "--reduction-factor", "2", "--gpus-per-trial", "0.5")
+    space = here / "search_spaces" / "study.py"
+    space.write_text(SPACE.replace('"eval_samples": 1', '"eval_samples": 2'), encoding="utf-8")
     code, printed = sweep(
         "study", *args, "--searcher", "grid", "--num-trials", "6", "--name", "two"
     )

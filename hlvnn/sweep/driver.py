@@ -197,11 +197,10 @@ class _Driver:
         os.environ[PENDING] = str(band_size(self.rules)) if brackets else "auto"
         starts = len(list((sweep / RAY_FOLDER).glob("start_*")))
         return tune.Tuner(
-            tune.with_resources(
-                run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
-            ),
+            tune.with_resources(run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus}),
             param_space={
                 "worst": space.worsts,
+                "gpus": options.gpus,
                 "threads": max(1, int(options.cpus_per_trial)),
             },
             tune_config=tune.TuneConfig(
