@@ -230,7 +230,7 @@ def test_gains_set_each_group_beside_itself(swept: Results) -> None:
     np.testing.assert_array_equal(loss["gain"], loss["pooled"] - loss["trial"])
     weighted = (loss["gain"] * loss["n"]).sum() / loss["n"].sum()
     assert weighted == pytest.approx(pooled["best_test_loss"] - best["best_test_loss"])
-    with pytest.raises(RunError, match="itself one without latents"):
+    with pytest.raises(RunError, match="compared with itself"):
         gains(swept, trial=swept.pooled_trial)
     summary = Summary.of(pd.Series([0.1, 0.3, 0.0, -0.2]))
     assert (summary.better, summary.worse, summary.same) == (2, 1, 1)
@@ -383,16 +383,18 @@ def test_kl_is_drawn_per_group_for_each_latent(swept: Results) -> None:
 def test_the_use_of_the_machine_over_time(swept: Results) -> None:
     drawn = figures.use_over_time(swept.trials, swept.epochs)
     above, below = drawn.axes
-    (steps,) = above.lines
-    assert max(steps.get_ydata()) >= 1
-    assert steps.get_ydata()[-1] == 0  # all have ended
+    (steps,) = above.patches
+    running, edges, _ = steps.get_data()
+    begun = swept.trials[swept.trials["started"].notna() & (swept.trials["epochs"] > 0)]
+    busy = (running * np.diff(edges)).sum() * 60
+    assert busy == pytest.approx(begun["seconds"].sum())  # every second of every trial is there
     dots = below.lines[0]
-    begun = swept.trials[swept.trials["started"].notna()]["trial"]
+    begun = begun["trial"]
     speeds = swept.epochs[swept.epochs["trial"].isin(begun)]["rows_per_second"]
     assert sorted(dots.get_ydata()) == sorted(speeds)
     assert below.get_xlabel() == "minutes since the first trial began"
-    busy = swept.epochs.assign(gpu_util=50.0)
-    assert figures.use_over_time(swept.trials, busy).axes[1].get_ylabel() == "busy, %"
+    with_use = swept.epochs.assign(gpu_util=50.0)
+    assert figures.use_over_time(swept.trials, with_use).axes[1].get_ylabel() == "busy, %"
 
 
 def test_the_spread_names_the_weakest_groups(swept: Results) -> None:
@@ -405,10 +407,12 @@ def test_the_spread_names_the_weakest_groups(swept: Results) -> None:
     np.testing.assert_array_equal(lines["median group"], spread["p50"])
     np.testing.assert_array_equal(lines["10th percentile (weak end)"], spread["p10"])
     np.testing.assert_array_equal(lines["mean of the weakest tenth"], spread["worst_decile"])
-    words = axes.texts[0].get_text().splitlines()
-    worst = last.sort_values("acc", kind="stable").iloc[0]
-    assert words[1] == f"{worst['label']}  {worst['acc']:.2f}  ({worst['n']} rows)"
-    assert len(words) == 6
+    title, *words = drawn.get_supxlabel().splitlines()
+    fair = last[last["n"] >= last["n"].median()].sort_values("acc", kind="stable")
+    worst = fair.iloc[0]
+    assert title == f"weakest at the end, of those with {fair['n'].min()} rows or more (red):"
+    assert words[0].startswith(f"{worst['label']}: {worst['acc']:.2f} of {worst['n']} rows, ")
+    assert ", ".join(words).count(" rows") == 6
     assert axes.get_ylabel() == "accuracy of a group,\nvalidation rows"
 
 

@@ -27,16 +27,17 @@ def gains(
 
     Columns gid, label, rows (in training; NaN where the trial keeps no posterior of them), n (rows
     of the split), trial, pooled (the measure under each, at the epoch that validation chose) and
-    gain: trial over pooled, turned so that more is better. trial, pooled: None = the best trial and
-    the best one without latents. level: None = the lowest. split: None = test where it was scored.
-    Raises `RunError` where there is no pooled trial, or where it is the trial itself.
+    gain: trial over pooled, turned so that more is better. trial, pooled: None = the best with and
+    the best without latents. level: None = the lowest. split: None = test where it was scored.
+    Raises `RunError` where one of the two is missing, or both are the same.
     """
-    number = results.best_trial if trial is None else trial
+    number = results.latent_trial if trial is None else trial
     base = results.pooled_trial if pooled is None else pooled
     if number is None or base is None:
-        raise RunError("no trial without latents has ended, so there is nothing to compare with")
+        missing = "with latents" if number is None else "without latents"
+        raise RunError(f"no trial {missing} has ended, so there is nothing to compare")
     if number == base:
-        raise RunError(f"the best trial ({number}) is itself one without latents")
+        raise RunError(f"trial {number} would be compared with itself")
     groups = results.groups
     level = level or groups.lowest_level
     measure = measure or groups.main_measure

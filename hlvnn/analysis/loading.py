@@ -131,9 +131,9 @@ def _results(
     drawn: Drawn,
 ) -> Results:
     frame = table.arranged(rows)
-    place = list(frame.columns).index("folder") + 1
-    frame.insert(place, "structure", _structures(frame))
-    frame.insert(place + 1, "pooled", frame["structure"].eq(POOLED))
+    frame["structure"] = _structures(frame)
+    frame["pooled"] = frame["structure"].eq(POOLED)
+    frame = frame[_order([str(name) for name in frame])]
     frame["started"] = pd.to_datetime(frame["started"], errors="coerce", utc=True)
     folders = {
         int(number): Path(folder)
@@ -143,6 +143,18 @@ def _results(
     groups = GroupTables(folders, _Schemas(folders))
     metric, mode = selection.metric, selection.mode
     return Results(path, metric, mode, frame, groups, alive, record, problems, drawn)
+
+
+def _order(names: list[str]) -> list[str]:
+    """Return the columns in their order, whichever trial has which."""
+    about = ["name", "structure", "pooled", "model", "parameters", "started", "data_hash"]
+    begins = ("final_", "best_", PARAMETER)
+    measured = [n for n in names if n.startswith(begins[:2]) and n != "best_epoch"]
+    first = [n for n in names if n not in {*about, *measured} and not n.startswith(PARAMETER)]
+    after = first.index("folder") + 1
+    drawn = sorted(n for n in names if n.startswith(PARAMETER))
+    ordered = sorted(measured, key=lambda n: (n.startswith("best_"), n))
+    return [*first[:after], *about, *first[after:], *drawn, *ordered]
 
 
 class _Schemas(dict[int, Schema | None]):

@@ -113,6 +113,12 @@ class Results:
         pooled = self.placed[self.placed["pooled"].astype(bool)]
         return int(pooled["trial"].iloc[0]) if len(pooled) else None
 
+    @property
+    def latent_trial(self) -> int | None:
+        """Number of the best trial with latents; None where none has ended."""
+        others = self.placed[~self.placed["pooled"].astype(bool)]
+        return int(others["trial"].iloc[0]) if len(others) else None
+
     def row(self, trial: int) -> pd.Series[Any]:
         """Return a trial's row of `trials`; `RunError` when there is no such trial."""
         found = self.trials[self.trials["trial"] == trial]

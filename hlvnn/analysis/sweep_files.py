@@ -96,7 +96,9 @@ def opening_paragraph(sweep: Path) -> str:
     except (OSError, SyntaxError, ValueError):
         return ""
     paragraphs = [part for part in (docstring or "").split("\n\n") if not part.startswith(" ")]
-    return "\n\n".join(part for part in paragraphs[:2] if not part.startswith("python ")).strip()
+    return "\n\n".join(part for part in paragraphs[:2] if not part.startswith("python ")).rstrip(
+        ": "
+    )
 
 
 class _ReadOnly(BaseJournalBackend):

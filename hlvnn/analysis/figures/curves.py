@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from hlvnn.analysis.figures import style
 from hlvnn.errors import RunError
@@ -18,6 +19,8 @@ KL = "kl_"
 NOT_LATENTS = ("kl_weight",)
 COLLAPSED = 0.01
 """Nats a group below which a latent tells nothing of its groups."""
+STRETCHES = 60
+"""Stretches of time in which the trials that ran are counted."""
 USE = re.compile(r"(gpu|cpu)_(use|util\w*|percent)")
 """Columns of metrics.csv that say how busy a device was, in per cent."""
 
@@ -69,8 +72,8 @@ def learning_curves(
     for rung in rungs:
         axes.axvline(rung, color=style.GREY, linestyle=":", linewidth=1, zorder=1)
         axes.annotate(
-            f"rung {rung}", (rung, 1), xycoords=("data", "axes fraction"), fontsize=7, rotation=90,
-            ha="right", va="top", color=style.GREY,
+            f"rung {rung}", (rung, 0.01), xycoords=("data", "axes fraction"),
+            fontsize=7, rotation=90, ha="right", va="bottom", color=style.GREY,
         )  # fmt: skip
     cut = style.focus(axes, epochs[metric].to_numpy(np.float64), mode)
     axes.set_xlabel("epoch" + (f" ({cut} far-off values are outside)" if cut else ""))
@@ -170,9 +173,8 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
         for _, row in begun.iterrows()
     }
     made, (above, below) = style.figures(2, 1, (style.SIZE[0], 4.2), sharex=True)
-    times, running = _running(begun, began)
-    above.fill_between(times, running, step="post", color=style.BLUE, alpha=0.35, linewidth=0)
-    above.step(times, running, where="post", color=style.BLUE, linewidth=1)
+    edges, running = _running(begun, began)
+    above.stairs(running, edges, fill=True, color=style.BLUE, alpha=0.5)
     above.set_ylabel("trials at a time")
     above.set_ylim(0, max(running) * 1.15)
     use = [str(name) for name in epochs if USE.fullmatch(str(name))]
@@ -193,17 +195,15 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     return made
 
 
-def _running(trials: pd.DataFrame, began: dict[int, float]) -> tuple[list[float], list[int]]:
-    """Return times (minutes) and how many trials ran from each on."""
-    changes = []
-    for _, row in trials.iterrows():
-        seconds = max(row["wall_seconds"], row["seconds"])
-        first = began[int(row["trial"])]
-        changes += [(first, 1), (first + seconds / 60, -1)]
-    changes.sort()
-    times, counts, now = [0.0], [0], 0
-    for time, change in changes:
-        now += change
-        times.append(time)
-        counts.append(now)
-    return times, counts
+def _running(
+    trials: pd.DataFrame, began: dict[int, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the edges of equal stretches of time (minutes), and the trials that ran in each.
+
+    A trial counts from its start to its last epoch, so that what a slot does in between shows.
+    """
+    first = np.array([began[int(number)] for number in trials["trial"]])
+    last = first + trials["seconds"].to_numpy(np.float64) / 60
+    edges = np.linspace(0, last.max(), STRETCHES + 1)
+    overlap = np.minimum(last[:, None], edges[1:]) - np.maximum(first[:, None], edges[:-1])
+    return edges, overlap.clip(0).sum(0) / np.diff(edges)

@@ -10,8 +10,9 @@ from hlvnn.analysis.figures import style
 from hlvnn.analysis.group_tables import BETTER_HIGH
 from hlvnn.errors import RunError
 
-NAMED = 5
+NAMED = 6
 """The weakest groups that are named."""
+PER_LINE = 2
 BINS = 6
 """Bins of groups, equally many in each, whose mean gain is drawn."""
 
@@ -32,7 +33,7 @@ def group_spread(
     """
     if not len(spread):
         raise RunError("no per-group table has been written")
-    made, axes = style.figure((style.SIZE[0] + 1.2, 3.9))
+    made, axes = style.figure((style.SIZE[0], 4.6))
     x = spread["epoch"]
     for low, high, alpha, label in (
         ("p10", "p90", 0.18, "10th to 90th percentile"),
@@ -46,17 +47,17 @@ def group_spread(
     axes.plot(x, spread["p10"], label="10th percentile (weak end)", **weak)
     dashed: style.Look = {"color": style.ORANGE, "linewidth": 1.2, "linestyle": "--"}
     axes.plot(x, spread["worst_decile"], label="mean of the weakest tenth", **dashed)
-    named = weakest(last, measure)
+    fair = int(last["n"].median())
+    named = weakest(last[last["n"] >= fair], measure)
     end = float(x.iloc[-1])
     axes.plot([end] * len(named), named[measure], "_", color=style.RED, markersize=9)
     words = [
-        f"{row.label}  {getattr(row, measure):.2f}  ({row.n} rows)" for row in named.itertuples()
+        f"{row.label}: {getattr(row, measure):.2f} of {row.n} rows" for row in named.itertuples()
     ]
-    axes.annotate(
-        "weakest at the end\n" + "\n".join(words), (1.02, 0.0), xycoords="axes fraction",
-        va="bottom", fontsize=7, color=style.RED,
-    )  # fmt: skip
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    lines = [", ".join(words[i : i + PER_LINE]) for i in range(0, len(words), PER_LINE)]
+    title = f"weakest at the end, of those with {fair} rows or more (red):"
+    made.supxlabel("\n".join([title, *lines]), fontsize=7.5, color=style.RED)
+    made.legend(loc="outside upper left", fontsize=7, ncols=2, frameon=False)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{style.WORDS[measure]} of a group,\n{style.SPLITS[split]} rows")
     style.whole_ticks(axes, x.to_numpy())

@@ -40,6 +40,11 @@ def parallel_coordinates(study: optuna.Study, metric: str) -> Figure:
     made.set_size_inches(style.SIZE[0] + 0.3 * len(names), 3.9)
     made.axes[0].set_title("")
     made.axes[0].set_ylabel(metric)
+    for one in list(made.axes):
+        if one.get_label() == "<colorbar>":
+            one.remove()  # the first axis says it, and the last one's names need the room
+        else:
+            one.tick_params(labelsize=8)
     return made
 
 
@@ -59,6 +64,9 @@ def importances(study: optuna.Study, metric: str) -> Figure:
     axes.set_ylabel("")
     axes.set_xlabel(f"share of the variance of {metric}")
     axes.margins(x=0.1)
+    axes.set_facecolor("white")
+    axes.tick_params(labelsize=9, colors="black")
+    axes.xaxis.label.set(fontsize=9, color="black")
     legend = axes.get_legend()
     if legend is not None:
         legend.remove()

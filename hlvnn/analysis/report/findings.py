@@ -71,10 +71,10 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
     pooled = results.pooled_trial
     if pooled is None:
         sentences.append("No trial without latents has ended: what latents bring is not known.")
-    elif pooled == best:
-        sentences.append("The best trial has no latents: here they brought nothing.")
+    elif (latent := results.latent_trial) is None:
+        sentences.append("No trial with latents has ended: what they bring is not known.")
     else:
-        sentences += _against_pooled(results, row, results.row(pooled), evidence)
+        sentences += _against_pooled(results, results.row(latent), results.row(pooled), evidence)
     sentences += _weak_end(evidence)
     if (frame := evidence.calibration) is not None and "confidence" in frame:
         sentences.append(_sureness(frame))
@@ -107,14 +107,15 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
 
 
 def _against_pooled(
-    results: Results, best: pd.Series[Any], pooled: pd.Series[Any], evidence: Evidence
+    results: Results, latent: pd.Series[Any], pooled: pd.Series[Any], evidence: Evidence
 ) -> list[str]:
     test = test_column(results.metric)
-    column = test if not pd.isna(best.get(f"best_{test}")) else results.metric
+    column = test if not pd.isna(latent.get(f"best_{test}")) else results.metric
     sentences = [
         (
             f"The best trial without latents (the pooled model, trial {pooled['trial']}) has "
-            f"{said(column)} {_of(pooled, column)} where the best has {_of(best, column)}."
+            f"{said(column)} {_of(pooled, column)}; the best with latents (trial {latent['trial']}) "
+            f"has {_of(latent, column)}."
         )
     ]
     if (gains := evidence.gains) is not None and len(gains) > 1:
@@ -123,7 +124,7 @@ def _against_pooled(
         near = " That is within noise." if abs(found.mean) < 2 * found.error else ""
         split = SPLITS[str(gains.attrs["split"])]
         sentences.append(
-            f"Over the {len(gains)} groups the mean gain in {split} {WORDS[measure]} is "
+            f"Over the {len(gains)} groups the mean gain by latents in {split} {WORDS[measure]} is "
             f"{found.mean:+.4f} ± {found.error:.4f} (standard error over groups): "
             f"{plural(found.better, 'group', 'gain')}, {plural(found.worse, 'group', 'lose')}, "
             f"{found.same} as before.{near}"
@@ -140,7 +141,8 @@ def _weak_end(evidence: Evidence) -> list[str]:
     return [
         (
             f"The weakest tenth of groups has a mean {word} of {number(float(mine))} on validation "
-            f"rows at the end of the best trial, {number(float(theirs))} under the pooled model."
+            f"rows at the end of the best trial with latents, {number(float(theirs))} in the "
+            "pooled model."
         )
     ]
 
@@ -181,7 +183,8 @@ def next_steps(results: Results, evidence: Evidence) -> list[str]:
             "pooled model was searched less than the others, which flatters these: give it as many "
             "trials before you report a gain."
         )
-    steps += _collapsed(results, best, evidence)
+    if results.latent_trial is not None:
+        steps += _collapsed(results, results.latent_trial, evidence)
     if evidence.calibration is not None and "confidence" in evidence.calibration:
         over = sureness(evidence.calibration)
         if over > TOO_SURE:
@@ -222,8 +225,8 @@ def _edges(results: Results, best: int) -> list[str]:
     return found
 
 
-def _collapsed(results: Results, best: int, evidence: Evidence) -> list[str]:
-    own = results.epochs[results.epochs["trial"] == best]
+def _collapsed(results: Results, trial: int, evidence: Evidence) -> list[str]:
+    own = results.epochs[results.epochs["trial"] == trial]
     found = []
     for name in kl_columns(own):
         sizes = evidence.level_sizes or {}

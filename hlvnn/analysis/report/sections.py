@@ -17,7 +17,7 @@ from hlvnn.analysis.figures.style import said
 from hlvnn.analysis.gains import gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
-from hlvnn.errors import HlvnnError
+from hlvnn.errors import HlvnnError, RunError
 
 logger = logging.getLogger("hlvnn")
 
@@ -51,10 +51,12 @@ class Measured:
         self.gains = self._try("gain", lambda: gains(results))
         self.spread = self._try("spread", lambda: groups.spread(trials=self._one(best)))
         self.last = self._try("last", lambda: self._last_groups(self._one(best)[0]))
-        self.pooled_spread = None
-        if pooled is not None and pooled != best:
+        latent = results.latent_trial
+        self.pooled_spread = self.latent_spread = None
+        if pooled is not None and latent is not None:
             self.pooled_spread = self._try("pooled", lambda: groups.spread(trials=[pooled]))
-        self.latents = self._try("latents", results.latents)
+            self.latent_spread = self._try("latent", lambda: groups.spread(trials=[latent]))
+        self.latents = self._try("latents", lambda: results.latents(self._latent_trial()))
         self.calibration = self._try(
             "calibration", lambda: results.calibration(num_samples=num_samples)
         )
@@ -63,8 +65,14 @@ class Measured:
     @property
     def evidence(self) -> Evidence:
         return Evidence(
-            self.gains, self.spread, self.pooled_spread, self.calibration, self.sizes or {}
+            self.gains, self.latent_spread, self.pooled_spread, self.calibration, self.sizes
         )
+
+    def _latent_trial(self) -> int:
+        trial = self.results.latent_trial
+        if trial is None:
+            raise RunError("no trial with latents has ended")
+        return trial
 
     def _one(self, trial: int | None) -> list[int]:
         return [self.results._number(trial)]
@@ -112,6 +120,7 @@ def sections(measured: Measured) -> list[Section]:
     best, metric = results.best_trial, results.metric
     lower = "lower" if results.mode == "min" else "higher"
     level = results.groups.lowest_level or "group"
+    by = f" (trial {results.latent_trial})" if results.latent_trial is not None else ""
     drawn: list[tuple[str, str, str, str, Callable[[], Figure]]] = [
         (
             "curves",
@@ -138,9 +147,9 @@ def sections(measured: Measured) -> list[Section]:
             "importances",
             "Which parameters mattered",
             (
-                "The longest bar explains most of the differences between trials; what has next to "
-                "bar can be left as it is. Only parameters that every trial drew are compared; "
-                "with few trials, and many stopped early, take it as a hint."
+                "The longest bar explains most of the differences between trials; what has "
+                "next to no bar can be left as it is. Only parameters that every trial drew are "
+                "compared; with few trials, and many stopped early, take it as a hint."
             ),
             "Bars: the share of the metric's variance that each parameter explains.",
             lambda: figures.importances(results.study, metric),
@@ -157,11 +166,11 @@ def sections(measured: Measured) -> list[Section]:
         ),
         (
             "spread",
-            f"How each {level} fares, over epochs (best trial)",
+            f"How each {level} fares, over epochs (trial {best})",
             (
                 "Does the weak end rise with the middle? A median that climbs while the 10th "
                 f"percentile stays tells of a model that serves the average {level} only. The "
-                "weakest are named; with few rows a weak score may be chance."
+                "weakest with a fair number of rows are named; with few a score may be chance."
             ),
             (
                 "The distribution of the groups over epochs: median, middle half, 10th to 90th "
@@ -175,7 +184,7 @@ def sections(measured: Measured) -> list[Section]:
         ),
         (
             "gain",
-            f"What each {level} gains by latents",
+            f"What each {level} gains by latents{by}",
             (
                 "Above the dashed line a group is better off with latents than in the pooled "
                 "model. Look at the black squares, the means: groups of few rows scatter by chance."
@@ -188,7 +197,7 @@ def sections(measured: Measured) -> list[Section]:
         ),
         (
             "shrinkage",
-            f"How much is known of each {level}",
+            f"How much is known of each {level}{by}",
             (
                 "Dots should rise with the rows: a group with many rows speaks for itself, one "
                 "with few is held near the common prior. All at zero: the latent learned nothing."
@@ -198,17 +207,19 @@ def sections(measured: Measured) -> list[Section]:
         ),
         (
             "kl",
-            "What the latents hold: KL over epochs",
+            f"What the latents hold: KL over epochs{by}",
             (
                 "A latent whose curve sinks below the dotted line has collapsed: it tells nothing "
                 "of its groups and can go. Grey: the latents of other trials."
             ),
-            "KL of each latent of the best trial over epochs, in nats a group, on a log scale.",
-            lambda: figures.kl_over_epochs(results.epochs, results._number(None), measured.sizes),
+            "KL of each latent of one trial over epochs, in nats a group, on a log scale.",
+            lambda: figures.kl_over_epochs(
+                results.epochs, measured._latent_trial(), measured.sizes
+            ),
         ),
         (
             "calibration",
-            "Are its probabilities honest?",
+            f"Are its probabilities honest? (trial {best})",
             (
                 "On the dashed line, what the model calls 80 % likely comes true 80 times in 100. "
                 "Below it the model is too sure of itself, above it not sure enough."

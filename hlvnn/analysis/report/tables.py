@@ -81,17 +81,17 @@ def leaderboard(results: Results) -> Table:
     drawn = [name for name in drawn if best[name].notna().any()]
     columns = [("rank", True), ("trial", True), ("status", False), ("best epoch", True)]
     columns += [(word, True) for word in measured.values()]
-    columns += [("latents", False)]
     columns += [
         (name.removeprefix(PARAMETER), pd.api.types.is_numeric_dtype(best[name])) for name in drawn
     ]
+    columns += [("latents", False)]
     rows = []
     for _, row in best.iterrows():
         cells = [value(row["rank"]), value(row["trial"]), status(row["status"])]
         cells += [value(row["best_epoch"])]
         cells += [value(row[f"best_{name}"]) for name in measured]
-        cells += [value(row["structure"])]
-        rows.append(cells + [value(row[name]) for name in drawn])
+        cells += [value(row[name]) for name in drawn]
+        rows.append([*cells, value(row["structure"])])
     return Table("leaderboard", f"The best {len(best)} trials, by {said(metric)}", columns, rows)
 
 
@@ -126,7 +126,7 @@ def some_groups(results: Results, gains: pd.DataFrame) -> Table:
     index = weak.head(ENDS).index.union(by_gain.head(ENDS).index).union(by_gain.tail(ENDS).index)
     level = str(gains.attrs["level"])
     columns = [(level, False), ("training rows", True), (f"{gains.attrs['split']} rows", True)]
-    columns += [(f"{measure}, best trial", True), (f"{measure}, pooled", True), ("gain", True)]
+    columns += [(f"{measure}, with latents", True), (f"{measure}, pooled", True), ("gain", True)]
     rows = [
         [
             value(str(row["label"])),
@@ -209,7 +209,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         if record.starts:
             versions = record.starts[-1].get("versions", {})
             listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-            times = [str(start.get("time", "")) for start in record.starts]
+            times = [str(start.get("time", ""))[:16].replace("T", " ") for start in record.starts]
             known += [("started", ", again ".join(times)), ("versions", listed)]
     hashes = trials["data_hash"].dropna().unique()
     known.append(("data hash", ", ".join(map(str, hashes)) or "not known"))
