@@ -96,9 +96,8 @@ def opening_paragraph(sweep: Path) -> str:
     except (OSError, SyntaxError, ValueError):
         return ""
     paragraphs = [part for part in (docstring or "").split("\n\n") if not part.startswith(" ")]
-    return "\n\n".join(part for part in paragraphs[:2] if not part.startswith("python ")).rstrip(
-        ": "
-    )
+    opening = "\n\n".join(part for part in paragraphs[:2] if not part.startswith("python "))
+    return f"{opening[:-1]}." if opening.endswith(":") else opening
 
 
 class _ReadOnly(BaseJournalBackend):

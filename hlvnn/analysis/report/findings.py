@@ -113,9 +113,9 @@ def _against_pooled(
     column = test if not pd.isna(latent.get(f"best_{test}")) else results.metric
     sentences = [
         (
-            f"The best trial without latents (the pooled model, trial {pooled['trial']}) has "
-            f"{said(column)} {_of(pooled, column)}; the best with latents (trial {latent['trial']}) "
-            f"has {_of(latent, column)}."
+            f"The best without latents (the pooled model, trial {pooled['trial']}) has "
+            f"{said(column)} {_of(pooled, column)}; the best with latents (trial "
+            f"{latent['trial']}) has {_of(latent, column)}."
         )
     ]
     if (gains := evidence.gains) is not None and len(gains) > 1:
