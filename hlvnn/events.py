@@ -30,7 +30,7 @@ def check_installed() -> None:
 class Events:
     """Writes each evaluated epoch of a run into event files in its folder.
 
-    Scalars are named `train/loss`, `val/acc`, `val/group_worst`, `kl/writer_concat@output`; the
+    Scalars are named `train/loss`, `val/acc`, `val/group_worst`, `kl/writer_concat_output`; the
     histograms `groups/val/writer/acc`: one value for each group.
     """
 

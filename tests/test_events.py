@@ -55,7 +55,7 @@ def test_a_run_leaves_its_metrics_and_groups(
             ("train/loss", "train_loss"),
             ("val/acc", "val_acc"),
             ("val/group_worst", "val_group_worst"),
-            ("kl/writer_concat@output", "kl_writer_concat@output"),
+            ("kl/writer_concat_output", "kl_writer_concat@output"),
             ("run/elbo", "elbo"),
         ):
             expected = metrics[column][epoch]

@@ -76,7 +76,8 @@ def labels_of(level: Level) -> list[str | int]:
 def find_group(level: Level, words: str) -> int:
     """Return the number of the group that is called so.
 
-    Where no label is exactly `words`, the only one that contains them will do, whatever the case.
+    Where no label is exactly `words`, the only one that begins with them will do, or else the only
+    one that contains them, whatever the case.
     Raises `DataError` for no such label (the nearest are named), or for several.
     """
     texts = [str(label) for label in labels_of(level)]
