@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hlvnn import errors
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
@@ -195,6 +195,11 @@ class TrainConfig(Config):
     """Rows a step; None takes the whole training set at once."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
+    objective: Literal["elbo", "iwae"] = "elbo"
+    """What is maximised: the evidence lower bound, or the importance-weighted bound of
+    --num-samples draws (20 to 50, say) by doubly reparameterised gradients. The latter's batches
+    hold whole blocks of groups (a top-level group with all within it; where levels cross,
+    everything), about --batch-size rows on average."""
     lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
     latent_lr: float | None = Field(None, gt=0)
@@ -218,7 +223,8 @@ class TrainConfig(Config):
     """How learned priors move: with the rest, or after each epoch to their maximum given the
     posteriors (an EM step; steadier with small minibatches)."""
     num_samples: int = Field(1, gt=0)
-    """Draws of z a training step, where no closed form serves."""
+    """Draws of z a training step, where no closed form serves; for --objective iwae the number of
+    importance samples (with 1 its bound is the ELBO)."""
     eval_samples: int = Field(10, gt=0)
     """Draws of z averaged in evaluation and prediction."""
     eval_every: int = Field(1, gt=0)
@@ -239,6 +245,23 @@ class TrainConfig(Config):
     tensorboard --logdir results."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
+
+    @model_validator(mode="after")
+    def _bound_as_it_is(self) -> Self:
+        if self.objective == "iwae":
+            reasons = {
+                "kl_weight": (1.0, "a bound on log p(y) counts the prior and q once"),
+                "kl_annealing": (0.0, "a bound on log p(y) counts the prior and q once"),
+                "prior_updates": ("gradient", "the closed form maximises the ELBO, not the bound"),
+            }
+            for name, (needed, reason) in reasons.items():
+                if getattr(self, name) != needed:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ValueError(
+                        f"{flag} {getattr(self, name)} does not go with --objective iwae: "
+                        f"{reason}; use {flag} {needed}, or --objective elbo"
+                    )
+        return self
 
 
 class RunConfig(Config):

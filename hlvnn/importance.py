@@ -173,14 +173,30 @@ def _log_weights(
     """Return log w, [S, blocks] float64, for rows of whole blocks on the model's device."""
     at = model.latents.at(rows.groups, unseen=False)
     draws, ratios = model.latents.sample_groups(at, num_samples)
-    eta = model(rows.x.all(), draws)
-    each = model.likelihood.log_prob(eta, rows.y).double().expand(num_samples, -1)
-    total = torch.zeros(num_samples, number, dtype=torch.float64, device=block.device)
-    total.index_add_(1, block, each)
+    log_prob = model.likelihood.log_prob(model(rows.x.all(), draws), rows.y)
+    log_prob = log_prob.expand(num_samples, -1)
+    return block_weights(model, log_prob, ratios, rows.groups, block, number)
+
+
+def block_weights(
+    model: HierarchicalModel,
+    log_prob: Tensor,
+    ratios: list[Tensor],
+    groups: Tensor,
+    block: Tensor,
+    number: int,
+) -> Tensor:
+    """Return log w, [S, blocks] float64, of rows of whole blocks with one draw for each group.
+
+    log_prob: [S, B], log p(y | x, z); ratios: per latent [S, B], log p(z) − log q(z) of each row's
+    group; groups: [B, L]; block: [B] int64, 0..number-1.
+    """
+    total = torch.zeros(len(log_prob), number, dtype=torch.float64, device=block.device)
+    total = total.index_add(1, block, log_prob.double())
     for latent, ratio in zip(model.latents, ratios, strict=True):
         # a group's ratio counts once, at the first of its rows
-        first = first_of(rows.groups[:, latent.level])
-        total.index_add_(1, block[first], ratio[:, first].double())
+        first = first_of(groups[:, latent.level])
+        total = total.index_add(1, block[first], ratio[:, first].double())
     return total
 
 

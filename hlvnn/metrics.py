@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+DENSE_CELLS = 8
+"""Pairs of group and class for each row up to which all pairs are counted, occurring or not."""
+
 
 @dataclass(frozen=True)
 class RowScores:
@@ -45,26 +48,33 @@ def weighted_f1(
     A class that is neither present nor predicted counts nothing, as in
     `sklearn.metrics.f1_score(average="weighted", zero_division=0)`. Groups without rows give NaN.
     """
-    base = group.astype(np.int64) * num_classes
+    base = group.astype(np.int64, copy=False) * num_classes
     true_keys, predicted_keys = base + y, base + prediction
-    keys = np.unique(np.concatenate([true_keys, predicted_keys]))  # the pairs that occur
-    support = group_sums(np.searchsorted(keys, true_keys), len(keys))
-    predicted = group_sums(np.searchsorted(keys, predicted_keys), len(keys))
-    hit = y == prediction
-    hits = group_sums(np.searchsorted(keys, true_keys[hit]), len(keys))
-    f1 = 2 * hits / (support + predicted)
-    of_group = keys // num_classes
-    rows = group_sums(of_group, num_groups, support)
+    counted = [true_keys, predicted_keys, true_keys[y == prediction]]
+    cells = num_groups * num_classes
+    dense = cells <= DENSE_CELLS * len(y)
+    if not dense:  # most pairs of group and class do not occur: number those that do
+        keys = np.unique(np.concatenate([true_keys, predicted_keys]))
+        of_group, cells = keys // num_classes, len(keys)
+        counted = [np.searchsorted(keys, some) for some in counted]
+    support, predicted, hits = (np.bincount(some, minlength=cells) for some in counted)
+    both = support + predicted
+    weighted = np.divide(2 * hits * support, both, out=np.zeros(cells), where=both > 0)
     with np.errstate(invalid="ignore"):
-        return group_sums(of_group, num_groups, f1 * support) / rows
+        if dense:
+            total, rows = (x.reshape(num_groups, num_classes).sum(1) for x in (weighted, support))
+            return np.asarray(total / rows)
+        total = group_sums(of_group, num_groups, weighted)
+        return total / group_sums(of_group, num_groups, support.astype(np.float64))
 
 
 def group_table(scores: RowScores, level: int, num_groups: int) -> pd.DataFrame:
     """Return one row per group with rows in the split: gid, n, then acc, f1 (or mse), loss."""
-    group = scores.groups[:, level].astype(np.int64)
+    group, loss = scores.groups[:, level].astype(np.int64), scores.loss
+    y, prediction = scores.y, scores.prediction
     known = group >= 0
-    group, loss = group[known], scores.loss[known]
-    y, prediction = scores.y[known], scores.prediction[known]
+    if not known.all():
+        group, loss, y, prediction = group[known], loss[known], y[known], prediction[known]
     rows = group_sums(group, num_groups)
     present = np.flatnonzero(rows)
     count = rows[present]
@@ -75,9 +85,8 @@ def group_table(scores: RowScores, level: int, num_groups: int) -> pd.DataFrame:
     if scores.num_classes is not None:
         hit = (y == prediction).astype(np.float64)
         columns["acc"] = group_sums(group, num_groups, hit)[present] / count
-        f1 = weighted_f1(
-            y.astype(np.int64), prediction.astype(np.int64), scores.num_classes, group, num_groups
-        )
+        true, chosen = (labels.astype(np.int64, copy=False) for labels in (y, prediction))
+        f1 = weighted_f1(true, chosen, scores.num_classes, group, num_groups)
         columns["f1"] = f1[present]
     else:
         error = (y.astype(np.float64) - prediction.astype(np.float64)) ** 2
@@ -92,7 +101,8 @@ def overall(scores: RowScores) -> dict[str, float]:
     if scores.num_classes is None:
         error = scores.y.astype(np.float64) - scores.prediction.astype(np.float64)
         return result | {"mse": float((error**2).mean())}
-    y, prediction = scores.y.astype(np.int64), scores.prediction.astype(np.int64)
+    y = scores.y.astype(np.int64, copy=False)
+    prediction = scores.prediction.astype(np.int64, copy=False)
     zeros = np.zeros(len(y), dtype=np.int64)
     f1 = weighted_f1(y, prediction, scores.num_classes, zeros, 1)
     return result | {"acc": float((y == prediction).mean()), "f1": float(f1[0])}

@@ -37,6 +37,8 @@ class BatchLoss:
     nll: Tensor
     kl: list[Tensor]
     """One per latent: mean over rows of KL_g / n_g."""
+    gap: Tensor | None = None
+    """By how much a bound that is trained on in the ELBO's place exceeds it."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,9 +74,44 @@ def output_draws(
         model.train(was_training)
 
 
-def _in_order(parts: list[Tensor], index: list[Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class Integrated:
+    """Rows whose latents were integrated out exactly: index, y [B], y's law, and the SD of E[y]."""
+
+    index: Tensor
+    y: Tensor
+    law: Distribution
+    sd_mean: Tensor
+
+
+def is_exact(model: HierarchicalModel) -> bool:
+    """Return whether predictions need no draws: normal latents, a linear way to a normal y."""
+    nothing = torch.zeros(1, model.likelihood.num_outputs, device=model.device)
+    return model.linear_at_output and model.likelihood.marginal(nothing, nothing) is not None
+
+
+def integrated(model: HierarchicalModel, split: Split) -> Iterator[Integrated]:
+    """Yield every row of a split once, in order; only for a model that `is_exact`."""
+    was_training = model.training
+    model.eval()
+    named = Split(split.x, split.gids, split.y)
+    try:
+        with torch.no_grad():
+            for batch in Batches(named, ROWS_AT_ONCE, device=model.device):
+                rows = model.latents.at(batch.groups, unseen=True)
+                mean, variance = model.predictor_moments(batch.x, rows)
+                law = model.likelihood.marginal(mean, variance)
+                assert law is not None
+                within = model.likelihood(mean).variance
+                sd_mean = (law.variance - within).clamp(min=0).sqrt()
+                yield Integrated(batch.index.cpu(), batch.y, law, sd_mean)
+    finally:
+        model.train(was_training)
+
+
+def _in_order(parts: Sequence[Tensor], index: Sequence[Tensor]) -> Tensor:
     """Return the parts of all rows together, each row at its place."""
-    return torch.cat(parts)[torch.cat(index).argsort()]
+    return torch.cat(list(parts))[torch.cat(list(index)).argsort()]
 
 
 def score_rows(
@@ -91,24 +126,39 @@ def score_rows(
     Groups without training rows integrate over the prior. Where y counts trials, the loss is that
     of the row's counts, and y and the prediction are per trial. reweight: as in `predict`.
     """
-    losses, predictions, index = [], [], []
     likelihood = model.likelihood
     likelihood.check(split.y, "row")
-    for drawn in output_draws(model, split, num_samples, seed, reweight):
-        law = likelihood(drawn.eta)
-        if likelihood.target == "class":
-            predictions.append(drawn.mean(class_probabilities(law)).argmax(-1).cpu())
-        else:
-            predictions.append(drawn.mean(law.mean).cpu())
-        losses.append(-drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)).double().cpu())
-        index.append(drawn.index)
+    exact = reweight is None and is_exact(model)
+    scored = (
+        (
+            (part.index, -part.law.log_prob(part.y), part.law.mean)
+            for part in integrated(model, split)
+        )
+        if exact
+        else _scored_by_draws(model, split, num_samples, seed, reweight)
+    )
+    index, losses, predictions = zip(*scored, strict=True)
     return RowScores(
-        _in_order(losses, index).numpy(),
+        _in_order([loss.double().cpu() for loss in losses], index).numpy(),
         likelihood.response(split.y).cpu().numpy(),
-        _in_order(predictions, index).numpy(),
+        _in_order([prediction.cpu() for prediction in predictions], index).numpy(),
         split.gids.cpu().numpy(),
         model.schema.target.num_classes,
     )
+
+
+def _scored_by_draws(
+    model: HierarchicalModel, split: Split, num_samples: int, seed: int, reweight: Split | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield index, loss and prediction of the rows."""
+    likelihood = model.likelihood
+    for drawn in output_draws(model, split, num_samples, seed, reweight):
+        law = likelihood(drawn.eta)
+        if likelihood.target == "class":
+            prediction = drawn.mean(class_probabilities(law)).argmax(-1)
+        else:
+            prediction = drawn.mean(law.mean)
+        yield drawn.index, -drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)), prediction
 
 
 def class_probabilities(law: Distribution) -> Tensor:
@@ -149,6 +199,9 @@ def predict(
 ) -> pd.DataFrame:
     """Predict y for rows, integrating over the groups' posteriors.
 
+    Exactly where normal latents enter a normal y linearly at the output (and nowhere else), without
+    any draws; elsewhere over `num_samples` draws.
+
     rows: a dataframe with the feature and group columns of `from_frame` (no target needed; labels
     never seen integrate over the prior), or a split of a data set.
     reweight: the rows that the model was fitted to (or their data set). With them the draws of
@@ -165,7 +218,11 @@ def predict(
     split = _as_split(model, rows) if isinstance(rows, pd.DataFrame) else rows
     train = reweight.train if isinstance(reweight, GroupedDataset) else reweight
     parts, places, quality = [], [], []
-    for drawn in output_draws(model, split, num_samples, seed, train):
+    exact = train is None and is_exact(model)
+    for part in integrated(model, split) if exact else ():
+        parts.append(torch.stack([part.law.mean, part.law.stddev, part.sd_mean], dim=-1).cpu())
+        places.append(part.index)
+    for drawn in () if exact else output_draws(model, split, num_samples, seed, train):
         law = model.likelihood(drawn.eta)
         if model.likelihood.target == "class":
             probabilities = class_probabilities(law)

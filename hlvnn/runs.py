@@ -20,13 +20,14 @@ from hlvnn.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from hlvnn.config import DataConfig, RunConfig, flatten, run_config
 from hlvnn.data import load_data
 from hlvnn.data.grouped import GroupedDataset, Schema
+from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
 from hlvnn.events import Events, check_installed
 from hlvnn.files import read_json, replacing, write_json, write_rows
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
 from hlvnn.show import epoch_line, groups_at_both_ends
-from hlvnn.training import Checkpoint, EpochReport, FitResult, fit, parameter_count, resolve_device
+from hlvnn.training import Checkpoint, EpochReport, FitResult, check, fit, parameter_count
 
 logger = logging.getLogger("hlvnn")
 
@@ -107,6 +108,7 @@ def execute(
         check_installed()
     data = data_of(config.data)
     model = build_model(config.model, data, config.seed)
+    check(model, data, config.train)
     checkpoint = None
     if resume and (folder / CHECKPOINT).exists():
         _check_same(config, data, folder)

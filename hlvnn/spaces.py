@@ -4,7 +4,7 @@ A search space is a file of `search_spaces/` that defines
 
     BASE = {...}              settings that are fixed: the flags' names with underscores
     METRIC = "val_acc"        the column of metrics.csv to select on; always a validation column
-    MODE = "max"              or "min"
+    MODE = "max"              or "min"; METRIC and MODE may be lists, for several objectives
     def space(trial): ...     an Optuna define-by-run function that returns the drawn settings
     SWEEP = {...}             optional: the study's own defaults for tune_search.py's flags
 
@@ -49,6 +49,13 @@ class Space:
     mode: str
     function: Callable[[optuna.Trial], Settings]
     sweep: Settings = field(default_factory=dict)
+    others: tuple[tuple[str, str], ...] = ()
+    """Further objectives, each a metric and its mode; the first one is `metric`."""
+
+    @property
+    def objectives(self) -> tuple[tuple[str, str], ...]:
+        """Every objective, the first one first: its metric and its mode."""
+        return ((self.metric, self.mode), *self.others)
 
     @property
     def sha256(self) -> str:
@@ -58,7 +65,12 @@ class Space:
     @property
     def worst(self) -> float:
         """The value of the metric that loses against every other: stands in for NaN."""
-        return float("-inf") if self.mode == "max" else float("inf")
+        return worst(self.mode)
+
+    @property
+    def worsts(self) -> dict[str, float]:
+        """`worst` of each objective, by its metric."""
+        return {metric: worst(mode) for metric, mode in self.objectives}
 
     def better(self, value: float, than: float) -> bool:
         """Whether the metric's `value` beats another."""
@@ -90,6 +102,11 @@ class Space:
         return {"seed": seed + number, **self.base, **fixed, **drawn}
 
 
+def worst(mode: str) -> float:
+    """Return the value that loses against every other."""
+    return float("-inf") if mode == "max" else float("inf")
+
+
 def folder() -> Path:
     """Return the folder of search spaces: the one here, or else the one beside the package."""
     here = Path.cwd() / FOLDER
@@ -111,12 +128,15 @@ def load(name: str) -> Space:
         raise ConfigError(unknown("search space", name, names()) + f" They are in {folder()}.")
     path = folder() / f"{name}.py"
     values = vars(_module(path))
+    base = _value(path, values, "BASE", dict, "a dict of settings")
+    (metric, mode), *others = _objectives(path, values)
     return Space(
         name=name,
         path=path,
-        base=_value(path, values, "BASE", dict, "a dict of settings"),
-        metric=_metric(path, values),
-        mode=_mode(path, values),
+        base=base,
+        metric=metric,
+        mode=mode,
+        others=tuple(others),
         function=_function(path, values),
         sweep=_value(path, {"SWEEP": {}, **values}, "SWEEP", dict, "a dict of flags' values"),
     )
@@ -127,19 +147,32 @@ def new_sampler(seed: int, trials_before: int = 0) -> optuna.samplers.BaseSample
 
     A resumed sweep draws from a stream of its own, or it would repeat its first draws.
     """
-    import numpy as np
     import optuna
 
-    state = seed
-    if trials_before:
-        state = int(np.random.SeedSequence([seed, trials_before]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=state, multivariate=True, group=True)
+        return optuna.samplers.TPESampler(
+            seed=stream(seed, trials_before), multivariate=True, group=True
+        )
 
 
-def draws(space: Space, count: int, seed: int, fixed: Settings | None = None) -> Iterator[Settings]:
-    """Yield the settings of `count` draws from a throwaway study.
+def stream(seed: int, trials_before: int) -> int:
+    """Return the seed of a sampler that comes after `trials_before` other trials of the study."""
+    import numpy as np
+
+    if not trials_before:
+        return seed
+    return int(np.random.SeedSequence([seed, trials_before]).generate_state(1)[0])
+
+
+def draws(
+    space: Space,
+    count: int,
+    seed: int,
+    fixed: Settings | None = None,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> Iterator[Settings]:
+    """Yield the settings of `count` draws from a throwaway study (of `new_sampler`, or `sampler`).
 
     They are those of a sweep's first trials with that seed, until enough trials have ended for the
     sampler to learn from them.
@@ -148,7 +181,7 @@ def draws(space: Space, count: int, seed: int, fixed: Settings | None = None) ->
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=new_sampler(seed))
+    study = optuna.create_study(sampler=sampler or new_sampler(seed))
     optuna.logging.set_verbosity(before)
     for number in range(count):
         yield space.settings(study.ask(), number, seed, fixed)
@@ -239,6 +272,24 @@ def _value(path: Path, values: Settings, name: str, kind: type, what: str) -> An
     if not isinstance(values[name], kind):
         raise ConfigError(f"{path}: {name} must be {what}, got {values[name]!r}")
     return values[name]
+
+
+def _objectives(path: Path, values: Settings) -> list[tuple[str, str]]:
+    """Return each metric with its mode; METRIC and MODE are two names, or two lists of them."""
+    metrics, modes = values.get("METRIC"), values.get("MODE")
+    if not isinstance(metrics, list | tuple):
+        return [(_metric(path, values), _mode(path, values))]
+    if isinstance(modes, str):
+        modes = [modes] * len(metrics)
+    if not isinstance(modes, list | tuple) or len(modes) != len(metrics) or not metrics:
+        raise ConfigError(
+            f"{path}: METRIC lists {len(metrics)} objectives; MODE must be a list of as many of "
+            f"'max' and 'min', or one for all, got {modes!r}"
+        )
+    if len(set(metrics)) != len(metrics):
+        raise ConfigError(f"{path}: METRIC = {metrics!r} names an objective twice")
+    pairs = [{"METRIC": metric, "MODE": mode} for metric, mode in zip(metrics, modes, strict=True)]
+    return [(_metric(path, pair), _mode(path, pair)) for pair in pairs]
 
 
 def _metric(path: Path, values: Settings) -> str:

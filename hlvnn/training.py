@@ -14,16 +14,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from hlvnn.bound import Bound, check_bound
 from hlvnn.config import TrainConfig
 from hlvnn.data.augment import jittered
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset
-from hlvnn.errors import ConfigError, ResourceError
+from hlvnn.device import resolve_device
+from hlvnn.errors import ConfigError
 from hlvnn.gpu import GpuMeter
 from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.latent import Latent
 from hlvnn.model import HierarchicalModel
-from hlvnn.objective import Elbo, batch_loss, full_elbo, has_closed_form, parts_loss
+from hlvnn.objective import BatchLoss, Elbo, batch_loss, full_elbo, has_closed_form, parts_loss
 from hlvnn.optim import RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.predict import evaluate
 from hlvnn.random import seeded
@@ -100,15 +102,14 @@ def fit(
     *,
     seed: int = 0,
 ) -> FitResult:
-    """Fit the model in place by maximising the ELBO.
+    """Fit the model in place by maximising the ELBO, or the importance-weighted bound.
 
     report: called after each evaluated epoch with an `EpochReport` and a function that returns the
     checkpoint to save; it may raise to end the fit. resume: such a checkpoint; on the CPU the
     resumed fit ends bit for bit where an uninterrupted one ends. seed: order of rows, dropout and
     draws.
 
-    Raises `ResourceError` for a device that is not there, `ConfigError` for `augment` without
-    images.
+    Raises `ResourceError` for a device that is not there, `ConfigError` for what `check` refuses.
     """
     with ExitStack() as stack:
         device = resolve_device(config.device)
@@ -124,22 +125,15 @@ def fit(
         return _Fit(model.to(device), data, config, device, seed).run(report, resume)
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda`, `cuda:1`; `ResourceError` if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ResourceError(
-            f"--device {name}: no such kind of device; use auto, cpu or cuda"
-        ) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(
-            f"--device {name}: torch sees {torch.cuda.device_count()} GPUs on this machine; "
-            "use --device cpu, or auto"
+def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -> None:
+    """Raise `ConfigError` for settings that this model or these data do not allow."""
+    if config.augment and data.schema.x_kind != "image":
+        raise ConfigError(
+            f"--augment {config.augment:g} moves images; the data are {data.schema.x_kind}; "
+            "leave it out"
         )
-    return device
+    if config.objective == "iwae":
+        check_bound(model)
 
 
 class _Fit:
@@ -153,15 +147,14 @@ class _Fit:
         device: torch.device,
         seed: int,
     ) -> None:
-        if config.augment and data.schema.x_kind != "image":
-            raise ConfigError(
-                f"--augment {config.augment:g} moves images; the data are {data.schema.x_kind}; "
-                "leave it out"
-            )
+        check(model, data, config)
         self.model, self.data, self.config, self.device = model, data, config, device
         self.generator = torch.Generator().manual_seed(seed)
-        self.batches = Batches(
-            data.train, config.batch_size, generator=self.generator, device=device
+        self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
+        self.batches = (
+            Batches(data.train, config.batch_size, generator=self.generator, device=device)
+            if self.bound is None
+            else self.bound.batches(data.train, config.batch_size, self.generator, device)
         )
         self.total_steps = config.num_epochs * len(self.batches)
         self.state = _State()
@@ -208,7 +201,7 @@ class _Fit:
     def _latent_lr(self, latent: Latent) -> float:
         if self.config.latent_lr is not None:
             return self.config.latent_lr
-        if len(self.batches) == 1 or has_closed_form(self.model):
+        if len(self.batches) == 1 or (self.bound is None and has_closed_form(self.model)):
             return 1.0
         return LATENT_LR if latent.prior.proper else FREE_LATENT_LR
 
@@ -267,10 +260,10 @@ class _Fit:
         return self.config.patience is not None and self.state.waited >= self.config.patience
 
     def _epoch(self) -> Tensor:
-        """Train one epoch; return sums over rows: nll, each latent's KL share, [1 + latents]."""
+        """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
         model, config, state = self.model, self.config, self.state
         warm_steps = config.prior_warmup * self.total_steps
-        sums = torch.zeros(1 + len(model.latents), device=self.device)
+        sums = torch.zeros(2 + len(model.latents), device=self.device)
         started, steps = time.perf_counter(), len(self.batches)
         for number, batch in enumerate(self.batches, start=1):
             if config.debug and state.step == 0:
@@ -278,7 +271,7 @@ class _Fit:
             if config.augment:
                 batch = batch._replace(x=jittered(batch.x, config.augment))
             self._set_lr(lr_factor(config.lr_schedule, state.step / self.total_steps))
-            loss = batch_loss(model, batch, self._beta(state.step + 1), config.num_samples)
+            loss = self._loss(batch)
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
             loss.loss.backward()
@@ -293,7 +286,8 @@ class _Fit:
             for optimizer in self.optimizers:
                 optimizer.step()
             state.step += 1
-            sums.add_(torch.stack([loss.nll, *loss.kl]).detach(), alpha=len(batch.y))
+            means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
+            sums[: len(means)].add_(torch.stack(means).detach(), alpha=len(batch.y))
             self.gpu.sample(number, steps)
             if config.print_freq and number % config.print_freq == 0:
                 rate = min(number * self.batches.batch_size, len(self.data.train))
@@ -305,6 +299,12 @@ class _Fit:
         if self.closed and state.step >= warm_steps:
             model.latents.update_priors()
         return sums
+
+    def _loss(self, batch: Batch) -> BatchLoss:
+        samples = self.config.num_samples
+        if self.bound is not None:
+            return self.bound.loss(self.model, batch, samples)
+        return batch_loss(self.model, batch, self._beta(self.state.step + 1), samples)
 
     def _beta(self, steps: int) -> float:
         """Return β at the fit's step number `steps` (from 1): a linear rise, then `kl_weight`."""
@@ -321,15 +321,17 @@ class _Fit:
     def _evaluate(self, sums: Tensor) -> tuple[dict[str, float], pd.DataFrame]:
         """Return the epoch's row of metrics and its per-group tables."""
         model, config, rows = self.model, self.config, len(self.data.train)
-        nll, *kl_shares = (sums / rows).tolist()
+        nll, *kl_shares, gap = (sums / rows).tolist()
         model.latents.refresh()
         beta = self._beta(self.state.step)
         row: dict[str, float] = {"epoch": self.state.epoch}
-        row["train_loss"] = nll + beta * sum(kl_shares)
+        row["train_loss"] = nll + beta * sum(kl_shares) - gap
         row["train_nll"] = nll
         with seeded(0, self.device):  # a mixture's KL draws; evaluating must not change the fit
             totals = model.latents.kl_totals()
         row["elbo"] = -rows * nll - sum(totals)
+        if self.bound is not None:
+            row["bound"] = -rows * row["train_loss"]
         for latent, total in zip(model.latents, totals, strict=True):
             row[f"kl_{latent.name.replace(' ', '_')}"] = total
         tables = []

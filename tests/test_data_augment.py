@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hlvnn.data import augment
 from hlvnn.data.augment import jittered
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError
+from hlvnn.runs import execute
 from tests.helpers import grouped_data
 
 
@@ -84,3 +86,13 @@ def test_only_images_can_be_moved() -> None:
     model = hlvnn.build_model(hlvnn.ModelConfig(), data)
     with pytest.raises(ConfigError, match=r"--augment 1 moves images; the data are features"):
         hlvnn.fit(model, data, hlvnn.TrainConfig(augment=1.0))
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("x,g,y\n" + "".join(f"{i},{i % 2},{i % 3}.5\n" for i in range(12)))
+    data = hlvnn.DataConfig(dataset="table", table=table, target="y", groups=("g",))
+    config = hlvnn.RunConfig(data=data, train=hlvnn.TrainConfig(augment=1.0))
+    with pytest.raises(ConfigError, match="--augment 1 moves images"):
+        execute(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -181,6 +181,7 @@ def test_plays_are_parsed_into_parts() -> None:
         ),
     }
     assert shakespeare.parse_play("# \n\n**A**  \nB", "Title")[0].play == "Title"
+    assert shakespeare.parse_play("## ACT I\n\n**A**  \nB", "Title")[0].play == "Title"
 
 
 def test_the_vocabulary_has_no_character_twice() -> None:

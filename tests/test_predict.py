@@ -15,7 +15,7 @@ from hlvnn.build import build_model
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import DataError
 from hlvnn.model import HierarchicalModel
-from hlvnn.predict import ROWS_AT_ONCE, score_rows
+from hlvnn.predict import ROWS_AT_ONCE, is_exact, output_draws, score_rows
 from tests.helpers import grouped_data, latent, randomise, small_config, tiny_model
 
 LEVELS = ("character", "play")
@@ -168,13 +168,37 @@ def test_a_new_group_integrates_the_prior_and_not_zero() -> None:
     entry = latent("bias", "output", prior="learned")
     model = tiny_model(data, "linear", latents=(entry,))
     split = Split(data.test.x, torch.full_like(data.test.groups, -1), data.test.y)
-    table = predict(model, split, num_samples=4000)
+    table = predict(model, split)
     (one,) = model.latents
     prior_sd = float(one.prior().stddev.detach()) * float(model.likelihood.scale)
-    np.testing.assert_allclose(table["sd_mean"], prior_sd, rtol=0.06)
+    np.testing.assert_allclose(table["sd_mean"], prior_sd, rtol=1e-4)
     fixed = model(data.test.x.all(), [torch.zeros(1, len(split), 1)])
     expected = model.likelihood(fixed).mean[0].detach().numpy()
-    assert (np.abs(table["mean"] - expected) < 5 * prior_sd / math.sqrt(4000)).all()
+    np.testing.assert_allclose(table["mean"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("posterior", ["mean_field", "full_rank"])
+def test_a_linear_model_needs_no_draws_and_agrees_with_many(posterior: str) -> None:
+    data = grouped_data(target="real", rows=60)
+    entry = latent("weights", "output", posterior=posterior)
+    model = tiny_model(data, "linear", latents=(entry,))
+    with torch.no_grad():
+        for table in next(iter(model.latents)).tables():
+            table.add_(0.3 * torch.randn(table.shape, generator=torch.Generator().manual_seed(0)))
+    assert is_exact(model)
+    exact = predict(model, data.test, num_samples=1, seed=0)
+    pd.testing.assert_frame_equal(exact, predict(model, data.test, num_samples=7, seed=1))
+    draws = [drawn.eta for drawn in output_draws(model, data.test, 20_000, seed=3)]
+    with torch.no_grad():
+        law = model.likelihood(torch.cat(draws, dim=1))
+    mean, spread = exact["mean"].to_numpy(), exact["sd_mean"].to_numpy()
+    off = law.mean.mean(0).numpy() - mean
+    assert (np.abs(off) < 5 * spread / math.sqrt(20_000)).all()
+    np.testing.assert_allclose(law.mean.std(0).numpy(), spread, rtol=0.03)
+    density = law.log_prob(data.test.y).exp()
+    ratio = np.exp(-score_rows(model, data.test).loss) / density.mean(0).numpy()
+    error = (density.std(0) / density.mean(0)).numpy() / math.sqrt(20_000)
+    assert (np.abs(ratio - 1) < 5 * error).all()
 
 
 def test_rows_of_a_new_group_draw_each_for_themselves() -> None:

@@ -226,12 +226,12 @@ def test_a_refilled_asha_decides_as_an_uninterrupted_one() -> None:
 
 def test_what_ray_is_told_of_an_epoch() -> None:
     known = {"epoch": 2, "val_acc": 0.5, "val_group_worst": 0.1, "diverged": 0.0}
-    assert scalars(known, 9, "val_acc", -math.inf)["val_acc"] == 0.5
-    assert scalars(known | {"val_acc": math.nan}, 9, "val_acc", -math.inf)["val_acc"] == -math.inf
-    gone = scalars({"epoch": 1, "diverged": 1.0}, 9, "val_loss", math.inf)
+    assert scalars(known, 9, {"val_acc": -math.inf})["val_acc"] == 0.5
+    assert scalars(known | {"val_acc": math.nan}, 9, {"val_acc": -math.inf})["val_acc"] == -math.inf
+    gone = scalars({"epoch": 1, "diverged": 1.0}, 9, {"val_loss": math.inf})
     assert (gone["val_loss"], gone["diverged"]) == (math.inf, 1)
     with pytest.raises(ConfigError, match="'val_f1' is not measured; there are: val_acc"):
-        scalars(known, 9, "val_f1", -math.inf)
+        scalars(known, 9, {"val_f1": -math.inf})
 
 
 # ------------------------------------------------------------------------------ journal

@@ -240,6 +240,14 @@ def test_debug_shows_the_shapes_of_the_first_batch(
         (("--space", "digits"), ["--space and --draw belong together"]),
         (("--resume", "x", "--from-trial", "y"), ["--resume and --from-trial: give only one"]),
         (("--resume", "nowhere"), ["nowhere/hyperparams.json: no such file"]),
+        (
+            ("--dataset", "plays", "--objective", "iwae", "--kl-weight", 0.5),
+            ["--kl-weight 0.5 does not go with --objective iwae"],
+        ),
+        (
+            ("--dataset", "plays", "--objective", "iwae", "--latent-config", "embedding"),
+            ["--objective iwae: latent gid concat@output has posterior point"],
+        ),
     ],
     ids=lambda value: " ".join(map(str, value))[:50] if isinstance(value, tuple) else "",
 )

@@ -19,10 +19,11 @@ from hlvnn import evaluate, predict
 from hlvnn.build import build_model
 from hlvnn.config import TrainConfig
 from hlvnn.data.grouped import GroupedDataset
+from hlvnn.device import resolve_device
 from hlvnn.errors import ResourceError
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import full_elbo
-from hlvnn.training import Checkpoint, EpochReport, FitResult, fit, resolve_device
+from hlvnn.training import Checkpoint, EpochReport, FitResult, fit
 from tests.helpers import grouped_data, latent, same_bits, small_config
 
 LEVELS = ("character", "play")

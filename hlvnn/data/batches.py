@@ -62,7 +62,7 @@ class Batches:
         self.device = torch.device(device)
         self.size = len(split)
         self.on_cpu = self.device.type == "cpu"
-        self.resident = self.on_cpu or self._fits(split)
+        self.resident = self.on_cpu or fits(split, self.device)
         # on the CPU nothing is moved: a memory-mapped x stays on disk
         self.split = split.to(self.device) if self.resident and not self.on_cpu else split
         self.whole: Batch | None = None
@@ -90,12 +90,6 @@ class Batches:
         fetched = map(self._gather, chunks) if self.resident else self._stream(chunks)
         for chunk in fetched:
             yield from map(Batch, *(part.split(self.batch_size) for part in chunk))
-
-    def _fits(self, split: Split) -> bool:
-        if self.device.type != "cuda":
-            return True
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return split.nbytes <= free * RESIDENT_SHARE
 
     def _order(self) -> Tensor:
         if self.generator is None:
@@ -137,3 +131,11 @@ class Batches:
                     ahead = Batch(*(part.to(self.device, non_blocking=True) for part in pinned))
             if ready is not None:
                 yield ready
+
+
+def fits(split: Split, device: torch.device) -> bool:
+    """Return whether a split may be kept on a device."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return split.nbytes <= free * RESIDENT_SHARE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.normals import standard
 from hlvnn.latents.posteriors.joint import Joint
+
+if TYPE_CHECKING:
+    from hlvnn.latents.held import Held
 
 
 @dataclass
@@ -60,8 +64,11 @@ class Draws:
         self.ratios: list[Tensor] = []
         self.whole: dict[int, Tensor] = {}
 
-    def draw(self, num_samples: int) -> list[Tensor]:
-        """Return the draws, [S, B, Z] per latent."""
+    def draw(self, num_samples: int, held: Held | None = None) -> list[Tensor]:
+        """Return the draws, [S, B, Z] per latent.
+
+        held: what gives draws by group another density (see `Held`).
+        """
         draws: list[Tensor] = []
         deviations: list[Tensor] = []
         for index, latent in enumerate(self.latents):
@@ -74,6 +81,8 @@ class Draws:
                 value = value + (slopes @ u.unsqueeze(-1)).squeeze(-1)
             # only normal latents are depended on
             deviation = value - q.mean if latent.posterior.normal else value
+            if held is not None:
+                value, log_q = held.take(index, value, self.whole.get(index))
             if log_q is not None:
                 law = p if latent.centred else standard(p)
                 from_parent = latent.centred and parent is not None
@@ -120,24 +129,18 @@ class Draws:
 
         Its log density is a sum over the rows of L, which shares it out to the groups.
         """
-        latent, group = self.latents[index], self.rows.at[index]
-        assert isinstance(latent.posterior, Joint)
-        tril = latent.posterior.whole()
+        posterior, group = self.latents[index].posterior, self.rows.at[index]
+        assert isinstance(posterior, Joint)
+        tril = posterior.whole()
         noise = torch.randn(
             num_samples, 1 if self.by_group else len(group), len(tril), device=tril.device
         )
-        at = group[None, :, None, None].expand(num_samples, -1, 1, latent.width)
-
-        def own(values: Tensor) -> Tensor:
-            groups = values.unflatten(2, (-1, latent.width))
-            return groups.expand(-1, len(group), -1, -1).gather(2, at).squeeze(2)
-
         self.whole[index] = noise @ tril.T
-        value = self.rows.posteriors[index].mean + own(self.whole[index])
+        value = self.rows.posteriors[index].mean + posterior.of_rows(self.whole[index], group)
         if not self.by_group:
             return value, None
         each = -0.5 * (noise.square() + math.log(2 * math.pi)) - tril.diagonal().log()
-        return value, own(each).sum(-1)
+        return value, posterior.of_rows(each, group).sum(-1)
 
     def _with_new(self, index: int, z: Tensor, num_samples: int, draws: list[Tensor]) -> Tensor:
         """Put draws from the prior where a row's group is unseen."""

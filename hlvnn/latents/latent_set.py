@@ -13,6 +13,7 @@ from hlvnn.data.grouped import Split
 from hlvnn.errors import DataError
 from hlvnn.latents.divergence import cholesky, factor, kl
 from hlvnn.latents.draws import Draws, LatentRows
+from hlvnn.latents.held import Held
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.normals import shifted, standard, whiten
 from hlvnn.latents.posteriors.joint import Joint
@@ -217,6 +218,18 @@ class LatentSet(nn.Module):
         """
         draws = Draws(list(self), self.parent, self.given, rows, by_group=True, repeats=repeats)
         return draws.draw(num_samples), draws.ratios
+
+    def sample_held(
+        self, rows: LatentRows, num_samples: int
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Draw as `sample_groups` does; hold the parameters of q in log q (all latents are normal).
+
+        Returns draws, log ratios, and the tensors that are drawn (see `Held.variables`): by them
+        alone does the gradient of whatever is made of draws and ratios reach the parameters of q.
+        """
+        held = Held(list(self), self.parent, self.given, rows)
+        draws = Draws(list(self), self.parent, self.given, rows, by_group=True)
+        return draws.draw(num_samples, held), draws.ratios, held.variables
 
     def moments(self, rows: LatentRows) -> list[tuple[Tensor, Columns]]:
         """Return each (normal) latent's mean [B, Z] and the factors of its deviation."""

@@ -42,6 +42,10 @@ class Likelihood(nn.Module, ABC):
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """Return E[log p(y | η)] for η ~ N(mean, diag(variance)), [B]; mean, variance: [B, out]."""
 
+    def marginal(self, mean: Tensor, variance: Tensor) -> Distribution | None:
+        """Return y's law for η ~ N(mean, diag(variance)), batch shape [B]; None where not exact."""
+        return None
+
     def cumulative(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return P(Y < y | η) and P(Y ≤ y | η), [*, B] float64; the same for a density.
 

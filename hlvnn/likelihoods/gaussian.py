@@ -50,6 +50,11 @@ class Gaussian(Likelihood):
         sd = (self.scale * self.log_noise.double().exp()).expand_as(mean)
         return Normal(mean, sd, validate_args=False)
 
+    def marginal(self, mean: Tensor, variance: Tensor) -> Normal:
+        law = self(mean)
+        spread = self.scale * variance.squeeze(-1).double().sqrt()
+        return Normal(law.mean, torch.hypot(law.stddev, spread), validate_args=False)
+
     def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
         z = ((y - self.center) / self.scale).to(eta.dtype) - eta.squeeze(-1)
         log_scale = self.log_noise + self.scale.log().to(eta.dtype)

@@ -12,12 +12,14 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import AuthenticationError
 
 from hlvnn.errors import ResourceError, RunError
+from hlvnn.sweep import access, shipping
 from hlvnn.sweep.options import SweepConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-"""Where the package hlvnn lies: on the workers' path, so that it need not be installed."""
+"""Where the package hlvnn lies: on the workers' path, or sent to them; it need not be installed."""
 WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 """A stopped trial may take this long to put its last files in order before its process is reused;
 Ray's 2 seconds would fail the next trial."""
@@ -33,35 +35,39 @@ def connected(address: str | None) -> Iterator[None]:
     """Start Ray on this machine, or join the cluster at `address`; leave it at the end.
 
     A Ray that runs in this process already is used, and left running.
-    Raises `RunError` when there is no cluster at the address.
+    A cluster's workers get this working tree's code and see none of this machine's files. Raises
+    `RunError` when there is no cluster at the address, when it refuses this process's token, and
+    when it reaches beyond this machine and asks nobody for one.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = {**WORKER_ENV, "PYTHONPATH": path}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     runtime_env: dict[str, Any] = {"worker_process_setup_hook": WARM_UP}
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "runtime_env": runtime_env,
-    }
-    if address is None:
-        os.environ.update(env)  # inherited by the workers, and quicker than a runtime_env
-        options |= {"address": "local", "include_dashboard": False}
-    else:
-        runtime_env["env_vars"] = env
-        options["address"] = address
     try:
-        _knock(address)
-        ray.init(**options)
+        if address is None:
+            path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+            # inherited by the workers, and quicker than a runtime_env
+            os.environ.update({**WORKER_ENV, "PYTHONPATH": path})
+            ray.init("local", include_dashboard=False, runtime_env=runtime_env, **options)
+        else:
+            _knock(address)
+            with shipping.staged(ROOT) as code:
+                runtime_env |= {"env_vars": WORKER_ENV, "working_dir": str(code)}
+                ray.init(address, runtime_env=runtime_env, **options)
+    except AuthenticationError as error:
+        raise RunError(f"--address {address}: there is no token to show; {access.HINT}") from error
     except (ConnectionError, OSError) as error:
         raise RunError(
-            f"--address {address}: no Ray cluster answers there ({error}); start one with "
-            "`ray start --head`, or leave --address out to start Ray on this machine"
+            f"--address {address}: no Ray cluster answers there, or it refuses this token "
+            f"({error}); start one with `ray start --head`, or leave --address out to start Ray on "
+            f"this machine; {access.HINT}"
         ) from error
     try:
+        if address is not None:
+            access.check_closed(address)
         yield
     finally:
         ray.shutdown()

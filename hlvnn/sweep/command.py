@@ -18,6 +18,8 @@ Examples:
   python tune_search.py shakespeare --num-trials 40 --time-budget 30m
   python tune_search.py femnist --num-trials 200 --gpus-per-trial 0.25 --address auto
   python tune_search.py --resume results/digits/SWEEP
+  python tune_search.py --extend results/digits/SWEEP --num-trials 40
+  python tune_search.py digits --warm-start results/digits/SWEEP --searcher gp --scheduler hyperband
 
 Results are in RESULTS_DIR/DATASET/NAME: a folder per trial, and trials.parquet, a row per trial.
 A search space is a file of search_spaces/; copy one to begin a study of your own.
@@ -38,7 +40,7 @@ def main(args: list[str]) -> int:
         raise ConfigError(
             f"a sweep needs {error.name}: install ray and optuna with pip install 'hlvnn[sweep]'"
         ) from error
-    planned = plan.new_plan(options) if options.resume is None else plan.resumed_plan(options)
+    planned = plan.of(options)
     if options.dry_run:
         return estimate.dry_run(planned, console)
     plan.preflight(planned)
@@ -49,10 +51,17 @@ def parse(args: list[str]) -> SweepConfig:
     """Return the options. Defaults are those of the sweep that is resumed, or of the space."""
     first = _parse([arg for arg in args if arg not in ("-h", "--help")], SweepConfig())
     default = SweepConfig()
+    if first.resume is not None and first.extend is not None:
+        raise ConfigError("--resume and --extend: give only one of them")
     if first.resume is not None:
         from hlvnn.sweep.plan import saved_options
 
         default = saved_options(first.resume.resolve())
+    elif first.extend is not None:
+        from hlvnn.sweep.plan import saved_options
+
+        default = saved_options(first.extend.resolve())
+        default = default.model_copy(update={"num_trials": SweepConfig().num_trials})
     elif first.space is not None:
         space = spaces.load(first.space)
         default = validated(SweepConfig, space.sweep, f"{space.path}: SWEEP")

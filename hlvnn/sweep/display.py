@@ -16,12 +16,14 @@ from rich.text import Text
 from hlvnn.spaces import Settings, Space, shown, text
 from hlvnn.sweep.board import Board, Entry
 from hlvnn.sweep.outcomes import Status
+from hlvnn.sweep.table import PARETO
 
 STYLES = {
     Status.RUNNING: "bold",
     Status.COMPLETED: "green",
     Status.STOPPED: "yellow",
     Status.DIVERGED: "magenta",
+    Status.OUT_OF_MEMORY: "magenta",
     Status.FAILED: "red",
     Status.NOT_STARTED: "dim",
 }
@@ -119,7 +121,12 @@ def leaderboard(
     """
     more = f", the best {TOP} of {len(ranked)}" if len(ranked) > TOP else ""
     table = Table(header_style="bold")
-    measured = {"val": space.metric, "p10": "val_group_p10", "worst": "val_group_worst"}
+    measured = {"val": space.metric, **{metric: metric for metric, _ in space.others}}
+    measured |= {
+        title: column
+        for title, column in {"p10": "val_group_p10", "worst": "val_group_worst"}.items()
+        if column not in measured
+    }
     measured["test"] = space.metric.replace("val_", "test_", 1)
     measured = {title: f"best_{column}" for title, column in measured.items()}
     measured = {title: column for title, column in measured.items() if column in ranked}
@@ -144,6 +151,18 @@ def leaderboard(
             *(cells if width >= WIDE else [shown(settings)]),
         )
     return Group(Text(f"{space.name}: trials by {space.metric}{more}", style="bold"), table)
+
+
+def front(ranked: pd.DataFrame, space: Space) -> list[str]:
+    """Return the lines that tell the Pareto front of several objectives: a trial each."""
+    if PARETO not in ranked:
+        return []
+    told = ", ".join(f"{metric} ({mode})" for metric, mode in space.objectives)
+    lines = [f"Pareto front of {told}:"]
+    for _, row in ranked[ranked[PARETO]].sort_values(f"best_{space.metric}").iterrows():
+        values = (f"{metric} {number(row[f'best_{metric}'])}" for metric, _ in space.objectives)
+        lines.append(f"  trial {row['trial']}: {', '.join(values)}")
+    return lines
 
 
 def number(value: float | None) -> str:

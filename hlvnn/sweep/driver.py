@@ -17,16 +17,17 @@ from ray.tune.experiment import Trial
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from hlvnn import spaces
 from hlvnn.errors import RunError
-from hlvnn.sweep import cluster, journal, outcomes, table
+from hlvnn.sweep import cluster, journal, keeping, outcomes, table, warm
 from hlvnn.sweep.board import Board
-from hlvnn.sweep.display import LiveDisplay, duration, leaderboard
-from hlvnn.sweep.halving import EpochHalving, Row
+from hlvnn.sweep.display import LiveDisplay, duration, front, leaderboard
+from hlvnn.sweep.halving import Row
 from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
 from hlvnn.sweep.outcomes import Status, trial_folder
 from hlvnn.sweep.plan import Plan, begin, locked, shown_path
 from hlvnn.sweep.recorder import Recorder
+from hlvnn.sweep.schedulers import SCHEDULERS, Rules
+from hlvnn.sweep.searchers import sampler
 from hlvnn.sweep.trainable import run_trial, scalars
 
 RAY_FOLDER = "ray"
@@ -96,17 +97,23 @@ class _Driver:
         self.options, self.space, self.sweep = plan.options, plan.space, plan.sweep
         new = not (self.sweep / journal.JOURNAL).exists()
         self.journal = (
-            Journal.create(self.sweep, self.space.mode) if new else Journal.open(self.sweep)
+            Journal.create(self.sweep, *(mode for _, mode in self.space.objectives))
+            if new
+            else Journal.open(self.sweep)
         )
+        if plan.earlier is not None:
+            warm.learn(self.journal.study, plan.earlier)
         self.trials = table.TrialsTable(self.sweep, self.space)
         self.ending = Ending(self.options.time_budget)
         self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
-        self.halving = EpochHalving(
-            metric=self.space.metric,
-            mode=self.space.mode,
-            max_epochs=plan.max_epochs,
-            grace_period=self.options.grace_period,
-            reduction_factor=self.options.reduction_factor,
+        self.scheduler = SCHEDULERS[self.options.scheduler](
+            Rules(
+                metric=self.space.metric,
+                mode=self.space.mode,
+                max_epochs=plan.max_epochs,
+                grace_period=self.options.grace_period,
+                reduction_factor=self.options.reduction_factor,
+            )
         )
 
     def run(self) -> int:
@@ -115,7 +122,7 @@ class _Driver:
                 self.sweep,
                 self.options,
                 self.board,
-                self.halving,
+                self.scheduler,
                 display,
                 lambda: self._save_table(alive=True),
             )
@@ -155,7 +162,7 @@ class _Driver:
                 ended.append(rows)
         self.journal.let_go()
         self.journal.queue_again(sorted(unfinished))
-        self.halving.refill(ended, unfinished)
+        self.scheduler.refill(ended, unfinished)
         return len(unfinished) + max(0, self.options.num_trials - len(draws))
 
     def _rows(self, draw: Draw) -> list[Row]:
@@ -164,10 +171,7 @@ class _Driver:
         if frame is None or draw.problem or not draw.settings:
             return []
         epochs = draw.settings["num_epochs"]
-        return [
-            scalars(row, epochs, self.space.metric, self.space.worst)
-            for row in frame.to_dict("records")
-        ]
+        return [scalars(row, epochs, self.space.worsts) for row in frame.to_dict("records")]
 
     def _tuner(self, recorder: Recorder, to_run: int) -> tune.Tuner:
         sweep, options, space = self.sweep, self.options, self.space
@@ -181,11 +185,11 @@ class _Driver:
         )
         search = JournaledSearch(
             proposer,
-            metric=space.metric,
-            mode=space.mode,
+            metric=_one_or_all([metric for metric, _ in space.objectives]),
+            mode=_one_or_all([mode for _, mode in space.objectives]),
             storage=self.journal.storage,
             study_name=STUDY,
-            sampler=spaces.new_sampler(options.seed, len(self.journal)),
+            sampler=sampler(options.searcher, options.seed, len(self.journal)),
         )
         starts = len(list((sweep / RAY_FOLDER).glob("start_*")))
         return tune.Tuner(
@@ -193,17 +197,19 @@ class _Driver:
                 run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
             ),
             param_space={
-                "metric": space.metric,
-                "worst": space.worst,
+                "worst": space.worsts,
                 "threads": max(1, int(options.cpus_per_trial)),
             },
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=self.halving,
+                scheduler=self.scheduler,
                 num_samples=to_run,
                 # With a limit Ray starts that many processes at once, not one by one, and draws a
                 # trial only when it can begin, so that the sampler knows all there is to know.
-                max_concurrent_trials=self.board.slots,
+                # HyperBand's waiting trials would fill the limit, and its brackets never fill.
+                max_concurrent_trials=None
+                if options.scheduler == "hyperband"
+                else self.board.slots,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
@@ -220,14 +226,22 @@ class _Driver:
 
     def _announce(self, to_run: int) -> None:
         ended = len(self.board.entries) - len(self.board.having(Status.NOT_STARTED))
+        told = ", ".join(f"{metric} ({mode})" for metric, mode in self.space.objectives)
+        if self.space.others and self.options.scheduler != "none":
+            told += f", stopping early on {self.space.metric}"
         already = f", {ended} over already" if ended else ""
         self.console.print(
             f"sweep {shown_path(self.sweep)}: {to_run} trials to run{already}, "
-            f"{self.board.slots} at a time, selecting on {self.space.metric} ({self.space.mode})",
+            f"{self.board.slots} at a time, selecting on {told}; searcher {self.options.searcher}, "
+            f"scheduler {self.options.scheduler}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
+        if self.plan.earlier is not None:
+            self.console.print(
+                self.plan.earlier.told(), markup=False, highlight=False, soft_wrap=True
+            )
 
     def _save_table(self, alive: bool) -> pd.DataFrame:
         return self.trials.write(self.journal.draws(), self.options.num_trials, alive)
@@ -251,6 +265,7 @@ class _Driver:
         if found:
             folder = trial_folder(self.sweep, int(best["trial"]))
             lines.append(f"repeat the best: python train_one.py --from-trial {shown_path(folder)}")
+        lines = [*front(ranked, self.space), *lines, *self._prune(ranked)]
         if (frame["unfinished"] | (frame["status"] == Status.NOT_STARTED)).any():
             lines.append(f"go on: {self.plan.resume_command}")
         for line in lines:
@@ -258,6 +273,14 @@ class _Driver:
         if self.ending.interrupted:
             return 130
         return 0 if found else 1
+
+    def _prune(self, ranked: pd.DataFrame) -> list[str]:
+        """Delete the weights that are not to be kept; return what is to be told of it."""
+        keep = self.options.keep_checkpoints
+        if keep is None:
+            return []
+        freed = keeping.prune(self.sweep, ranked, keep)
+        return [f"weights: kept the best {keep} trials', freed {freed.bytes / 1e6:.1f} MB"]
 
 
 @contextmanager
@@ -275,6 +298,11 @@ def _signals(ending: Ending) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _one_or_all(names: list[str]) -> str | list[str]:
+    """Return the one name there is, or the list: Ray takes the former for a single objective."""
+    return names[0] if len(names) == 1 else names
 
 
 def _trial_name(trial: Trial) -> str:

@@ -15,6 +15,7 @@ from hlvnn.sweep import cluster
 from hlvnn.sweep.display import duration
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan, shown_path
+from hlvnn.sweep.searchers import sampler
 
 SHOWN = 10
 """Draws that are printed."""
@@ -25,7 +26,8 @@ PAST_RUNS = 50
 def dry_run(plan: Plan, console: Console) -> int:
     """Print draws, resources and an estimate; return the exit code."""
     options, space = plan.options, plan.space
-    draws = spaces.draws(space, min(SHOWN, options.num_trials), options.seed, plan.fixed)
+    count, proposer = min(SHOWN, options.num_trials), sampler(options.searcher, options.seed)
+    draws = spaces.draws(space, count, options.seed, plan.fixed, proposer)
     drawn = [spaces.drawn_only(space, plan.fixed, settings) for settings in draws]
     columns = list(dict.fromkeys(name for settings in drawn for name in settings))
     table = Table(header_style="bold")
@@ -43,9 +45,10 @@ def dry_run(plan: Plan, console: Console) -> int:
 
 def _settings(plan: Plan) -> list[str]:
     space, options = plan.space, plan.options
+    told = ", ".join(f"{metric} ({mode})" for metric, mode in space.objectives)
     return [
         f"fixed: {spaces.shown({**space.base, **options.fixed_settings})}",
-        f"selecting on {space.metric} ({space.mode}); {spaces.CHECKED_DRAWS} draws were checked",
+        f"selecting on {told}; {spaces.CHECKED_DRAWS} draws were checked",
         f"would write to {shown_path(plan.sweep)}",
     ]
 
@@ -84,7 +87,12 @@ def _time(plan: Plan) -> list[str]:
 
 
 def expected_share(options: SweepConfig, num_epochs: int) -> float:
-    """Return the share of all epochs that is trained when 1/reduction_factor passes each rung."""
+    """Return the share of all epochs that is trained when 1/reduction_factor passes each rung.
+
+    For the median rule and HyperBand this is a guess.
+    """
+    if options.scheduler == "none":
+        return 1.0
     total, alive, rung, before = 0.0, 1.0, float(options.grace_period), 0.0
     while rung < num_epochs:
         total += alive * (rung - before)

@@ -74,7 +74,7 @@ class EpochHalving(AsyncHyperBandScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         assert {"epoch", "num_epochs", self._metric} <= result.keys(), f"incomplete: {result}"
-        if not _compared(result):
+        if not compared(result):
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
@@ -89,10 +89,10 @@ class EpochHalving(AsyncHyperBandScheduler):
 
     def _replay(self, trial: Any, rows: list[Row]) -> None:
         for row in rows:
-            if _compared(row):
+            if compared(row):
                 super().on_trial_result(NO_CONTROLLER, trial, dict(row))
 
 
-def _compared(row: Row) -> bool:
+def compared(row: Row) -> bool:
     """Whether a result takes part in the comparison at rungs."""
     return not row["diverged"] and row["epoch"] < row["num_epochs"]

@@ -55,11 +55,13 @@ class Journal:
         self.study = optuna.load_study(study_name=STUDY, storage=storage)
 
     @classmethod
-    def create(cls, sweep: Path, mode: str) -> Journal:
-        """Begin a study."""
+    def create(cls, sweep: Path, *modes: str) -> Journal:
+        """Begin a study of one objective ("max" or "min"), or of several."""
         storage = JournalStorage(JournalFileBackend(str(sweep / JOURNAL)))
-        direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
-        optuna.create_study(storage=storage, study_name=STUDY, direction=direction)
+        directions = [
+            StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes
+        ]
+        optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
         return cls(storage)
 
     @classmethod

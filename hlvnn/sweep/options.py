@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import BeforeValidator, Field, create_model, field_validator
@@ -15,7 +15,7 @@ from hlvnn.errors import ConfigError
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
     *("num_trials", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "time_budget"),
-    *("address", "max_failures", "resume", "dry_run"),
+    *("address", "max_failures", "resume", "extend", "dry_run", "keep_checkpoints"),
 }
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
@@ -97,10 +97,17 @@ class SweepConfig(Config):
     """Stop after this long (90s, 30m, 8h, 2d); --resume then goes on."""
     seed: int = Field(0, ge=0)
     """Seed of the draws; trial 7's own seed is this plus 7."""
+    searcher: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
+    """What proposes the trials: tpe and gp learn from those that ended; qmc spreads them evenly;
+    random draws; grid tries every point of a small space once."""
+    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """What stops trials early: asha (rungs, without waiting), hyperband (brackets whose trials wait
+    for each other), median (behind the median of the others), none."""
     grace_period: int = Field(1, gt=0)
-    """Epochs that every trial gets before it may be stopped."""
+    """Epochs that every trial gets before asha or median may stop it."""
     reduction_factor: float = Field(3.0, gt=1)
-    """ASHA: at each rung about one trial in this many goes on, and rungs lie this factor apart."""
+    """asha, hyperband: at each rung about one trial in this many goes on, and rungs lie this factor
+    apart."""
     max_failures: int = Field(1, ge=0)
     """Times a failed trial (its node was lost, say) goes on from its checkpoint."""
     address: str | None = None
@@ -113,6 +120,14 @@ class SweepConfig(Config):
     """A line for whoever reads the results."""
     resume: Path | None = None
     """Folder of a sweep to go on with: unfinished trials continue, finished ones are kept."""
+    extend: Path | None = None
+    """Folder of a finished sweep to add --num-trials further trials to; those that it has inform
+    the search."""
+    warm_start: Path | None = None
+    """Folder of another sweep to learn from: its trials count as if they had ended here."""
+    keep_checkpoints: int | None = Field(None, ge=0)
+    """When all trials have ended, delete the weights (checkpoint.pt, best.pt) of all but the best
+    so many; none given = keep all. No other file is ever deleted."""
     dry_run: bool = False
     """Print what would be run (configurations, resources, time it may take); start nothing."""
     fixed: Fixed = Fixed()

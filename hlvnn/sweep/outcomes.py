@@ -25,6 +25,8 @@ class Status(StrEnum):
     """ASHA, the time budget, an interrupt or the driver's end cut it short: `reason` says which."""
     DIVERGED = "diverged"
     """Its loss became NaN or infinite."""
+    OUT_OF_MEMORY = "out of memory"
+    """It needed more memory than it had; it is not tried again."""
     FAILED = "failed"
     """It raised an error, or its process died, more often than --max-failures."""
     NOT_STARTED = "not started"

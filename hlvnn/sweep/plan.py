@@ -21,7 +21,10 @@ from hlvnn.config import RunConfig, validated
 from hlvnn.errors import ConfigError, ResourceError, RunError
 from hlvnn.predict import evaluate
 from hlvnn.spaces import Settings, Space
+from hlvnn.sweep import outcomes, warm
 from hlvnn.sweep.options import SweepConfig, check_changes
+from hlvnn.sweep.searchers import check_grid
+from hlvnn.sweep.warm import Earlier
 
 SWEEP = "sweep.json"
 """The sweep's options, its search space's digest, metric and mode, versions and starts."""
@@ -45,6 +48,8 @@ class Plan:
     sweep: Path
     fixed: Settings
     sample: list[RunConfig]
+    earlier: Earlier | None = None
+    """The trials of another sweep that a new one learns from."""
 
     @property
     def max_epochs(self) -> int:
@@ -55,6 +60,13 @@ class Plan:
     def resume_command(self) -> str:
         """The command that goes on with the sweep."""
         return f"python tune_search.py --resume {shown_path(self.sweep)}"
+
+
+def of(options: SweepConfig) -> Plan:
+    """Return the plan of a new sweep, or of the one that is resumed or extended."""
+    if options.extend is not None:
+        return extended_plan(options)
+    return new_plan(options) if options.resume is None else resumed_plan(options)
 
 
 def new_plan(options: SweepConfig) -> Plan:
@@ -78,7 +90,13 @@ def new_plan(options: SweepConfig) -> Plan:
             f"{shown_path(sweep)} exists already; nothing was overwritten. Give another --name, or "
             f"go on with it: python tune_search.py --resume {shown_path(sweep)}"
         )
-    return Plan(options.model_copy(update={"name": name}), space, sweep, fixed, sample)
+    _check_search(options, space)
+    earlier = None
+    if options.warm_start is not None:
+        source = options.warm_start.resolve()
+        _record(source)
+        earlier = warm.read(source, space)
+    return Plan(options.model_copy(update={"name": name}), space, sweep, fixed, sample, earlier)
 
 
 def resumed_plan(options: SweepConfig) -> Plan:
@@ -99,8 +117,29 @@ def resumed_plan(options: SweepConfig) -> Plan:
             f"compared; put it back (its copy is {shown_path(sweep / SPACE_COPY)}), or start a new "
             "sweep"
         )
+    _check_search(options, space)
     fixed = record["fixed"] | _device(options, space)
     return Plan(options, space, sweep, fixed, spaces.check(space, options.seed, fixed))
+
+
+def extended_plan(options: SweepConfig) -> Plan:
+    """Return the plan of a finished sweep that gets --num-trials more trials.
+
+    Raises `RunError` when it has not finished, and what `resumed_plan` raises.
+    """
+    assert options.extend is not None
+    sweep = options.extend.resolve()
+    before = saved_options(sweep)
+    for number in range(before.num_trials):
+        outcome = outcomes.read(sweep, number)
+        if outcome is None or outcome.unfinished:
+            raise RunError(
+                f"--extend {shown_path(sweep)}: trial {number} has not ended; finish the sweep "
+                f"first: python tune_search.py --resume {shown_path(sweep)}"
+            )
+    total = before.num_trials + options.num_trials
+    changes = {"num_trials": total, "resume": sweep, "extend": None}
+    return resumed_plan(options.model_copy(update=changes))
 
 
 def saved_options(sweep: Path) -> SweepConfig:
@@ -118,7 +157,7 @@ def begin(plan: Plan) -> None:
         shutil.copyfile(plan.space.path, plan.sweep / SPACE_COPY)
         (plan.sweep / README).write_text(readme(plan), encoding="utf-8")
     space = plan.space
-    options = plan.options.model_copy(update={"resume": None, "dry_run": False})
+    options = plan.options.model_copy(update={"resume": None, "extend": None, "dry_run": False})
     record["fixed"] = plan.fixed
     record["options"] = options.model_dump(mode="json", exclude_none=True)
     record["space"] = {
@@ -187,17 +226,29 @@ def preflight(plan: Plan) -> None:
             model = build_model(config.model, data)
             some = data.val.subset(torch.arange(min(32, len(data.val))))
             measured = [f"val_{name}" for name in evaluate(model, some, 1).scalars]
-            if plan.space.metric not in measured:
-                raise ConfigError(
-                    f"{plan.space.path}: METRIC = {plan.space.metric!r} is not measured on these "
-                    f"data; there are: {', '.join(measured)}"
-                )
+            for metric in plan.space.worsts:
+                if metric not in measured:
+                    raise ConfigError(
+                        f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; "
+                        f"there are: {', '.join(measured)}"
+                    )
 
 
 def shown_path(path: Path) -> str:
     """Return a path as a user here would type it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _check_search(options: SweepConfig, space: Space) -> None:
+    """Raise `ConfigError` for a searcher or a scheduler that cannot work as it is asked to."""
+    if options.searcher == "grid":
+        check_grid(space, options.num_trials)
+    if options.scheduler == "hyperband" and options.max_concurrent is not None:
+        raise ConfigError(
+            f"--max-concurrent {options.max_concurrent}: hyperband's trials wait for each other, "
+            "and those that wait would count; leave it out, or give trials more --cpus-per-trial"
+        )
 
 
 def _fixed(options: SweepConfig, space: Space) -> Settings:

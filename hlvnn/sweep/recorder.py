@@ -14,10 +14,10 @@ from ray.tune.experiment import Trial
 from hlvnn.spaces import shown
 from hlvnn.sweep import outcomes
 from hlvnn.sweep.board import Board, Entry
-from hlvnn.sweep.halving import EpochHalving
 from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.outcomes import Outcome, Status
+from hlvnn.sweep.schedulers import EpochScheduler
 
 ERROR_WIDTH = 300
 """Characters of an error that the table holds; error.txt has the rest."""
@@ -43,7 +43,7 @@ class Recorder(Callback):
         sweep: Path,
         options: SweepConfig,
         board: Board,
-        scheduler: EpochHalving,
+        scheduler: EpochScheduler,
         display: Display,
         save_table: Callable[[], object],
     ) -> None:

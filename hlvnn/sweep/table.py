@@ -15,7 +15,7 @@ import pandas as pd
 from hlvnn import files, runs
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
-from hlvnn.spaces import Settings, text
+from hlvnn.spaces import Settings, Space, text
 from hlvnn.sweep import outcomes
 from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
@@ -25,6 +25,8 @@ LEADING = ("trial", "status", "reason", "epochs", "best_epoch")
 """First columns of the table; the settings, final_… and best_… columns follow."""
 PLACED = (Status.COMPLETED, Status.STOPPED)
 """Trials that take a place on the leaderboard."""
+PARETO = "pareto"
+"""Column of several objectives: whether no other trial is as good in all and better in one."""
 CUT_OFF = "the sweep's driver ended before it did; --resume goes on with it"
 
 
@@ -45,11 +47,12 @@ class TrialsTable:
 
     Columns: trial, status (see `Status`), reason, epochs (evaluated last), best_epoch, seconds (in
     training and evaluation), wall_seconds, starts, cpus, gpus, node, error, unfinished, folder; a
-    column per setting; final_<column>: the last row of metrics.csv; best_<column>: the row of the
-    epoch with the best validation metric, so best_test_… was never selected on.
+    column per setting; pareto (with several objectives); final_<column>: the last row of
+    metrics.csv; best_<column>: the row of the epoch with the best (first) validation metric, so
+    best_test_… was never selected on.
     """
 
-    def __init__(self, sweep: Path, space: Selection) -> None:
+    def __init__(self, sweep: Path, space: Space) -> None:
         self.sweep = sweep
         self.space = space
         self._ended: dict[int, dict[str, Any]] = {}
@@ -60,7 +63,8 @@ class TrialsTable:
         alive: whether a driver works on the sweep, so that a trial without an outcome is running.
         """
         numbers = range(max(num_trials, *(number + 1 for number in draws), 1))
-        return arranged([self._row(draws.get(number), number, alive) for number in numbers])
+        rows = [self._row(draws.get(number), number, alive) for number in numbers]
+        return arranged(rows, self.space)
 
     def write(self, draws: dict[int, Draw], num_trials: int, alive: bool) -> pd.DataFrame:
         """Write the table into the sweep's folder, whole or not at all; return it."""
@@ -107,10 +111,16 @@ def row_of(
     return row
 
 
-def arranged(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows as one table, with its columns in their order."""
+def arranged(rows: list[dict[str, Any]], space: Space | None = None) -> pd.DataFrame:
+    """Return rows as one table, with its columns in their order.
+
+    space: where its objectives are several, the table gets the column `pareto`.
+    """
     frame = pd.DataFrame(rows)
     settings = [name for name in flat_settings() if name in frame]
+    if space is not None and space.others:
+        frame[PARETO] = on_front(frame, space)
+        settings.append(PARETO)
     known = set(settings) | set(Outcome.model_fields) | {*LEADING, "seconds", "folder"}
     measured = sorted(
         (str(name) for name in frame if name not in known),
@@ -123,15 +133,32 @@ def arranged(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def ranked(frame: pd.DataFrame, space: Selection) -> pd.DataFrame:
     """Return the rows with the best validation metric first; trials without a place last.
 
-    Among equals (accuracies of few rows often are) the lower validation loss comes first.
+    Among equals (accuracies of few rows often are) the lower validation loss comes first. With
+    several objectives the Pareto front comes first, and the first objective orders the rows.
     """
     best = f"best_{space.metric}"
     if best not in frame:
         return frame
     keys = frame[[best]].where(frame["status"].isin(PLACED))
     keys["loss"] = frame.get("best_val_loss", 0.0)
-    order = keys.sort_values([best, "loss"], ascending=[space.mode == "min", True]).index
-    return frame.loc[order].reset_index(drop=True)
+    keys["behind"] = ~frame[PARETO] if PARETO in frame else False
+    order = keys.sort_values(["behind", best, "loss"], ascending=[True, space.mode == "min", True])
+    return frame.loc[order.index].reset_index(drop=True)
+
+
+def on_front(frame: pd.DataFrame, space: Space) -> np.ndarray:
+    """Return which trials are on the Pareto front, by what their best epochs measured: [N] bool."""
+    columns = [f"best_{metric}" for metric, _ in space.objectives]
+    front = np.zeros(len(frame), dtype=bool)
+    if not {*columns} <= {*frame}:
+        return front
+    signs = np.array([1.0 if mode == "max" else -1.0 for _, mode in space.objectives])
+    values = frame[columns].to_numpy(dtype=float) * signs  # [N, objectives], more is better
+    rows = np.flatnonzero(frame["status"].isin(PLACED) & np.isfinite(values).all(1))
+    for row in rows:
+        as_good = (values[rows] >= values[row]).all(1)
+        front[row] = not (as_good & (values[rows] > values[row]).any(1)).any()
+    return front
 
 
 def metrics(sweep: Path, number: int) -> pd.DataFrame | None:

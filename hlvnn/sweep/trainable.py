@@ -28,7 +28,7 @@ GROUPS = ("val_group_p10", "val_group_worst")
 def run_trial(config: dict[str, Any]) -> None:
     """Run (or go on with) the trial that `config` describes.
 
-    config: trial (its number), settings (JSON), folder, metric, worst (the value for a NaN),
+    config: trial (its number), settings (JSON), folder, worst (each metric's value for a NaN),
     threads, and problem: why the draw is invalid, or "". Everything that lasts is written into the
     folder, its checkpoint too; Ray is given no files.
     """
@@ -40,7 +40,7 @@ def run_trial(config: dict[str, Any]) -> None:
     def report(epoch: EpochReport) -> None:
         nonlocal reports
         reports += 1
-        tune.report(scalars(epoch.row, settings["num_epochs"], config["metric"], config["worst"]))
+        tune.report(scalars(epoch.row, settings["num_epochs"], config["worst"]))
 
     try:
         if config["problem"]:
@@ -53,30 +53,34 @@ def run_trial(config: dict[str, Any]) -> None:
         raise
     if not reports:  # it had ended before the driver that watched it was killed
         last = runs.read_metrics(folder).iloc[-1].to_dict()
-        tune.report(scalars(last, settings["num_epochs"], config["metric"], config["worst"]))
+        tune.report(scalars(last, settings["num_epochs"], config["worst"]))
 
 
 def warm_up() -> None:
     """Have torch and all else imported (this module is), while the driver still gets ready."""
 
 
-def scalars(row: Mapping[Any, Any], num_epochs: int, metric: str, worst: float) -> dict[str, float]:
+def scalars(
+    row: Mapping[Any, Any], num_epochs: int, worst: Mapping[str, float]
+) -> dict[str, float]:
     """Return what Ray is told of an epoch. A metric that is NaN becomes the worst value there is.
 
+    worst: that value, for each metric that is selected on.
     Raises `ConfigError` when the row has no such metric.
     """
     diverged = bool(row["diverged"])
-    if metric not in row and not diverged:  # a diverged epoch is not evaluated
-        known = [name for name in row if name.startswith("val_")]
-        raise ConfigError(f"METRIC = {metric!r} is not measured; there are: {', '.join(known)}")
-    value = float(row.get(metric, math.nan))
-    told = {
+    told: dict[str, float] = {
         "epoch": int(row["epoch"]),
         "num_epochs": num_epochs,
         "diverged": int(diverged),
-        metric: worst if diverged or math.isnan(value) else value,
     }
-    return told | {name: float(row[name]) for name in GROUPS if name in row and name != metric}
+    for metric, lowest in worst.items():
+        if metric not in row and not diverged:  # a diverged epoch is not evaluated
+            known = [name for name in row if name.startswith("val_")]
+            raise ConfigError(f"METRIC = {metric!r} is not measured; there are: {', '.join(known)}")
+        value = float(row.get(metric, math.nan))
+        told[metric] = lowest if diverged or math.isnan(value) else value
+    return told | {name: float(row[name]) for name in GROUPS if name in row and name not in told}
 
 
 def _fresh(threads: int, seed: int) -> None:

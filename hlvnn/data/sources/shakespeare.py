@@ -129,9 +129,9 @@ def read_parts() -> list[Part]:
 def parse_play(text: str, title: str) -> list[Part]:
     """Return the parts of one play in Markdown: `# Title`, then speeches under `**NAME**`.
 
-    `title` serves where the file's own heading is empty (Measure for Measure).
+    `title` serves where the file has no heading of its own (Measure for Measure).
     """
-    heading = re.match(r"# *(\S.*)", text)
+    heading = re.match(r"# +(\S.*)", text)
     if heading:
         title = heading[1].strip()
     speeches: dict[str, list[str]] = {}

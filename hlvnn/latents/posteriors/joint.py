@@ -66,6 +66,19 @@ class Joint(Posterior):
         """Return L: [G·Z, G·Z]."""
         return self.rows(torch.arange(self.num_groups, device=self.table.device)).flatten(0, 1)
 
+    def whole_mean(self) -> Tensor:
+        """Return m of all groups, one after the other: [G·Z]."""
+        return self._parts(torch.arange(self.num_groups, device=self.table.device))[0].flatten()
+
+    def of_rows(self, values: Tensor, group: Tensor) -> Tensor:
+        """Return what belongs to the groups [B] of values of all groups, [S, 1 or B, G·Z].
+
+        It is [S, B, Z].
+        """
+        at = group[None, :, None, None].expand(len(values), -1, 1, self.width)
+        groups = values.unflatten(2, (-1, self.width))
+        return groups.expand(-1, len(group), -1, -1).gather(2, at).squeeze(2)
+
     def kl_shares(self, group: Tensor, p: Distribution) -> Tensor:
         """Return shares [U] of KL(q ‖ Π_g p) that sum to it over all groups.
 

@@ -1,0 +1,174 @@
+"""`--scheduler`: which of Ray's schedulers decides when a trial ends early, in one table.
+
+Each is Ray's own class with the epoch as its time. Two rules are the same for all: a diverged trial
+is not compared with others, and in its last epoch a trial is left to end by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import (
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+
+from hlvnn.sweep.halving import NO_CONTROLLER, EpochHalving, PastTrial, Row, compared
+
+NEVER: Any = float("inf")
+MIN_TRIALS = 3
+"""The median rule stops nobody before it knows this many other trials."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a scheduler is made from."""
+
+    metric: str
+    mode: str
+    max_epochs: int
+    grace_period: int
+    reduction_factor: float
+
+
+class Guarded(TrialScheduler):
+    """One of Ray's schedulers, given only the results that are to be compared.
+
+    inner: the scheduler. metric: what it compares. why: the end of the sentence that says why a
+    trial was stopped. replayed: whether results of earlier drivers count when a sweep goes on.
+    """
+
+    _supports_buffered_results = False
+
+    def __init__(self, inner: TrialScheduler, metric: str, why: str, replayed: bool) -> None:
+        super().__init__()
+        self._metric = metric
+        self.inner = inner
+        self.why = why
+        self.replayed = replayed
+        self.reasons: dict[str, str] = {}
+        """Why each stopped trial was stopped, by Ray's trial id."""
+        self._unfinished: dict[int, list[Row]] = {}
+        self._last: dict[str, Row] = {}
+
+    def refill(self, ended: Iterable[list[Row]], unfinished: dict[int, list[Row]]) -> None:
+        """Take up an earlier driver's results (see `EpochHalving.refill`)."""
+        if not self.replayed:
+            return
+        for position, rows in enumerate(ended):
+            past: Any = PastTrial(f"past {position}")
+            self.inner.on_trial_add(NO_CONTROLLER, past)
+            self._replay(past, rows)
+        self._unfinished = unfinished
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self.inner.on_trial_add(tune_controller, trial)
+        self._replay(trial, self._unfinished.get(trial.config["trial"], []))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        assert {"epoch", "num_epochs", self._metric} <= result.keys(), f"incomplete: {result}"
+        if not compared(result):
+            return TrialScheduler.CONTINUE
+        self._last[trial.trial_id] = result
+        decision: str = self.inner.on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP:
+            self._note(trial)
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if result.get("diverged"):
+            self.inner.on_trial_remove(tune_controller, trial)
+        else:
+            self.inner.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        if trial.status == Trial.PAUSED:  # the inner scheduler stops it where it waits
+            self._note(trial)
+        self.inner.on_trial_remove(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.inner.on_trial_error(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        return self.inner.choose_trial_to_run(tune_controller)
+
+    def debug_string(self) -> str:
+        return str(self.inner.debug_string())
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: a sweep is taken up from its own files."""
+
+    def _note(self, trial: Any) -> None:
+        row = self._last.get(trial.trial_id)
+        if row is not None:
+            value = f"{self._metric} {row[str(self._metric)]:.4g} at epoch {row['epoch']:g}"
+            self.reasons[trial.trial_id] = f"{value} {self.why}"
+
+    def _replay(self, trial: Any, rows: list[Row]) -> None:
+        for row in rows:
+            if compared(row):
+                self.inner.on_trial_result(NO_CONTROLLER, trial, dict(row))
+
+
+EpochScheduler: TypeAlias = EpochHalving | Guarded
+"""A scheduler of Ray's that tells why it stopped a trial and can take up an earlier sweep."""
+
+
+def asha(rules: Rules) -> EpochScheduler:
+    """Asynchronous successive halving."""
+    return EpochHalving(
+        metric=rules.metric,
+        mode=rules.mode,
+        max_epochs=rules.max_epochs,
+        grace_period=rules.grace_period,
+        reduction_factor=rules.reduction_factor,
+    )
+
+
+def hyperband(rules: Rules) -> EpochScheduler:
+    """HyperBand: brackets whose trials wait for each other at every rung.
+
+    A resumed sweep begins new brackets with the trials that are left.
+    """
+    inner = HyperBandScheduler(
+        time_attr="epoch",
+        metric=rules.metric,
+        mode=rules.mode,
+        max_t=rules.max_epochs,
+        reduction_factor=rules.reduction_factor,
+        stop_last_trials=False,
+    )
+    why = f"was not among the best 1/{rules.reduction_factor:g} of its bracket"
+    return Guarded(inner, rules.metric, why, replayed=False)
+
+
+def median(rules: Rules) -> EpochScheduler:
+    """Median stopping: a trial whose best is below the median of the others' means is stopped."""
+    inner = MedianStoppingRule(
+        time_attr="epoch",
+        metric=rules.metric,
+        mode=rules.mode,
+        grace_period=rules.grace_period,
+        min_samples_required=MIN_TRIALS,
+        min_time_slice=NEVER,  # it would pause trials while it knows too few
+    )
+    return Guarded(inner, rules.metric, "was behind the median of the other trials", replayed=True)
+
+
+def none(rules: Rules) -> EpochScheduler:
+    """Every trial runs to its end."""
+    return Guarded(FIFOScheduler(), rules.metric, "", replayed=False)
+
+
+SCHEDULERS: dict[str, Callable[[Rules], EpochScheduler]] = {
+    "asha": asha,
+    "hyperband": hyperband,
+    "median": median,
+    "none": none,
+}
+"""`--scheduler`: a name -> what makes it."""
