@@ -225,7 +225,8 @@ def untrained_run(folder: Path, config: RunConfig) -> Path:
     data = data_of(config.data)
     model = randomise(build_model(config.model, data, 0))
     folder.mkdir(parents=True)
-    write_json(folder / HYPERPARAMS, {"config": flatten(config), "model": model.name})
+    record = {"config": flatten(config), "model": model.name, "data_hash": data.digest()}
+    write_json(folder / HYPERPARAMS, record)
     write_json(folder / SCHEMA, data.schema.to_json())
     for name in (BEST, CHECKPOINT):
         save_checkpoint({"epoch": 1, "model": model.state_dict()}, folder / name)

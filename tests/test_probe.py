@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hlvnn import runs
 from hlvnn.analysis import opened, probe
 from hlvnn.analysis.latent_space import space_of
 from hlvnn.build import build_model
@@ -195,3 +196,9 @@ def test_rows_of_a_table_are_probed_too(analysis: Callable[..., Ended], tmp_path
     steps = np.diff(table["mean"])
     np.testing.assert_allclose(steps, steps[0], rtol=1e-3)  # z enters linearly
     assert abs(steps[0]) > 1e-4
+    frame.iloc[::-1].to_csv(tmp_path / "wards.csv", index=False)
+    runs._loaded.cache_clear()  # as a new process would begin
+    ended = analysis("probe", run, "--group", "b", "--out", tmp_path / "none")
+    assert ended.code == 2
+    assert "the data set wards has changed since" in ended.err
+    assert not list(tmp_path.glob("none*"))

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hlvnn import calibration
 from hlvnn.analysis import canvas
-from hlvnn.analysis.opened import RunOptions
+from hlvnn.analysis.opened import RunOptions, data_of
 from hlvnn.errors import DataError
 from hlvnn.show import text_of
 
@@ -136,7 +136,7 @@ class CalibrationOptions(RunOptions):
 def calibrated(options: CalibrationOptions) -> None:
     """Write the figure and the table by group, and print the overall row and the worst groups."""
     run = options.open()
-    splits = run.data.splits()
+    splits = data_of(run).splits()
     if options.split not in splits:
         raise DataError(
             f"{options.run}: its data have no {options.split} rows; there are: {', '.join(splits)}"

@@ -302,7 +302,7 @@ def space(options: SpaceOptions) -> None:
     if level + 1 < len(schema.levels):
         data, problem = data_or_none(run)
         if data is None:
-            logger.info("not coloured by the level above, the data cannot be loaded: %s", problem)
+            logger.info("not coloured by the level above, the data cannot be used: %s", problem)
         else:
             name = schema.levels[level + 1].name
             above = above_of(found, whereabouts(data.train, schema, level), schema)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
 from torch import Tensor
 
-from hlvnn.data.grouped import Level, Schema, Split
+from hlvnn.analysis.latent_tables import check_data
+from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split
 from hlvnn.errors import ConfigError, DataError, RunError, unknown_label
+from hlvnn.files import read_json
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
-from hlvnn.runs import Run, load_run
+from hlvnn.runs import HYPERPARAMS, Run, load_run
 from hlvnn.strict import Config
 
 FIGURES = "figures"
@@ -146,10 +148,20 @@ def drawn_z(model: HierarchicalModel, place: Place, seed: int) -> list[Tensor]:
         return [draw[0, 0] for draw in model.latents.sample(rows, 1)]
 
 
-def data_or_none(run: Run) -> tuple[Any, str]:
-    """Return the run's data set and "", or None and why it cannot be loaded."""
+def data_of(run: Run) -> GroupedDataset:
+    """Return the run's data set, loaded again; `DataError` unless it is the one it was trained on.
+
+    (Where labels had moved, a figure would name the wrong groups.)
+    """
+    record = read_json(run.folder / HYPERPARAMS)
+    check_data(run, str(record.get("data_hash") or ""))
+    return run.data
+
+
+def data_or_none(run: Run) -> tuple[GroupedDataset | None, str]:
+    """Return the run's data set and "", or None and why it cannot be used."""
     try:
-        return run.data, ""
+        return data_of(run), ""
     except DataError as error:
         return None, str(error)
 

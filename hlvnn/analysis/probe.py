@@ -213,12 +213,13 @@ def probe(options: ProbeOptions) -> None:
     described = run.schema.levels[level]
     group = find_group(described, options.group)
     label = str(opened.labels_of(described)[group])
-    split = _split(run.data.splits(), options)
+    data = opened.data_of(run)
+    split = _split(data.splits(), options)
     space = space_of(run.model, level)
     move = _move(space, group, options)
     rows = _rows(split, level, group, label, options)
     x = split.x.take(torch.tensor(rows))
-    place = opened.whereabouts(run.data.train, run.schema, level)[group].tolist()
+    place = opened.whereabouts(data.train, run.schema, level)[group].tolist()
     upper = [None if i < level or found < 0 else found for i, found in enumerate(place)]
     answers = responses(run.model, space, opened.mean_z(run.model, upper), move, x)
     if not options.row:

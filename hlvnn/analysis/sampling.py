@@ -249,7 +249,7 @@ def _prompt(
         return torch.tensor([vocabulary.index(character) for character in options.prompt])
     split = None if data is None else (data.test or data.val or data.train)
     if split is None:
-        logger.info("the data cannot be loaded: the text begins with a new line (see --prompt)")
+        logger.info("without its data the text begins with a new line (see --prompt)")
         return torch.tensor([vocabulary.index("\n") if "\n" in vocabulary else 0])
     mask = torch.ones(len(split), dtype=torch.bool)
     for level, group in enumerate(place):
