@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from ray.tune.result import TRAINING_ITERATION
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher
 
@@ -30,20 +29,26 @@ class JournaledSearch(OptunaSearch):
         if self.ending.interrupted:
             return Searcher.FINISHED  # type: ignore[return-value]  # as its base class says it may
         if self.open_trials and trial_id not in self._ot_trials:
-            self._ot_trials[trial_id] = optuna.Trial(self._ot_study, self.open_trials.pop(0))
+            self._ot_trials[trial_id] = optuna.Trial(self._study, self.open_trials.pop(0))
         return super().suggest(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         epoch = int(result["epoch"])
-        storage, trial = self._ot_study._storage, self._ot_trials[trial_id]
-        if epoch not in storage.get_trial(trial._trial_id).intermediate_values:
-            super().on_trial_result(trial_id, {**result, TRAINING_ITERATION: epoch})
+        trial = self._ot_trials[trial_id]._trial_id
+        if epoch not in self._study._storage.get_trial(trial).intermediate_values:
+            super().on_trial_result(trial_id, {**result, "training_iteration": epoch})
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         if trial_id not in self.ending.cut:
             super().on_trial_complete(trial_id, result, error)
+
+    @property
+    def _study(self) -> optuna.Study:
+        study = self._ot_study
+        assert isinstance(study, optuna.Study)
+        return study
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing."""
