@@ -14,7 +14,7 @@ import torch
 
 from hlvnn import errors, runs
 from hlvnn.config import DataConfig
-from hlvnn.errors import HlvnnError, Problems, ResourceError
+from hlvnn.errors import HlvnnError, ResourceError
 from hlvnn.sweep import cluster, command, packing, plan, preflight
 from hlvnn.sweep.options import SweepConfig
 
@@ -96,10 +96,6 @@ def test_twelve_planted_problems_and_twelve_messages(here: Path, capsys) -> None
     assert "free; give fewer --num-trials, or another disk" in line
 
 
-def reports_of(page: preflight.Page) -> str:
-    return str(Problems.of(page.problems))
-
-
 def test_a_node_that_differs_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second look is another node's: its disk and its packages are what the test made them."""
     config = DataConfig(dataset="table", table=here / "rows.csv", target="y", groups=("ward",))
@@ -112,7 +108,7 @@ def test_a_node_that_differs_is_named(here: Path, monkeypatch: pytest.MonkeyPatc
         preflight.check_storage([mine, mine], here)
 
         elsewhere = preflight.inspect(replace(request, folder=str(here / "not" / "shared")))
-        with pytest.raises(HlvnnError, match="one folder that every node can write: .* does not"):
+        with pytest.raises(HlvnnError, match=r"one folder that every node can write: .* does"):
             preflight.check_storage([mine, elsewhere], here)  # 10
 
         write_rows(0.25)
@@ -155,7 +151,7 @@ def test_nodes_are_asked_and_trials_packed_where_the_gpu_is_only_declared(
     assert packing.propose(planned, nodes) == 0.5  # its 2 CPUs feed two trials
     unknown = plan.of(SweepConfig(space="study", gpus_per_trial="auto"))
     if not torch.cuda.is_available():
-        with pytest.raises(HlvnnError, match="only declared.*say what each has with --gpu-memory"):
+        with pytest.raises(HlvnnError, match=r"only declared.*say what each has with --gpu-mem"):
             packing.propose(unknown, nodes)
 
 
@@ -171,7 +167,8 @@ def test_as_many_trials_share_a_gpu_as_fit() -> None:
 
 def test_the_largest_draws_are_probed(here: Path) -> None:
     wide = SPACE.replace(
-        "    return {", '    width = trial.suggest_int("width", 4, 512)\n    return {"hidden": [width],'
+        "    return {",
+        '    width = trial.suggest_int("width", 4, 512)\n    return {"hidden": [width],',
     )
     write_space(wide)
     planned = plan.of(SweepConfig(space="study"))

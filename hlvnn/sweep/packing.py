@@ -10,7 +10,7 @@ import ray
 import torch
 
 from hlvnn import runs
-from hlvnn.build import build_model
+from hlvnn.build import assemble, build_model
 from hlvnn.config import RunConfig, flatten, run_config
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import ConfigError, ResourceError
@@ -66,8 +66,7 @@ def largest(sample: Sequence[RunConfig]) -> list[RunConfig]:
     def weight(config: RunConfig) -> tuple[int, int]:
         data = runs.data_of(config.data)
         rows = config.train.batch_size or len(data.train)
-        with torch.device("meta"):
-            return parameter_count(build_model(config.model, data)), rows
+        return parameter_count(assemble(config.model, data.schema)), rows
 
     by_size = sorted(sample[: 4 * PROBED], key=weight, reverse=True)
     by_rows = sorted(sample, key=lambda config: config.train.batch_size or 10**9, reverse=True)

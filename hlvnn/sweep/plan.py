@@ -17,7 +17,7 @@ import torch
 
 from hlvnn import files, runs, spaces
 from hlvnn.build import assemble, build_model
-from hlvnn.config import RunConfig, validated
+from hlvnn.config import DataConfig, RunConfig, validated
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
 from hlvnn.predict import evaluate
@@ -100,7 +100,7 @@ def new_plan(options: SweepConfig) -> Plan:
         sample.extend(spaces.check(space, options.seed, fixed or options.fixed_settings))
 
     def name() -> None:
-        title = sample[0].data.title if sample else str(space.base.get("dataset", ""))
+        title = sample[0].data.title if sample else _title(options, space)
         sweep.append(_new_folder(options, space, title))
 
     def learn() -> None:
@@ -112,6 +112,16 @@ def new_plan(options: SweepConfig) -> Plan:
     all_of(fix, draw, name, lambda: _check_search(options, space), learn)
     options = options.model_copy(update={"name": sweep[0].name})
     return Plan(options, space, sweep[0], fixed, sample, earlier[0] if earlier else None)
+
+
+def _title(options: SweepConfig, space: Space) -> str:
+    """Return the name of the data, as far as it is known without a valid draw."""
+    known = {**space.base, **options.fixed_settings}
+    table = known.get("table")
+    data = DataConfig.model_construct(
+        dataset=str(known.get("dataset", "")), table=Path(table) if table else None
+    )
+    return data.title
 
 
 def _new_folder(options: SweepConfig, space: Space, title: str) -> Path:
