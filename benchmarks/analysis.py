@@ -5,8 +5,8 @@
 The sweep is made up, but its folder is what a real one leaves: sweep.json, the Optuna journal, and
 in each trial hyperparams.json, schema.json, metrics.csv, outcome.json and a Parquet file of group
 tables per epoch. Making it takes minutes and about 3 GB; with --folder it is kept for the next
-time. Each query runs in a process of its own, which prints its time, without and with Python's
-imports, and the most memory it held.
+time. Each query runs in a process of its own, which prints its time beside that of
+Python's imports, and the most memory it held.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ import time
 began = time.perf_counter()
 import resource, sys
 import hlvnn.analysis
-imported = time.perf_counter()
+imported, used = time.perf_counter(), time.process_time()
 path = sys.argv[1]
 {query}
-done = time.perf_counter()
+done, used = time.perf_counter(), time.process_time() - used
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(f"{{done - imported:6.2f}} s  ({{imported - began:.1f}} s of imports)", end="")
-print(f"  {{peak:5.2f}} GB  {{answer}}")
+print(f"{{done - imported:6.2f}} s ({{used:.2f}} s of CPU)", end="")
+print(f"  imports {{imported - began:.1f}} s  {{peak:5.2f}} GB  {{answer}}")
 """
 
 

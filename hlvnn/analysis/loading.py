@@ -202,7 +202,8 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
         frame = pd.read_parquet(path)
         written = path.stat().st_mtime_ns
         ended = frame[~frame["unfinished"] & frame["status"].isin(ENDED)]
-        rows = {int(row["trial"]): row for row in ended.to_dict("records")}
+        records = ended.to_dict("records")
+        rows = {int(row["trial"]): {str(k): v for k, v in row.items()} for row in records}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return {
