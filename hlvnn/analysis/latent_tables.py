@@ -37,9 +37,9 @@ def latent_table(trial: int, run: Run) -> pd.DataFrame:
     for position, latent in enumerate(model.latents):
         level = model.schema.levels[latent.level]
         names, factor = describer.coordinates(latent)
-        mean, sd = (part.double().cpu() for part in model.latents.marginal(position))
+        mean, sd = (part.detach().double().cpu() for part in model.latents.marginal(position))
         own = latent.posterior.random and latent.prior.proper
-        prior = prior_sd(model.latents, position).cpu() if own else None
+        prior = prior_sd(model.latents, position).detach().cpu() if own else None
         counts = model.latents.counts(latent.level).cpu().numpy()
         for k, name in enumerate(names):
             columns: dict[str, object] = {
@@ -51,8 +51,8 @@ def latent_table(trial: int, run: Run) -> pd.DataFrame:
                 "rows": counts,
                 "latent": latent.name,
                 "coordinate": name,
-                "mean": (mean[:, k] * factor[k]).numpy(),
-                "sd": (sd[:, k] * factor[k]).numpy(),
+                "mean": (mean[:, k] * factor[k]).detach().numpy(),
+                "sd": (sd[:, k] * factor[k]).detach().numpy(),
                 "prior_sd": float("nan") if prior is None else float(prior[k] * factor[k]),
                 "shrinkage": float("nan")
                 if prior is None
