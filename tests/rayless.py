@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 
 from hlvnn import runs
@@ -26,6 +27,7 @@ def run_sweep(root: Path, space: str, trials: int, flags: list[str] | None = Non
         planned.sweep.mkdir(parents=True)
         plan.begin(planned)
         journal = Journal.create(planned.sweep, planned.space.mode)
+        journal.study.sampler = optuna.samplers.RandomSampler(seed=0)
         proposer = Proposer(
             planned.space,
             seed=0,
