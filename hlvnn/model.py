@@ -15,7 +15,7 @@ from hlvnn.latents.draws import LatentRows
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
-from hlvnn.stages import Enter, Recurrence
+from hlvnn.stages import Recurrence
 
 
 class HierarchicalModel(nn.Module):
@@ -71,13 +71,9 @@ class HierarchicalModel(nn.Module):
 
         draws: one [S, B, Z] per latent, from `self.latents.sample`.
         """
-        eta: Tensor = self.backbone(x, self.hook(draws))
-        return eta if eta.dim() == 3 else eta.unsqueeze(0)
-
-    def hook(self, draws: Sequence[Tensor]) -> Enter:
-        """Return what makes draws enter the backbone, for whoever calls the backbone's parts."""
         scaled = [latent.scaled(z) for latent, z in zip(self.latents, draws, strict=True)]
-        return _Draws(self._entries, scaled)
+        eta: Tensor = self.backbone(x, _Draws(self._entries, scaled))
+        return eta if eta.dim() == 3 else eta.unsqueeze(0)
 
     def predictor_moments(self, x: Tensor, rows: LatentRows) -> tuple[Tensor, Tensor]:
         """Return the output's mean and variance under q, [B, out] each (see `linear_at_output`).

@@ -10,9 +10,8 @@ Several texts are written side by side, their z on the line from one end to the 
 
 All texts go on from the same passage with the same random numbers, so that they differ by z alone.
 
-The model knows p(next character | the last 80), each window read from its own start. `write`
-computes just that, but in one step a character: it reads the 80 windows that are under way side by
-side, each begun one character after the other; the oldest one, now full, says what comes next.
+Each character is drawn from what the model says of the window before it, read from its own start
+as in training. (Carrying the network's state on would be quicker, and another model.)
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from torch import Tensor
 
 from hlvnn.analysis import opened
 from hlvnn.analysis.opened import Place, RunOptions, find_group, level_with_latents
-from hlvnn.backbones.lstm import LSTM, State
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.files import replacing
@@ -59,18 +57,16 @@ def write(
     temperature: below 1 the likelier characters become likelier still, 0 takes the likeliest. All
     R texts use the same random numbers, those of `seed`.
     """
-    texts, device = (len(z[0]) if len(z) else 1), model.device
-    uniform = torch.rand(length, generator=torch.Generator().manual_seed(seed)).to(device)
-    windows = _Windows(model, z, texts)
-    given = prompt[-windows.size :].to(device)
-    for token in given[:-1]:
-        windows.read(token.expand(texts))
-    token = given[-1].long().expand(texts)
-    tokens = []
-    for step in range(length):
-        token = _choose(windows.read(token), temperature, uniform[step])
-        tokens.append(token)
-    return torch.stack(tokens, dim=1).cpu() if tokens else torch.zeros(texts, 0, dtype=torch.int64)
+    texts = len(z[0]) if len(z) else 1
+    draws = [part.unsqueeze(0) for part in z]  # [1, R, Z]
+    uniform = torch.rand(length, generator=torch.Generator().manual_seed(seed))
+    window = model.schema.x_shape[0]
+    written = prompt.to(model.device).long().expand(texts, -1)
+    for number in uniform.to(model.device):
+        law = model.likelihood(model(written[:, -window:], draws))
+        token = _choose(class_probabilities(law)[0], temperature, number)
+        written = torch.cat([written, token.unsqueeze(1)], dim=1)
+    return written[:, len(prompt) :].cpu()
 
 
 def _choose(probabilities: Tensor, temperature: float, uniform: Tensor) -> Tensor:
@@ -80,37 +76,6 @@ def _choose(probabilities: Tensor, temperature: float, uniform: Tensor) -> Tenso
     sharpened = torch.softmax(probabilities.double().log() / temperature, dim=-1)
     total = sharpened.cumsum(-1)
     return (total < uniform.double()).sum(-1).clamp(max=total.shape[-1] - 1)
-
-
-class _Windows:
-    """The windows under way in R texts: in slot k those that began k characters after the first.
-
-    After as many characters as a window has, a slot begins anew.
-    """
-
-    def __init__(self, model: HierarchicalModel, z: Sequence[Tensor], texts: int) -> None:
-        assert isinstance(model.backbone, LSTM)
-        self.model, self.backbone, self.texts = model, model.backbone, texts
-        self.size = model.schema.x_shape[0]
-        rows = [part.repeat_interleave(self.size, 0).unsqueeze(0) for part in z]  # [1, R·slots, Z]
-        self.hook = model.hook(rows)
-        self.first: State = self.backbone.start(texts * self.size, self.hook)
-        self.state: State = tuple((h.clone(), c.clone()) for h, c in self.first)
-        self.count = 0
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """Read one character of each text [R]; return the next one's probabilities [R, K]."""
-        begins = self.count % self.size
-        for layer, start in zip(self.state, self.first, strict=True):
-            for now, before in zip(layer, start, strict=True):
-                now[0, begins :: self.size] = before[0, begins :: self.size]
-        every = tokens.repeat_interleave(self.size).unsqueeze(1)
-        eta, state = self.backbone.read(every, self.hook, self.state)
-        self.state = tuple((h.contiguous(), c.contiguous()) for h, c in state)
-        self.count += 1
-        oldest = self.count % self.size if self.count >= self.size else 0
-        eta = eta.flatten(0, -2)[oldest :: self.size].unsqueeze(0)
-        return class_probabilities(self.model.likelihood(eta))[0]
 
 
 def between(start: Sequence[Tensor], end: Sequence[Tensor], steps: int) -> list[Tensor]:
@@ -182,7 +147,7 @@ def generate(options: GenerateOptions) -> None:
 
 def _expect_text(run: Run) -> None:
     schema = run.schema
-    if not isinstance(run.model.backbone, LSTM):
+    if schema.x_kind != "tokens":
         raise ConfigError(
             f"{run.folder}: generate needs a model of text, and {run.model.name} reads "
             f"{schema.x_kind}; try: python -m hlvnn.analysis probe {run.folder}"

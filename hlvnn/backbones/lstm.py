@@ -16,9 +16,6 @@ EMBEDDING = {"small": 64, "large": 128}
 WIDTHS = {"small": (16, 16), "large": (256, 256)}
 HIDDEN = {"small": 64, "large": 256}
 
-State = tuple[tuple[Tensor, Tensor], ...]
-"""Each layer's h and c after a character, [1, rows, width] each; rows are [B] or [S, B] in one."""
-
 
 class LSTM(Backbone):
     """embedding, LSTM, LSTM, dense on the last step.
@@ -61,51 +58,27 @@ class LSTM(Backbone):
         }
 
     def forward(self, x: Tensor, enter: Enter = untouched) -> Tensor:
-        return self.read(x, enter)[0]
-
-    def start(self, rows: int, enter: Enter = untouched) -> State:
-        """Return the state before the first character of `rows` texts (one draw of z each)."""
-        layers = ((name, self.get_submodule(name)) for name in ("lstm1", "lstm2"))
-        return tuple(
-            _first(layer, rows, enter.recurrence(name))
-            for name, layer in layers
-            if isinstance(layer, nn.LSTM)
-        )
-
-    def read(
-        self, x: Tensor, enter: Enter = untouched, state: State | None = None
-    ) -> tuple[Tensor, State]:
-        """Return the output after the last character of x, and the state there.
-
-        state: where reading goes on, from `start` or an earlier call; None = at the start.
-        """
-        before = state or (None, None)
         steps = self.embedding(x.t().int())  # [T, B, embedding]: the fused kernels' own order
         embedded = enter("embedding", x, steps.transpose(0, 1))  # [B, T, …] or [S, B, T, …]
         lead = embedded.shape[:-2]  # [B] or [S, B]; steps are [T, B, …] or [T, S·B, …]
         steps = embedded.flatten(0, -3).transpose(0, 1)
-        steps, lead, one = _recur(self.lstm1, steps, lead, enter.recurrence("lstm1"), before[0])
-        steps, lead, two = _recur(self.lstm2, steps, lead, enter.recurrence("lstm2"), before[1])
+        steps, lead = _recur(self.lstm1, steps, lead, enter.recurrence("lstm1"))
+        steps, lead = _recur(self.lstm2, steps, lead, enter.recurrence("lstm2"))
         h = self.dropout(steps[-1].unflatten(0, lead))
         h = F.relu(enter("hidden", h, per_row(self.norm, self.hidden(h), 1)))
         h = self.dropout(h)
-        return enter("output", h, self.output(h)), (one, two)
+        return enter("output", h, self.output(h))
 
 
 def _recur(
-    lstm: nn.LSTM,
-    steps: Tensor,
-    lead: torch.Size,
-    given: Recurrence,
-    before: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, torch.Size, tuple[Tensor, Tensor]]:
+    lstm: nn.LSTM, steps: Tensor, lead: torch.Size, given: Recurrence
+) -> tuple[Tensor, torch.Size]:
     """Run one layer over steps [T, rows, in], rows being `lead` ([B] or [S, B]) flattened.
 
     The fused kernels take no bias per row, so a latent widens the input of every step.
     """
     if not given:
-        out, after = lstm(steps, before)
-        return out, lead, after
+        return lstm(steps)[0], lead
     parts = [z for z, _ in given.inputs] + ([] if given.state is None else [given.state])
     wide = torch.broadcast_shapes(lead, *(part.shape[:-1] for part in parts))  # [S, B]
     if wide != lead:
@@ -115,20 +88,14 @@ def _recur(
     steps = torch.cat([steps, *constant], dim=-1)
     own, *others = lstm.all_weights[0]  # input to gates; state to gates, and both biases
     matrix = torch.cat([own, *(loading for _, loading in given.inputs)], dim=1)
+    first = steps.new_zeros(2, 1, rows, lstm.hidden_size)
+    if given.state is not None:
+        h, c = given.state.flatten(0, 1).chunk(2, dim=-1)
+        first = torch.stack([torch.tanh(h), c]).unsqueeze(1)
     weights = [matrix, *others]
-    first = before or _first(lstm, rows, given)
     # arguments: has biases, layers, dropout, training, bidirectional, batch first
-    out, h, c = torch.lstm(steps, list(first), weights, True, 1, 0.0, lstm.training, False, False)
-    return out, wide, (h, c)
-
-
-def _first(lstm: nn.LSTM, rows: int, given: Recurrence) -> tuple[Tensor, Tensor]:
-    """Return a layer's h and c before the first step, [1, rows, width] each."""
-    if given.state is None:
-        zeros = lstm.all_weights[0][0].new_zeros(2, 1, rows, lstm.hidden_size)
-        return zeros[0], zeros[1]
-    h, c = given.state.flatten(0, 1).chunk(2, dim=-1)
-    return torch.tanh(h).unsqueeze(0), c.unsqueeze(0).contiguous()
+    out = torch.lstm(steps, list(first), weights, True, 1, 0.0, lstm.training, False, False)
+    return out[0], wide
 
 
 def build(config: ModelConfig, schema: Schema, num_outputs: int) -> LSTM:
