@@ -7,8 +7,7 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -28,7 +27,7 @@ from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
 from hlvnn.files import reachable, read_json, replacing, write_json, write_rows
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
-from hlvnn.show import epoch_line, groups_at_both_ends
+from hlvnn.show import closing, epoch_line, groups_at_both_ends, logged, opening
 from hlvnn.training import Checkpoint, EpochReport, FitResult, fit, parameter_count, resolve_device
 
 logger = logging.getLogger("hlvnn")
@@ -110,18 +109,19 @@ def execute(
     resolve_device(config.train.device)
     data = data_of(config.data)
     model = build_model(config.model, data, config.seed)
-    with reachable(folder):
-        run = _Writer(folder, config, data.schema, report)
-        with _logged(folder / LOG):
-            checkpoint = None
-            if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
-                _check_same(config, data, folder)
-                checkpoint = _checkpoint_to_continue(*found, model)
+    run = _Writer(folder, config, data.schema, report)
+    with logged(folder / LOG):
+        checkpoint = None
+        if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
+            _check_same(config, data, folder)
+            checkpoint = _checkpoint_to_continue(*found, model)
+        with reachable(folder):
             run.start(checkpoint, model, data)
-            logger.info(_opening(config, model, data, folder, checkpoint))
-            result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
+        logger.info(opening(config, model, data, folder, checkpoint))
+        result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
+        with reachable(folder):
             run.finish(result)
-            logger.info(_closing(result, folder))
+        logger.info(closing(result, folder))
     return result
 
 
@@ -160,7 +160,8 @@ def _checkpoint_to_continue(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_weights(model, checkpoint["model"], path)
     model.load_state_dict(before)
-    path.replace(path.with_name(CHECKPOINT))
+    with reachable(path.parent):
+        path.replace(path.with_name(CHECKPOINT))
     return checkpoint
 
 
@@ -231,6 +232,20 @@ class _Writer:
             raise RunError(f"{self.folder} was taken over by {now.strip()}; this process ends")
 
     def report(self, epoch: EpochReport, checkpoint: Callable[[], Checkpoint]) -> None:
+        with reachable(self.folder):
+            self._write(epoch, checkpoint)
+        logger.info(epoch_line(epoch.row, self.config.train.num_epochs))
+        if table := groups_at_both_ends(epoch.groups, self.schema):
+            logger.info(table)
+        if self.outer is not None:
+            try:
+                self.outer(epoch)
+            except BaseException:
+                with reachable(self.folder):
+                    self._save()  # it was asked to end: what it has is kept
+                raise
+
+    def _write(self, epoch: EpochReport, checkpoint: Callable[[], Checkpoint]) -> None:
         self._check_writer()
         if len(epoch.groups):
             path = self.folder / STATS / _stats_name(epoch.epoch)
@@ -246,15 +261,6 @@ class _Writer:
                 save_checkpoint({k: state[k] for k in ("epoch", "model")}, self.folder / BEST)
             if self.reports % self.config.train.checkpoint_every == 0:
                 self._save()
-        logger.info(epoch_line(epoch.row, self.config.train.num_epochs))
-        if table := groups_at_both_ends(epoch.groups, self.schema):
-            logger.info(table)
-        if self.outer is not None:
-            try:
-                self.outer(epoch)
-            except BaseException:
-                self._save()  # it was asked to end: what it has is kept
-                raise
 
     def _save(self) -> None:
         if self.unsaved is not None:
@@ -274,58 +280,6 @@ class _Writer:
 
 def _stats_name(epoch: int) -> str:
     return f"epoch_{epoch:04d}.parquet"
-
-
-def _opening(
-    config: RunConfig,
-    model: HierarchicalModel,
-    data: GroupedDataset,
-    folder: Path,
-    checkpoint: Checkpoint | None,
-) -> str:
-    levels = ", ".join(f"{level.size} {level.name}" for level in data.schema.levels)
-    rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits().items())
-    latents = "; ".join(f"{latent.name} (width {latent.width})" for latent in model.latents)
-    lines = [
-        f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
-        f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
-        f"results in {folder}",
-    ]
-    if config.description:
-        lines.append(f"description: {config.description}")
-    if checkpoint is not None:
-        lines.append(f"continuing after epoch {checkpoint['epoch']}")
-    return "\n".join(lines)
-
-
-def _closing(result: FitResult, folder: Path) -> str:
-    if result.diverged:
-        return f"the loss is no longer a number: ended as diverged after epoch {result.epochs}"
-    error = f" ± {result.elbo_error:.2f}" if result.elbo_error else ""
-    kl = "".join(f"  KL {name}: {value:.2f}" for name, value in result.kl.items())
-    early = " (stopped early)" if result.stopped_early else ""
-    return f"ELBO {result.elbo:.4f}{error}{kl}  after {result.epochs} epochs{early}; {folder}"
-
-
-class _LogFile(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Pass over a line that cannot be written: the run's own files will tell."""
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Append what the logger tells to a file."""
-    handler = _LogFile(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit, urlunsplit
@@ -37,7 +38,10 @@ class Remote:
 
     @classmethod
     def at(cls, address: str) -> Remote:
-        """Return the folder at an address; raise `ConfigError` where it makes no sense."""
+        """Return the folder at an address.
+
+        Raises `ConfigError` where it makes no sense, `RunError` where it cannot be reached.
+        """
         parts = urlsplit(address)
         if parts.username or parts.password:
             raise ConfigError(
@@ -45,7 +49,10 @@ class Remote:
                 "written into the results; give it in the environment (AWS_ACCESS_KEY_ID, …)"
             )
         remote = cls(address)
-        remote._open()
+        try:
+            remote._open()
+        except OSError as error:
+            raise RunError(f"{address}: cannot be reached: {error}") from error
         return remote
 
     def __truediv__(self, name: str) -> Remote:
@@ -57,10 +64,8 @@ class Remote:
         return self.address
 
     def _open(self) -> tuple[fs.FileSystem, str]:
-        try:
+        with suppress(ValueError, pa.ArrowException):  # not one of pyarrow's own
             return fs.FileSystem.from_uri(self.address)
-        except (ValueError, pa.ArrowException):
-            pass  # not one of pyarrow's own: fsspec knows more
         try:
             import fsspec
 

@@ -67,7 +67,8 @@ def test_bad_input_ends_with_code_2_and_one_message(here: Path, capsys) -> None:
     assert "--address auto" in told(capsys, "study", "--address", "ray://127.0.0.1:10001")
     assert "needs a GPU, and the trials have none" in told(capsys, "study", "--device", "cuda")
     assert "is not a sweep" in told(capsys, "--resume", str(here))
-    assert "only folders are supported" in told(capsys, "study", "--storage", "s3://bucket/a")
+    nowhere = "s3://bucket/a?endpoint_override=127.0.0.1:9&scheme=http"
+    assert "s3://bucket/a/digits" in told(capsys, "study", "--name", "x", "--storage", nowhere)
     assert "--num-trials" in told(capsys, "study", "--num-trails", "3")
     assert "a plain name is expected" in told(capsys, "study", "--name", "../x")
     assert "unknown data set 'digts'" in told(capsys, "study", "--dataset", "digts")

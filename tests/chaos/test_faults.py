@@ -50,27 +50,18 @@ def test_a_trial_that_hangs_is_ended_and_its_slot_freed(tmp_path: Path, failures
 
 
 def test_a_hung_trial_leaves_word_of_where_it_was(tmp_path: Path) -> None:
-    """Its table is a pipe that nobody writes to, as a file on a dead server would be."""
-    table = tmp_path / "pupils.csv"
-    rows = "\n".join(f"{i % 7},{i % 5},{'abc'[i % 3]}" for i in range(90))
-    table.write_text(f"age,score,school\n{rows}\n", encoding="utf-8")
-    data = ["--table", str(table), "--target", "score", "--groups", "school", "--dataset", "table"]
-    flags = ("--max-failures", "0", "--trial-timeout", "30s", *data)
-    sweep = Sweep(tmp_path, 1, 5, *flags)
-    space = sweep.here / "search_spaces" / "study.py"
-    space.write_text(space.read_text().replace("val_acc", "val_loss").replace("max", "min"))
-    sweep.folder = tmp_path / "results" / "pupils" / "sweep"
-    with sweep:
+    """Its log is a pipe that nobody reads, as a file on a dead server would be."""
+    with Sweep(tmp_path, 1, 5, "--max-failures", "0", "--trial-timeout", "30s") as sweep:
         wait_until(lambda: sweep.over() or (sweep.folder / "sweep.json").exists(), "the sweep")
-        table.unlink()
-        os.mkfifo(table)
+        trial = outcomes.trial_folder(sweep.folder, 0)
+        trial.mkdir()
+        os.mkfifo(trial / runs.LOG)
         wait_until(sweep.over, "the sweep's end")
         assert sweep.driver.returncode == 1, sweep.said()
         outcome = outcomes.read(sweep.folder, 0)
         assert outcome is not None
         assert (outcome.status, outcome.reason[:5]) == ("failed", "hung:")
-        where = (outcomes.trial_folder(sweep.folder, 0) / outcomes.HUNG).read_text()
-        assert "in data_of" in where
+        assert "in execute" in (trial / outcomes.HUNG).read_text()
 
 
 # Ctrl-C
