@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,6 +60,12 @@ class _File(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self.patience.patiently(lambda: self._append(logs), str(self.path))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        yield from self.patience.patiently(lambda: self._read(log_number_from), str(self.path))
+
+    def _read(self, log_number_from: int) -> list[dict[str, Any]]:
+        return list(super().read_logs(log_number_from))
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
         size = self.path.stat().st_size
