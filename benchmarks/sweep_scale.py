@@ -31,7 +31,7 @@ from hlvnn.sweep.recorder import Recorder
 TRIALS, SLOTS, WINDOW = 1000, 2, 100
 MOST_SECONDS, MOST_GROWTH = 0.15, 1.3
 SPACE = """
-BASE = {"dataset": "digits", "backbone": "linear", "batch_size": 1000, "num_epochs": 1,
+BASE = {"dataset": "digits", "backbone": "mlp", "hidden": [4], "batch_size": 1000, "num_epochs": 1,
         "eval_samples": 1}
 METRIC, MODE = "val_acc", "max"
 
@@ -95,8 +95,11 @@ def main(trials: int) -> None:
         planned = plan.new_plan(
             SweepConfig(space="tiny", name="sweep", num_trials=trials, max_concurrent=SLOTS)
         )
+        plan.preflight(planned)
         with cluster.connected(None):
-            driver.run(planned, Console(file=io.StringIO(), width=200))
+            driver.run(
+                planned, Console(file=sys.stderr if "-v" in sys.argv else io.StringIO(), width=200)
+            )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     window = min(WINDOW, trials // 3)
     first = clock.between(window // 10, window)  # not the workers' start
