@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -139,8 +138,7 @@ class Draws:
         value = self.rows.posteriors[index].mean + posterior.of_rows(self.whole[index], group)
         if not self.by_group:
             return value, None
-        each = -0.5 * (noise.square() + math.log(2 * math.pi)) - tril.diagonal().log()
-        return value, posterior.of_rows(each, group).sum(-1)
+        return value, posterior.log_density(noise, tril, group)
 
     def _with_new(self, index: int, z: Tensor, num_samples: int, draws: list[Tensor]) -> Tensor:
         """Put draws from the prior where a row's group is unseen."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from hlvnn.latents.divergence import as_multivariate_normal, cholesky
-from hlvnn.latents.draws import LatentRows
-from hlvnn.latents.latent import Latent
+from hlvnn.latents.draws import Draws
 from hlvnn.latents.posteriors.joint import Joint
 
 
@@ -21,7 +17,7 @@ class Held:
     With every parameter of q held, the gradient of log p(y, z) − log q(z) reaches them through the
     draws alone (Roeder, Wu and Duvenaud 2017), and `variables` are the one place where it passes.
 
-    parent, given: each latent's place of the latents it depends on.
+    draws: what makes the draws; it hands each to `take`.
 
     variables: what q is the density of, z or ε (see `Latent.centred`), per latent [S, B, Z]; of a
     joint latent those of all its groups, [S, 1, G·Z]. Whatever makes use of a draw, but for the
@@ -29,14 +25,9 @@ class Held:
     gradient of its draw.
     """
 
-    def __init__(
-        self,
-        latents: Sequence[Latent],
-        parent: Sequence[int | None],
-        given: Sequence[int | None],
-        rows: LatentRows,
-    ) -> None:
-        self.latents, self.parent, self.given, self.rows = latents, parent, given, rows
+    def __init__(self, draws: Draws) -> None:
+        self.latents, self.parent = draws.latents, draws.parent
+        self.given, self.rows = draws.given, draws.rows
         self.variables: list[Tensor] = []
         self.deviations: list[Tensor] = []
 
@@ -66,8 +57,7 @@ class Held:
         noise = torch.linalg.solve_triangular(
             tril.T, variable - mean.detach(), upper=True, left=False
         )
-        each = -0.5 * (noise.square() + math.log(2 * math.pi)) - tril.diagonal().log()
-        log_q = posterior.of_rows(each, group).sum(-1)
+        log_q = posterior.log_density(noise, tril, group)
         return posterior.of_rows(variable, group), log_q
 
     def _shift(self, index: int) -> Tensor | float:

@@ -75,7 +75,7 @@ class Latent(nn.Module):
             self._hold_lone_loading()
 
     def _hold_lone_loading(self) -> None:
-        """Leave a single loading as it is: its size is the prior's, and its gradient only noise.
+        """Leave a dimension's only loading as it is: its size is the prior's, its gradient noise.
 
         Adam turns such noise into steps of full size, until the loading passes 0 and z its sign.
         """

@@ -227,8 +227,8 @@ class LatentSet(nn.Module):
         Returns draws, log ratios, and the tensors that are drawn (see `Held.variables`): by them
         alone does the gradient of whatever is made of draws and ratios reach the parameters of q.
         """
-        held = Held(list(self), self.parent, self.given, rows)
         draws = Draws(list(self), self.parent, self.given, rows, by_group=True)
+        held = Held(draws)
         return draws.draw(num_samples, held), draws.ratios, held.variables
 
     def moments(self, rows: LatentRows) -> list[tuple[Tensor, Columns]]:

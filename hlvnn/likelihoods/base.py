@@ -19,6 +19,8 @@ class Likelihood(nn.Module, ABC):
     """Kind of target: "class" (indices 0..K-1) or "real"."""
     closed_form: ClassVar[bool] = False
     """Whether `expected_log_prob` is there: exact, or by quadrature that is as good as exact."""
+    integrates: ClassVar[bool] = False
+    """Whether `marginal` is there."""
     counts_trials: ClassVar[bool] = False
     """Whether y is [B, 2], successes and trials, and not [B]."""
     num_outputs: int
@@ -42,9 +44,12 @@ class Likelihood(nn.Module, ABC):
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """Return E[log p(y | η)] for η ~ N(mean, diag(variance)), [B]; mean, variance: [B, out]."""
 
-    def marginal(self, mean: Tensor, variance: Tensor) -> Distribution | None:
-        """Return y's law for η ~ N(mean, diag(variance)), batch shape [B]; None where not exact."""
-        return None
+    def marginal(self, mean: Tensor, variance: Tensor) -> Distribution:
+        """Return y's exact law for η ~ N(mean, diag(variance)), batch shape [B].
+
+        Only where it has a closed form (`integrates`); elsewhere `TypeError`.
+        """
+        raise TypeError(f"{type(self).__name__}: y's law has no closed form over a normal η")
 
     def cumulative(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return P(Y < y | η) and P(Y ≤ y | η), [*, B] float64; the same for a density.

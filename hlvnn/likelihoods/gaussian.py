@@ -23,6 +23,7 @@ class Gaussian(Likelihood):
 
     target = "real"
     closed_form = True
+    integrates = True
     center: Tensor
     scale: Tensor
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -78,6 +80,14 @@ class Joint(Posterior):
         at = group[None, :, None, None].expand(len(values), -1, 1, self.width)
         groups = values.unflatten(2, (-1, self.width))
         return groups.expand(-1, len(group), -1, -1).gather(2, at).squeeze(2)
+
+    def log_density(self, noise: Tensor, tril: Tensor, group: Tensor) -> Tensor:
+        """Return what the groups [B] give to log q of m + L noise, by the rows of L: [S, B].
+
+        noise: [S, 1 or B, G·Z]; tril: L.
+        """
+        each = -0.5 * (noise.square() + math.log(2 * math.pi)) - tril.diagonal().log()
+        return self.of_rows(each, group).sum(-1)
 
     def kl_shares(self, group: Tensor, p: Distribution) -> Tensor:
         """Return shares [U] of KL(q ‖ Π_g p) that sum to it over all groups.
