@@ -4,6 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SPACE ?= shakespeare
 ARGS ?=
+PROCESSES ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,8 +23,8 @@ install: $(STAMP) ## make .venv with the tested versions
 sweep: $(STAMP) ## run the search search_spaces/SPACE.py (SPACE=shakespeare)
 	$(BIN)/python tune_search.py $(SPACE) $(ARGS)
 
-test: $(STAMP) ## run the tests (slow and gpu ones: ARGS="-m slow")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests (slow and gpu ones: ARGS="-m slow"; to debug: PROCESSES=0)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## check style, types and the order of imports; change nothing
 	$(BIN)/ruff check .

@@ -104,10 +104,21 @@ def analysis(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     return run
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked gpu where there is no CUDA device, with that reason."""
-    if not torch.cuda.is_available():
-        skip = pytest.mark.skip(reason="no CUDA device")
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(skip)
+    """Skip the gpu tests where there is no CUDA device; share the tests out to processes.
+
+    Tests that start Ray go to one process, first, as each uses the cores by itself; those of a
+    file go to one, as they share fixtures.
+    """
+    skip = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if not torch.cuda.is_available() and item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+        item.add_marker(pytest.mark.xdist_group("ray" if _uses_ray(item) else item.path.stem))
+    items.sort(key=lambda item: not _uses_ray(item))
+
+
+def _uses_ray(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return item.get_closest_marker("ray") is not None or "small_sweep" in fixtures

@@ -14,11 +14,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
-from hlvnn import files, spaces
+from hlvnn import files
 from hlvnn.errors import RunError
 from hlvnn.spaces import Settings
 from hlvnn.sweep.journal import JOURNAL, Draw, Journal
-from hlvnn.sweep.plan import LOCK, SPACE_COPY, SWEEP
+from hlvnn.sweep.plan import LOCK, SWEEP
 
 
 @dataclass(frozen=True)
