@@ -36,9 +36,8 @@ format: $(STAMP) ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## run benchmarks/*.py in order of name
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+bench: $(STAMP) ## measure speed, quickly (in full: ARGS=--full); tables in results/bench/
+	$(BIN)/python benchmarks $(ARGS)
 
 clean: ## remove .venv and caches; results and data stay
 	rm -rf $(VENV) $(VENV).lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

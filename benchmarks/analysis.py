@@ -62,8 +62,8 @@ path = sys.argv[1]
 {query}
 done, used = time.perf_counter(), time.process_time() - used
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(f"{{done - imported:6.2f}} s ({{used:.2f}} s of CPU)", end="")
-print(f"  imports {{imported - began:.1f}} s  {{peak:5.2f}} GB  {{answer}}")
+print(f"| {{done - imported:.2f}} | {{used:.2f}} | {{imported - began:.1f}} ", end="")
+print(f"| {{peak:.2f}} | {{answer}} |")
 """
 
 
@@ -164,8 +164,10 @@ def main() -> int:
         size = sum(path.stat().st_size for path in tables) / 1e9
         count = options.trials * options.epochs * options.groups
         print(f"{len(tables):,} tables, {count / 1e6:.1f} million rows, {size:.2f} GB")
+        print("| question | seconds | of them CPU | imports, s | peak, GB | answer |")
+        print("|---|---|---|---|---|---|")
         for name, code in QUERIES.items():
-            print(f"{name:36}{query(sweep, code)}")
+            print(f"| {name} {query(sweep, code)}", flush=True)
     return 0
 
 

@@ -50,11 +50,11 @@ class Options(BaseModel):
     """JSON file for the figures."""
 
 
-def dataset(name: str) -> GroupedDataset:
-    """Return random rows of the shape that a backbone reads."""
+def dataset(name: str, steps: int | None = None) -> GroupedDataset:
+    """Return random rows of the shape that a backbone reads, for `steps` batches."""
     shape = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
-    rows = BATCH * shape["steps"]
+    rows = BATCH * (steps or shape["steps"])
     size = (rows, *shape["x_shape"])
     if shape["x_kind"] == "features":
         x = torch.randn(size, generator=generator)
