@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test lint format bench clean
+.PHONY: help install sweep test chaos lint format bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -25,6 +25,9 @@ sweep: $(STAMP) ## run the search search_spaces/SPACE.py (SPACE=shakespeare)
 
 test: $(STAMP) ## run the tests (slow and gpu ones: ARGS="-m slow"; to debug: PROCESSES=0)
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+chaos: $(STAMP) ## kill parts of a cluster twenty times during one sweep; print what was survived
+	$(BIN)/python -m tests.chaos.twenty $(ARGS)
 
 lint: $(STAMP) ## check style, types and the order of imports; change nothing
 	$(BIN)/ruff check .

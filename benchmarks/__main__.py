@@ -52,6 +52,8 @@ SCRIPTS = (
     Script("growth", "--rounds 2"),
     Script("group_metrics", "--no-larger"),
     Script("sweep_overhead"),
+    Script("sweep_scale", "--trials 60"),
+    Script("search_efficiency"),
     Script("memory", "--rows 40000"),
     Script("analysis", "--trials 50 --epochs 10"),
     Script("insteval", reads="data/grouped/InstEval.csv.gz"),

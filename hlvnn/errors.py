@@ -30,12 +30,49 @@ class CheckpointError(HlvnnError):
     """A checkpoint is cut short, foreign, or does not fit its model."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint cannot be read at all: it was cut short, or its bytes have changed."""
+
+
 class RunError(HlvnnError):
     """A run or sweep folder is missing, exists already, or is damaged."""
 
 
+class StorageError(RunError):
+    """A file cannot be written or reached: the disk is full, or the storage is away."""
+
+
 class ResourceError(HlvnnError):
     """More was asked for than the machine or the cluster has."""
+
+
+class Problems(HlvnnError):
+    """Several things are wrong; all are told at once."""
+
+    def __init__(self, errors: Sequence[HlvnnError]) -> None:
+        self.errors = errors
+        listed = "".join(f"\n  {number}. {error}" for number, error in enumerate(errors, 1))
+        super().__init__(f"{len(errors)} problems:{listed}")
+
+    @classmethod
+    def of(cls, errors: Sequence[HlvnnError]) -> HlvnnError:
+        """Return the only error there is, or all of them as one."""
+        flat: list[HlvnnError] = []
+        for error in errors:
+            flat.extend(error.errors if isinstance(error, Problems) else [error])
+        return flat[0] if len(flat) == 1 else cls(flat)
+
+
+def all_of(*steps: Callable[[], object]) -> None:
+    """Run every step, and then raise what they raised."""
+    found: list[HlvnnError] = []
+    for step in steps:
+        try:
+            step()
+        except HlvnnError as error:
+            found.append(error)
+    if found:
+        raise Problems.of(found)
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

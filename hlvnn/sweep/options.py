@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -14,8 +13,9 @@ from hlvnn.errors import ConfigError
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
-    *("num_trials", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "time_budget"),
-    *("address", "max_failures", "resume", "extend", "dry_run", "keep_checkpoints", "report"),
+    *("num_trials", "cpus_per_trial", "gpus_per_trial", "gpu_memory", "max_concurrent"),
+    *("time_budget", "address", "max_failures", "trial_timeout", "storage_patience"),
+    *("resume", "extend", "dry_run", "keep_checkpoints", "report", "mlflow", "wandb"),
 }
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
@@ -89,8 +89,11 @@ class SweepConfig(Config):
     """Trials in all; with --resume it may be raised."""
     cpus_per_trial: float = Field(1.0, gt=0)
     """CPUs (and threads) a trial."""
-    gpus_per_trial: float = Field(0.0, ge=0)
-    """GPUs a trial; 0.25 lets four trials share one."""
+    gpus_per_trial: float | Literal["auto"] = 0.0
+    """GPUs a trial; 0.25 lets four trials share one, and gives each a quarter of its memory; auto
+    trains the largest draws for a few steps and proposes how many trials fit."""
+    gpu_memory: float | None = Field(None, gt=0)
+    """With --gpus-per-trial auto: GiB of memory of each GPU; none given = what the GPU says."""
     max_concurrent: int | None = Field(None, gt=0)
     """Trials at a time; none given = as many as the CPUs and GPUs allow."""
     time_budget: Seconds | None = Field(None, gt=0)
@@ -109,48 +112,59 @@ class SweepConfig(Config):
     """asha, hyperband: at each rung about one trial in this many goes on, and rungs lie this factor
     apart."""
     max_failures: int = Field(1, ge=0)
-    """Times a failed trial (its node was lost, say) goes on from its checkpoint."""
+    """Times a failed trial (its node was lost, say) goes on from its checkpoint before it has
+    finished a further epoch."""
+    trial_timeout: Seconds | None = Field(None, gt=0)
+    """End a trial that has not finished an epoch for this long (its process hangs)."""
+    storage_patience: Seconds = Field(300.0, ge=0)
+    """Wait this long for storage that fails (a full disk, an outage) before giving up."""
     address: str | None = None
     """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
     storage: str | None = None
-    """Root of the sweep's folder in place of --results-dir: one that every node can reach."""
-    results_dir: Path = RunConfig.model_fields["results_dir"].default
-    """Root of the results."""
+    """Root of the sweep's folder in place of --results-dir: a folder or an address that every node
+    can reach."""
+    results_dir: str = str(RunConfig.model_fields["results_dir"].default)
+    """Root of the results: a folder, or an address (s3://bucket/dir?region=…, gs://, file://)."""
     description: str = ""
     """A line for whoever reads the results."""
+    mlflow: str | None = None
+    """Tell each trial's settings and metrics to MLflow as well: its server's address."""
+    wandb: str | None = None
+    """Tell each trial to Weights & Biases as well: the project's name."""
     report: bool = True
     """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
-    resume: Path | None = None
-    """Folder of a sweep to go on with: unfinished trials continue, finished ones are kept."""
-    extend: Path | None = None
-    """Folder of a finished sweep to add --num-trials further trials to; those that it has inform
-    the search."""
-    warm_start: Path | None = None
-    """Folder of another sweep to learn from: its trials count as if they had ended here."""
+    resume: str | None = None
+    """Folder or address of a sweep to go on with: unfinished trials continue, finished ones are
+    kept."""
+    extend: str | None = None
+    """Folder or address of a finished sweep to add --num-trials further trials to; those that it
+    has inform the search."""
+    warm_start: str | None = None
+    """Folder or address of another sweep to learn from: its trials count as if they had ended
+    here."""
     keep_checkpoints: int | None = Field(None, ge=0)
-    """When all trials have ended, delete the weights (checkpoint.pt, best.pt) of all but the best
-    so many; none given = keep all. No other file is ever deleted."""
+    """When all trials have ended, delete the weights (checkpoint.pt, the one before it, best.pt) of
+    all but the best so many; none given = keep all. No other file is ever deleted."""
     dry_run: bool = False
     """Print what would be run (configurations, resources, time it may take); start nothing."""
     fixed: Fixed = Fixed()
     """Settings fixed for every trial, over those of the space's BASE, which hold where None is."""
 
-    @field_validator("storage")
-    @classmethod
-    def _a_folder(cls, storage: str | None) -> str | None:
-        if storage is not None and "://" in storage:
-            raise ValueError(
-                f"{storage} is an address; only folders are supported so far: give a folder that "
-                "every node can reach"
-            )
-        return storage
-
     @field_validator("gpus_per_trial")
     @classmethod
-    def _whole_above_one(cls, gpus: float) -> float:
+    def _whole_above_one(cls, gpus: float | str) -> float | str:
+        if isinstance(gpus, str):
+            return gpus
+        if gpus < 0:
+            raise ValueError(f"a trial cannot have {gpus:g} GPUs")
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"more than one GPU a trial must be a whole number, got {gpus:g}")
         return gpus
+
+    @property
+    def gpus(self) -> float:
+        """GPUs a trial; a whole one before it is known what `auto` comes to."""
+        return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
 
     @property
     def fixed_settings(self) -> dict[str, Any]:
@@ -158,9 +172,9 @@ class SweepConfig(Config):
         return self.fixed.model_dump(mode="json", exclude_none=True)
 
     @property
-    def root(self) -> Path:
-        """The folder that the results of every data set are under."""
-        return Path(self.storage) if self.storage is not None else self.results_dir
+    def root(self) -> str:
+        """The folder, or its address, that the results of every data set are under."""
+        return self.storage if self.storage is not None else self.results_dir
 
 
 def check_changes(before: SweepConfig, now: SweepConfig) -> None:

@@ -6,9 +6,11 @@ import fcntl
 import os
 import platform
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,22 @@ import torch
 
 from hlvnn import files, runs, spaces
 from hlvnn.build import assemble, build_model
-from hlvnn.config import RunConfig, validated
-from hlvnn.errors import ConfigError, ResourceError, RunError
+from hlvnn.config import DataConfig, RunConfig, validated
+from hlvnn.data.grouped import GroupedDataset
+from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
 from hlvnn.predict import evaluate
 from hlvnn.spaces import Settings, Space
+from hlvnn.storage import Remote, is_address, origin
 from hlvnn.sweep import outcomes, warm
+from hlvnn.sweep.mirror import opened, to_read
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.searchers import check_grid
 from hlvnn.sweep.warm import Earlier
+from hlvnn.training import parameter_count
 
 SWEEP = "sweep.json"
 """The sweep's options, its search space's digest, metric and mode, versions and starts."""
-RECORDED = ("options", "space", "fixed", "starts")
+RECORDED = {"options": dict, "space": dict, "fixed": dict, "starts": list}
 SPACE_COPY = "search_space.py"
 """Copy of the search space, to read; it is never run."""
 README = "README.md"
@@ -37,6 +43,11 @@ LOCK = "driver.lock"
 """Held by the driver that works on the sweep."""
 BUILT_DRAWS = 16
 """Draws whose model is built before a sweep starts."""
+SHOWN_PROBLEMS = 4
+"""Problems of draws that are told at once; the others are likely of the same kind."""
+COPIES, BYTES = 7, 4
+"""A trial keeps two checkpoints, each of its weights and two moments of the optimizer, and its best
+weights, in four bytes a number."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,13 @@ class Plan:
     sample: list[RunConfig]
     earlier: Earlier | None = None
     """The trials of another sweep that a new one learns from."""
+    remote: Remote | None = None
+    """Where the sweep lives, when `sweep` is only this driver's copy of it."""
+
+    def with_gpus(self, gpus: float) -> Plan:
+        """Return the same plan with this share of a GPU for each trial."""
+        changed = self.options.model_copy(update={"gpus_per_trial": gpus})
+        return replace(self, options=changed)
 
     @property
     def max_epochs(self) -> int:
@@ -59,7 +77,14 @@ class Plan:
     @property
     def resume_command(self) -> str:
         """The command that goes on with the sweep."""
-        return f"python tune_search.py --resume {shown_path(self.sweep)}"
+        return f"python tune_search.py --resume {self.place()}"
+
+    def place(self, name: str = "") -> str:
+        """Return where the sweep, or a file or folder of it, is found, as a user would type it."""
+        if self.remote is None:
+            return shown_path(self.sweep / name)
+        address = str(self.remote / name if name else self.remote)
+        return f"'{address}'" if "&" in address or "?" in address else address
 
 
 def of(options: SweepConfig) -> Plan:
@@ -78,25 +103,67 @@ def new_plan(options: SweepConfig) -> Plan:
         known = ", ".join(spaces.names())
         raise ConfigError(f"name a search space (there are: {known}), or a sweep with --resume")
     space = spaces.load(options.space)
-    fixed = _fixed(options, space)
-    sample = spaces.check(space, options.seed, fixed)
+    fixed: Settings = {}
+    sample: list[RunConfig] = []
+    place: list[tuple[Path, Remote | None]] = []
+    earlier: list[Earlier] = []
+
+    def fix() -> None:
+        fixed.update(_fixed(options, space))
+
+    def draw() -> None:
+        sample.extend(spaces.check(space, options.seed, fixed or options.fixed_settings))
+
+    def name() -> None:
+        title = sample[0].data.title if sample else _title(options, space)
+        place.append(_new_folder(options, space, title))
+
+    def learn() -> None:
+        if options.warm_start is not None:
+            with to_read(options.warm_start) as source:
+                _record(source)
+                earlier.append(warm.read(source, space, options.warm_start))
+
+    all_of(fix, draw, name, lambda: _check_search(options, space), learn)
+    sweep, remote = place[0]
+    options = options.model_copy(update={"name": sweep.name})
+    return Plan(options, space, sweep, fixed, sample, earlier[0] if earlier else None, remote)
+
+
+def _title(options: SweepConfig, space: Space) -> str:
+    """Return the name of the data, as far as it is known without a valid draw."""
+    known = {**space.base, **options.fixed_settings}
+    table = known.get("table")
+    data = DataConfig.model_construct(
+        dataset=str(known.get("dataset", "")), table=Path(table) if table else None
+    )
+    return data.title
+
+
+def _new_folder(options: SweepConfig, space: Space, title: str) -> tuple[Path, Remote | None]:
+    """Return the folder of a new sweep, and its address; raise `RunError` when it exists."""
     name = options.name or f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    parent = options.root.resolve() / sample[0].data.title
+    remote = None
+    parent = Path(options.root).resolve() / title
+    if is_address(options.root):
+        remote = Remote.at(options.root) / title / name
+        parent = Path(tempfile.gettempdir()) / f"hlvnn-sweep-{os.getpid()}-{time.time_ns()}"
     sweep = parent / name
-    if sweep.parent != parent:
+    if sweep.parent != parent or name in ("", ".", ".."):
         raise RunError(f"--name {name}: a plain name is expected, not a path")
+    if remote is not None:
+        remote.check_writable()
+        if remote.exists(SWEEP):
+            raise RunError(
+                f"{remote} exists already; nothing was overwritten. Give another --name, or go on "
+                f"with it: python tune_search.py --resume '{remote}'"
+            )
     if sweep.exists():
         raise RunError(
             f"{shown_path(sweep)} exists already; nothing was overwritten. Give another --name, or "
             f"go on with it: python tune_search.py --resume {shown_path(sweep)}"
         )
-    _check_search(options, space)
-    earlier = None
-    if options.warm_start is not None:
-        source = options.warm_start.resolve()
-        _record(source)
-        earlier = warm.read(source, space)
-    return Plan(options.model_copy(update={"name": name}), space, sweep, fixed, sample, earlier)
+    return sweep, remote
 
 
 def resumed_plan(options: SweepConfig) -> Plan:
@@ -105,7 +172,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
     Raises `RunError` for a folder that is no sweep, and `ConfigError` when its space has changed.
     """
     assert options.resume is not None
-    sweep = options.resume.resolve()
+    sweep, remote = opened(options.resume)
     before = saved_options(sweep)
     check_changes(before, options)
     assert options.space is not None
@@ -119,7 +186,8 @@ def resumed_plan(options: SweepConfig) -> Plan:
         )
     _check_search(options, space)
     fixed = record["fixed"] | _device(options, space)
-    return Plan(options, space, sweep, fixed, spaces.check(space, options.seed, fixed))
+    sample = spaces.check(space, options.seed, fixed)
+    return Plan(options, space, sweep, fixed, sample, remote=remote)
 
 
 def extended_plan(options: SweepConfig) -> Plan:
@@ -128,17 +196,17 @@ def extended_plan(options: SweepConfig) -> Plan:
     Raises `RunError` when it has not finished, and what `resumed_plan` raises.
     """
     assert options.extend is not None
-    sweep = options.extend.resolve()
+    sweep, _ = opened(options.extend)
     before = saved_options(sweep)
     for number in range(before.num_trials):
         outcome = outcomes.read(sweep, number)
         if outcome is None or outcome.unfinished:
             raise RunError(
-                f"--extend {shown_path(sweep)}: trial {number} has not ended; finish the sweep "
-                f"first: python tune_search.py --resume {shown_path(sweep)}"
+                f"--extend {options.extend}: trial {number} has not ended; finish the sweep "
+                f"first: python tune_search.py --resume {options.extend}"
             )
     total = before.num_trials + options.num_trials
-    changes = {"num_trials": total, "resume": sweep, "extend": None}
+    changes = {"num_trials": total, "resume": options.extend, "extend": None}
     return resumed_plan(options.model_copy(update=changes))
 
 
@@ -175,7 +243,7 @@ def begin(plan: Plan) -> None:
 
 def readme(plan: Plan) -> str:
     """Return what a sweep's folder says of itself: its study's opening, and how to go on."""
-    space, options, where = plan.space, plan.options, shown_path(plan.sweep)
+    space, options, where = plan.space, plan.options, plan.place()
     trials = f"{options.num_trials} trials of `search_spaces/{space.name}.py`"
     parts = [
         f"# {plan.sweep.name}",
@@ -209,36 +277,53 @@ def locked(sweep: Path) -> Iterator[None]:
         yield
 
 
-def preflight(plan: Plan) -> None:
+def preflight(plan: Plan) -> int:
     """Load the data and build the models of some draws, so that what would fail fails now.
 
-    Raises what loading and building raise, and `ConfigError` for a metric that is not measured.
+    Returns the bytes of the weights and checkpoint that a trial leaves at most, as far as these
+    draws tell. Raises what loading and building raise, and `ConfigError` for a metric that is not
+    measured.
     """
+    largest = 0
+    problems: list[HlvnnError] = []
     for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
         data = runs.data_of(config.data)
         where = f"{plan.space.path}: draw {number}"
         if data.val is None:
             raise ConfigError(f"{where}: the data have no validation rows to select on")
         try:
-            assemble(config.model, data.schema)
+            model = assemble(config.model, data.schema)
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            problems.append(ConfigError(f"{where}: {error}"))
+            continue
+        largest = max(largest, COPIES * BYTES * parameter_count(model))
         if number == 0:
-            model = build_model(config.model, data)
-            some = data.val.subset(torch.arange(min(32, len(data.val))))
-            measured = [f"val_{name}" for name in evaluate(model, some, 1).scalars]
-            for metric in plan.space.worsts:
-                if metric not in measured:
-                    raise ConfigError(
-                        f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; "
-                        f"there are: {', '.join(measured)}"
-                    )
+            problems += _unmeasured(plan, config, data)
+    if problems:
+        raise Problems.of(problems[:SHOWN_PROBLEMS])
+    return largest
+
+
+def _unmeasured(plan: Plan, config: RunConfig, data: GroupedDataset) -> list[HlvnnError]:
+    """Return an error for each metric that is selected on and not measured on these data."""
+    assert data.val is not None
+    some = data.val.subset(torch.arange(min(32, len(data.val))))
+    scalars = evaluate(build_model(config.model, data), some, 1).scalars
+    measured = [f"val_{name}" for name in scalars]
+    return [
+        ConfigError(
+            f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; there are: "
+            f"{', '.join(measured)}"
+        )
+        for metric in plan.space.worsts
+        if metric not in measured
+    ]
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as a user here would type it."""
+    """Return a path as a user here would type it; of a copy, the address it is a copy of."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else origin(path)
 
 
 def _check_search(options: SweepConfig, space: Space) -> None:
@@ -260,7 +345,8 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
         value = known.get(name, "data" if name == "data_dir" else None)
         if value is not None:
             fixed[name] = str(Path(value).resolve())
-    fixed["results_dir"] = str(options.root.resolve())
+    if not is_address(options.root):
+        fixed["results_dir"] = str(Path(options.root).resolve())
     if options.description:
         fixed["description"] = options.description
     return fixed
@@ -269,7 +355,7 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
 def _device(options: SweepConfig, space: Space) -> Settings:
     """Return the device of all trials, as a setting."""
     device = {**space.base, **options.fixed_settings}.get("device", "auto")
-    if options.gpus_per_trial == 0:
+    if options.gpus == 0:
         if str(device).startswith("cuda"):
             raise ResourceError(
                 f"--device {device} needs a GPU, and the trials have none: give --gpus-per-trial"
@@ -285,6 +371,12 @@ def _record(sweep: Path) -> dict[str, Any]:
             "it, RESULTS_DIR/DATASET/SWEEP"
         )
     record = files.read_json(sweep / SWEEP)
-    if not isinstance(record, dict) or not {*RECORDED} <= record.keys():
-        raise RunError(f"{shown_path(sweep / SWEEP)}: expected {', '.join(RECORDED)} in it")
+    whole = isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in RECORDED.items()
+    )
+    if not whole or not isinstance(record["space"].get("sha256"), str):
+        raise RunError(
+            f"{shown_path(sweep / SWEEP)}: damaged: expected {', '.join(RECORDED)} in it; restore "
+            "it from a copy"
+        )
     return record
