@@ -240,6 +240,9 @@ class TrainConfig(Config):
     threads: int = Field(1, gt=0)
     """CPU threads of torch during the fit. One suits small networks, and does not suffer when other
     processes share the cores; in a sweep it is --cpus-per-trial unless said otherwise."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files into the run's folder, the groups as histograms; look with
+    tensorboard --logdir results."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
 

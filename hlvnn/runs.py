@@ -22,6 +22,7 @@ from hlvnn.data import load_data
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
+from hlvnn.events import Events, check_installed
 from hlvnn.files import read_json, replacing, write_json, write_rows
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
@@ -46,7 +47,10 @@ LOG = "train.log"
 """What the terminal showed."""
 RESULT = "result.json"
 """How the run ended: ELBO, KL per latent, epochs; absent until it has."""
-RUNTIME = ("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir")
+RUNTIME = (
+    *("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir"),
+    *("tensorboard", "description"),
+)
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
 
@@ -100,6 +104,8 @@ def execute(
     if folder.exists() and not resume:
         raise RunError(f"{folder} exists already; nothing was overwritten. Choose another name")
     resolve_device(config.train.device)
+    if config.train.tensorboard:
+        check_installed()
     data = data_of(config.data)
     model = build_model(config.model, data, config.seed)
     check(model, data, config.train)
@@ -166,6 +172,7 @@ class _Writer:
         self.rows: list[dict[str, float]] = []
         self.reports = 0
         self.unsaved: Callable[[], Checkpoint] | None = None
+        self.events = Events(folder) if config.train.tensorboard else None
 
     def start(
         self, checkpoint: Checkpoint | None, model: HierarchicalModel, data: GroupedDataset
@@ -211,6 +218,8 @@ class _Writer:
         logger.info(epoch_line(epoch.row, self.config.train.num_epochs))
         if table := groups_at_both_ends(epoch.groups, self.schema):
             logger.info(table)
+        if self.events is not None:
+            self.events.write(epoch.row, epoch.groups)
         if self.outer is not None:
             self.outer(epoch)
 

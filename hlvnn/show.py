@@ -14,6 +14,8 @@ from hlvnn.data.grouped import Level, Schema
 AT_EACH_END = 3
 """Groups shown at each end of a level."""
 WIDTH = 100
+GPU_BUSY = 50
+"""Per cent of the time in which a GPU should be busy."""
 
 
 def text_of(table: Table) -> str:
@@ -38,6 +40,10 @@ def epoch_line(row: dict[str, float], num_epochs: int) -> str:
             )
         parts.append("  ".join(words))
     parts.append(f"{row['seconds']:.1f} s, {row['rows_per_second']:,.0f} rows/s")
+    if "gpu_percent" in row:
+        busy = row["gpu_percent"]
+        hint = " (below half: try a larger --batch-size)" if busy < GPU_BUSY else ""
+        parts.append(f"GPU {busy:.0f} %{hint}")
     return " | ".join(parts)
 
 

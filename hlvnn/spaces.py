@@ -13,8 +13,10 @@ Only files of that folder are run, never one that lies in a results folder.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
+import math
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -223,6 +225,11 @@ def shown(settings: Settings) -> str:
     return ", ".join(f"{key}={text(value)}" for key, value in settings.items())
 
 
+def number_text(value: float) -> str:
+    """Return a measure as it is shown; nothing for a missing one."""
+    return "" if math.isnan(value) else f"{value:.4g}"
+
+
 def text(value: object) -> str:
     """Return a setting's value as it is typed on the command line."""
     if isinstance(value, float):
@@ -230,6 +237,18 @@ def text(value: object) -> str:
     if isinstance(value, list | tuple):
         return " ".join(text(item) for item in value)
     return str(value)
+
+
+def opening(path: Path) -> str:
+    """Return how a study's docstring opens: its title and its first paragraph.
+
+    The file is parsed, never run. "" where it cannot be read, or has no docstring.
+    """
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return "\n\n".join((docstring or "").split("\n\n")[:2]).strip()
 
 
 def _module(path: Path) -> ModuleType:

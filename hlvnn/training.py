@@ -21,6 +21,7 @@ from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.errors import ConfigError
+from hlvnn.gpu import GpuMeter
 from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.latent import Latent
 from hlvnn.model import HierarchicalModel
@@ -157,6 +158,7 @@ class _Fit:
         )
         self.total_steps = config.num_epochs * len(self.batches)
         self.state = _State()
+        self.gpu = GpuMeter(device)
         self.tables = [table for latent in model.latents for table in latent.tables()]
         held = [p for latent in model.latents for p in latent.prior.parameters()]
         self.held = held + list(model.likelihood.parameters())
@@ -225,6 +227,7 @@ class _Fit:
             stopped = self._out_of_patience()
             row["seconds"] = time.perf_counter() - started
             row["rows_per_second"] = len(self.data.train) / train_seconds
+            row |= self.gpu.read()
             state.history.append(row)
             if report is not None:
                 self._report(report, EpochReport(row, groups, is_best))
@@ -285,6 +288,7 @@ class _Fit:
             state.step += 1
             means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
             sums[: len(means)].add_(torch.stack(means).detach(), alpha=len(batch.y))
+            self.gpu.sample(number, steps)
             if config.print_freq and number % config.print_freq == 0:
                 rate = min(number * self.batches.batch_size, len(self.data.train))
                 logger.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pdb  # noqa: T100 (it is what --debug opens)
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import tyro
 from pydantic import Field
 
 from hlvnn import runs, spaces
-from hlvnn.config import RunConfig
+from hlvnn.config import RunConfig, flat_settings, latent_text
 from hlvnn.errors import ConfigError
 
 HELP = """Train one model on grouped data, on this machine, and keep the run in a folder.
@@ -104,6 +105,29 @@ def parse(args: list[str]) -> TrainOne:
     elif first.space is not None and first.draw is not None:
         base = spaces.draw(spaces.load(first.space), first.draw)
     return _parse(args, TrainOne(**{name: getattr(base, name) for name in RunConfig.model_fields}))
+
+
+NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")
+"""Settings that say what is shown and where it goes: no part of how to repeat a run."""
+
+
+def command_line(config: RunConfig) -> str:
+    """Return the flags of `train_one.py` that make this configuration from the defaults."""
+    default = RunConfig()
+    words: list[str] = []
+    for name, part in flat_settings().items():
+        value, usual = (getattr(c, part) if part else c for c in (config, default))
+        value, usual = getattr(value, name), getattr(usual, name)
+        if value == usual or name in NOT_REPEATED:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if name == "latents":
+            words += [latent_text(latent) for latent in value]
+        elif isinstance(value, tuple):
+            words += [str(item) for item in value]
+        elif not isinstance(value, bool):
+            words.append(str(value))
+    return shlex.join(words)
 
 
 def _parse(args: list[str], default: TrainOne) -> TrainOne:

@@ -78,6 +78,22 @@ def train_one(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     return run
 
 
+@pytest.fixture
+def analysis(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Return `python -m hlvnn.analysis` as a function of its arguments, run in this process."""
+    from hlvnn.analysis.__main__ import main
+
+    def run(*args: object) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: main([str(arg) for arg in args]))
+        logging.getLogger("hlvnn").handlers.clear()
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else 1, *capsys.readouterr())
+
+    return run
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked gpu where there is no CUDA device, with that reason."""
     if not torch.cuda.is_available():

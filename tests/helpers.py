@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from hlvnn import families
 from hlvnn.backbones.base import Backbone
 from hlvnn.build import build_model
-from hlvnn.config import LatentConfig, ModelConfig
+from hlvnn.checkpoint import save_checkpoint
+from hlvnn.config import LatentConfig, ModelConfig, RunConfig, flatten
 from hlvnn.data.grouped import GroupedDataset, Level, Rows, Schema, Split, Target, TensorRows
+from hlvnn.files import write_json
 from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.model import HierarchicalModel
+from hlvnn.runs import BEST, CHECKPOINT, HYPERPARAMS, SCHEMA, data_of
 from hlvnn.stages import Recurrence
 
 M = TypeVar("M", bound=nn.Module)
@@ -215,3 +218,16 @@ def write_folder(
             column = "gid" if level == 0 else f"gid{level + 1}"
             np.save(folder / f"{column}_{part}.npy", split.groups[:, level].numpy())
     return root
+
+
+def untrained_run(folder: Path, config: RunConfig) -> Path:
+    """Write the folder of a run whose weights are random: all that reading one needs."""
+    data = data_of(config.data)
+    model = randomise(build_model(config.model, data, 0))
+    folder.mkdir(parents=True)
+    record = {"config": flatten(config), "model": model.name, "data_hash": data.digest()}
+    write_json(folder / HYPERPARAMS, record)
+    write_json(folder / SCHEMA, data.schema.to_json())
+    for name in (BEST, CHECKPOINT):
+        save_checkpoint({"epoch": 1, "model": model.state_dict()}, folder / name)
+    return folder

@@ -1,1 +1,13 @@
-"""Reading results: tables, figures and reports. Trains nothing."""
+"""Reading results: tables, figures and reports. Trains nothing, needs no Ray.
+
+    sweep = hlvnn.analysis.load_sweep("results/handwriting/SWEEP")
+    sweep.trials, sweep.epochs, sweep.groups.read(trials=[3]), sweep.latents(), sweep.best(10)
+
+`python -m hlvnn.analysis PATH` writes the report of a sweep.
+"""
+
+from hlvnn.analysis.comparison import compare
+from hlvnn.analysis.loading import load_runs, load_sweep
+from hlvnn.analysis.results import Results
+
+__all__ = ["Results", "compare", "load_runs", "load_sweep"]

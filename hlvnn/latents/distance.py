@@ -39,6 +39,17 @@ def prior_sd(latents: LatentSet, index: int) -> Tensor:
     return root if root.dim() == 1 else root.square().sum(-1).sqrt()
 
 
+def unit_root(latents: LatentSet, index: int) -> Tensor:
+    """Return the L by which distances of a latent are measured: its prior's, [Z] or [Z, Z] float64.
+
+    Without a prior the SD of z over the groups stands for it.
+    """
+    if latents[index].prior.proper:
+        return prior_root(latents, index)
+    between_groups = latents.marginal(index)[0].double().std(0, correction=0)
+    return torch.where(between_groups > 0, between_groups, torch.ones_like(between_groups))
+
+
 def squares_from(latents: LatentSet, index: int, group: int) -> tuple[Tensor, Tensor]:
     """Return squared distances of all groups from one, in units of the prior: [G] float64 each.
 
@@ -50,17 +61,14 @@ def squares_from(latents: LatentSet, index: int, group: int) -> tuple[Tensor, Te
     latent = latents[index]
     joint = isinstance(latent.posterior, Joint)
     alone = latents.given[index] is None and latent.centred and not joint
-    root = prior_root(latents, index) if latent.prior.proper else None
+    root = unit_root(latents, index)
     mean, sd = (part.double() for part in latents.marginal(index))
-    if root is None:
-        between_groups = mean.std(0, correction=0)
-        root = torch.where(between_groups > 0, between_groups, torch.ones_like(between_groups))
     if not latent.posterior.random or (alone and root.dim() == 1):
-        own = _divide(root, sd.unsqueeze(-1)).square().sum((-1, -2))
+        own = divide(root, sd.unsqueeze(-1)).square().sum((-1, -2))
         variance = own + own[group]
     else:
         variance = _variances_from(latents, index, group, root)
-    between = _divide(root, (mean - mean[group]).unsqueeze(-1)).square().sum((-1, -2))
+    between = divide(root, (mean - mean[group]).unsqueeze(-1)).square().sum((-1, -2))
     return between, between + variance
 
 
@@ -69,14 +77,14 @@ def _variances_from(latents: LatentSet, index: int, group: int, root: Tensor) ->
     posterior = latents[index].posterior
     groups = torch.arange(posterior.num_groups, device=posterior.table.device)
     _, first = latents.moments_at(index, groups[group : group + 1])
-    first = {source: _divide(root, part.double()) for source, part in first.items()}
+    first = {source: divide(root, part.double()) for source, part in first.items()}
     shared = {source: _same_noise(latents, index, source[1], group) for source in first}
     variances = []
     for chunk in groups.split(max(1, NUMBERS_AT_ONCE // latents[index].width ** 2)):
         _, columns = latents.moments_at(index, chunk)
         variance = torch.zeros(len(chunk), dtype=torch.float64, device=chunk.device)
         for source, part in columns.items():
-            scaled, other = _divide(root, part.double()), first[source]
+            scaled, other = divide(root, part.double()), first[source]
             apart = scaled.square().sum((-1, -2)) + other.square().sum()
             common = (scaled * other).sum((-1, -2))
             variance += apart - 2 * common * shared[source][chunk]
@@ -84,7 +92,7 @@ def _variances_from(latents: LatentSet, index: int, group: int, root: Tensor) ->
     return torch.cat(variances).clamp(min=0)  # rounding
 
 
-def _divide(root: Tensor, columns: Tensor) -> Tensor:
+def divide(root: Tensor, columns: Tensor) -> Tensor:
     """Return L⁻¹ · columns [*, Z, K]; L: [Z], a diagonal, or [Z, Z], lower triangular."""
     if root.dim() == 1:
         return columns / root[:, None]

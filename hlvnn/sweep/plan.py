@@ -31,6 +31,8 @@ SWEEP = "sweep.json"
 RECORDED = ("options", "space", "fixed", "starts")
 SPACE_COPY = "search_space.py"
 """Copy of the search space, to read; it is never run."""
+README = "README.md"
+"""What the sweep is about, for whoever opens its folder."""
 LOCK = "driver.lock"
 """Held by the driver that works on the sweep."""
 BUILT_DRAWS = 16
@@ -153,6 +155,7 @@ def begin(plan: Plan) -> None:
         record = _record(plan.sweep)
     else:
         shutil.copyfile(plan.space.path, plan.sweep / SPACE_COPY)
+        (plan.sweep / README).write_text(readme(plan), encoding="utf-8")
     space = plan.space
     options = plan.options.model_copy(update={"resume": None, "extend": None, "dry_run": False})
     record["fixed"] = plan.fixed
@@ -167,6 +170,20 @@ def begin(plan: Plan) -> None:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     record["starts"].append({"time": now, "host": platform.node(), "versions": runs.versions()})
     files.write_json(plan.sweep / SWEEP, record)
+
+
+def readme(plan: Plan) -> str:
+    """Return what a sweep's folder says of itself: its study's opening, and how to go on."""
+    space, options, where = plan.space, plan.options, shown_path(plan.sweep)
+    trials = f"{options.num_trials} trials of `search_spaces/{space.name}.py`"
+    parts = [
+        f"# {plan.sweep.name}",
+        spaces.opening(space.path) or f"The study {space.name}.",
+        options.description,
+        f"{trials} (copied here as {SPACE_COPY}), selected by {space.metric} ({space.mode}).",
+        f"    python -m hlvnn.analysis {where}    # what came out\n    {plan.resume_command}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ it can be made again at any time, of a sweep that runs or was killed as well.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,18 @@ PLACED = (Status.COMPLETED, Status.STOPPED)
 PARETO = "pareto"
 """Column of several objectives: whether no other trial is as good in all and better in one."""
 CUT_OFF = "the sweep's driver ended before it did; --resume goes on with it"
+
+
+class Selection(Protocol):
+    """By what the best trial is chosen; a `Space` is one."""
+
+    @property
+    def metric(self) -> str:
+        """Column of metrics.csv."""
+
+    @property
+    def mode(self) -> str:
+        """Either "max" or "min"."""
 
 
 class TrialsTable:
@@ -51,18 +63,8 @@ class TrialsTable:
         alive: whether a driver works on the sweep, so that a trial without an outcome is running.
         """
         numbers = range(max(num_trials, *(number + 1 for number in draws), 1))
-        frame = pd.DataFrame([self._row(draws.get(number), number, alive) for number in numbers])
-        settings = [name for name in flat_settings() if name in frame]
-        if self.space.others:
-            frame[PARETO] = on_front(frame, self.space)
-            settings.append(PARETO)
-        known = set(settings) | set(Outcome.model_fields) | {*LEADING, "seconds", "folder"}
-        measured = sorted(
-            (str(name) for name in frame if name not in known),
-            key=lambda name: not name.startswith("final_"),  # stable: the rest keeps its order
-        )
-        about = [name for name in Outcome.model_fields if name not in LEADING]
-        return frame.reindex(columns=[*LEADING, "seconds", *about, "folder", *settings, *measured])
+        rows = [self._row(draws.get(number), number, alive) for number in numbers]
+        return arranged(rows, self.space)
 
     def write(self, draws: dict[int, Draw], num_trials: int, alive: bool) -> pd.DataFrame:
         """Write the table into the sweep's folder, whole or not at all; return it."""
@@ -76,25 +78,59 @@ class TrialsTable:
             return self._ended[number]
         folder = trial_folder(self.sweep, number)
         seen = outcomes.read(self.sweep, number)
-        outcome = seen or _without_outcome(folder, draw, number, alive)
-        row: dict[str, Any] = outcome.model_dump(mode="json")
-        row |= {"folder": str(folder) if folder.is_dir() else None, "epochs": 0}
-        row |= _columns(draw.settings) if draw is not None else {}
-        frame = metrics(self.sweep, number)
-        if frame is not None:
-            row["epochs"] = int(frame["epoch"].iloc[-1])
-            row["seconds"] = float(frame["seconds"].sum())
-            row |= _prefixed("final", frame.iloc[-1])
-            best = _best(frame, self.space)
-            if best is not None:
-                row["best_epoch"] = int(best["epoch"])
-                row |= _prefixed("best", best)
+        outcome = seen or without_outcome(folder, draw, number, alive)
+        settings = draw.settings if draw is not None else {}
+        row = row_of(outcome, folder, settings, metrics(self.sweep, number), self.space)
         if seen is not None and not seen.unfinished:  # an unfinished one may run again
             self._ended[number] = row
         return row
 
 
-def ranked(frame: pd.DataFrame, space: Space) -> pd.DataFrame:
+def row_of(
+    outcome: Outcome,
+    folder: Path,
+    settings: Settings,
+    frame: pd.DataFrame | None,
+    selection: Selection,
+) -> dict[str, Any]:
+    """Return a trial's row of the table.
+
+    frame: its metrics.csv, None where it has no row yet.
+    """
+    row: dict[str, Any] = outcome.model_dump(mode="json")
+    row |= {"folder": str(folder) if folder.is_dir() else None, "epochs": 0}
+    row |= _columns(settings)
+    if frame is not None:
+        row["epochs"] = int(frame["epoch"].iloc[-1])
+        row["seconds"] = float(frame["seconds"].sum())
+        row |= _prefixed("final", frame.iloc[-1])
+        best = _best(frame, selection)
+        if best is not None:
+            row["best_epoch"] = int(best["epoch"])
+            row |= _prefixed("best", best)
+    return row
+
+
+def arranged(rows: list[dict[str, Any]], space: Space | None = None) -> pd.DataFrame:
+    """Return rows as one table, with its columns in their order.
+
+    space: where its objectives are several, the table gets the column `pareto`.
+    """
+    frame = pd.DataFrame(rows)
+    settings = [name for name in flat_settings() if name in frame]
+    if space is not None and space.others:
+        frame[PARETO] = on_front(frame, space)
+        settings.append(PARETO)
+    known = set(settings) | set(Outcome.model_fields) | {*LEADING, "seconds", "folder"}
+    measured = sorted(
+        (str(name) for name in frame if name not in known),
+        key=lambda name: not name.startswith("final_"),  # stable: the rest keeps its order
+    )
+    about = [name for name in Outcome.model_fields if name not in LEADING]
+    return frame.reindex(columns=[*LEADING, "seconds", *about, "folder", *settings, *measured])
+
+
+def ranked(frame: pd.DataFrame, space: Selection) -> pd.DataFrame:
     """Return the rows with the best validation metric first; trials without a place last.
 
     Among equals (accuracies of few rows often are) the lower validation loss comes first. With
@@ -138,7 +174,7 @@ def _prefixed(prefix: str, row: pd.Series[float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in row.items() if name != "epoch"}
 
 
-def _best(frame: pd.DataFrame, space: Space) -> pd.Series[float] | None:
+def _best(frame: pd.DataFrame, space: Selection) -> pd.Series[float] | None:
     """Return the row of the epoch with the best metric, or None when none is a number."""
     if space.metric not in frame:
         return None
@@ -148,7 +184,7 @@ def _best(frame: pd.DataFrame, space: Space) -> pd.Series[float] | None:
     return frame.iloc[int(np.nanargmax(values) if space.mode == "max" else np.nanargmin(values))]
 
 
-def _without_outcome(folder: Path, draw: Draw | None, number: int, alive: bool) -> Outcome:
+def without_outcome(folder: Path, draw: Draw | None, number: int, alive: bool) -> Outcome:
     """Return what is true of a trial whose end nobody saw."""
     if draw is None:
         reason = "not drawn yet" if alive else "the sweep ended before it was drawn"

@@ -1,0 +1,187 @@
+"""Reading a folder into `Results`: of a sweep that runs, has ended or was killed, or of runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hlvnn import files
+from hlvnn.analysis import sweep_files
+from hlvnn.analysis.group_tables import GroupTables
+from hlvnn.analysis.results import PARAMETER, POOLED, Results, read_metrics
+from hlvnn.analysis.sweep_files import Drawn, Record
+from hlvnn.data.schema import Schema
+from hlvnn.errors import HlvnnError, RunError
+from hlvnn.runs import HYPERPARAMS, RESULT, SCHEMA
+from hlvnn.spaces import Settings
+from hlvnn.sweep import outcomes, table
+from hlvnn.sweep.journal import Draw
+from hlvnn.sweep.outcomes import Outcome, Status
+
+
+def load_sweep(path: Path | str) -> Results:
+    """Read a sweep's folder, whether it runs, has ended or was killed; nothing in it is changed.
+
+    Files that are damaged are left out, and told in `problems`. Raises `RunError` for a folder that
+    is no sweep.
+    """
+    sweep = Path(path).resolve()
+    record = sweep_files.read_record(sweep)
+    alive = sweep_files.has_driver(sweep)
+    problems: list[str] = []
+    drawn = sweep_files.read_journal(sweep, problems)
+    on_disk = {int(folder.name[6:]) for folder in sweep.glob("trial_[0-9]*") if folder.is_dir()}
+    count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
+    selection = _Selection(record.metric, record.mode)
+    rows = []
+    for number in range(count):
+        folder = outcomes.trial_folder(sweep, number)
+        about = _About(folder, problems)
+        draw = drawn.draws.get(number)
+        if draw is None and folder.is_dir():
+            draw = Draw(number, about.settings)
+        outcome = _outcome(sweep, number, problems)
+        outcome = outcome or table.without_outcome(folder, draw, number, alive)
+        settings = draw.settings if draw is not None else {}
+        frame = read_metrics(folder, problems)
+        row = table.row_of(outcome, folder, settings or about.settings, frame, selection)
+        known = drawn.optuna.get(number)
+        params = {f"{PARAMETER}{k}": v for k, v in known.params.items()} if known else {}
+        rows.append(row | about.columns | params)
+    return _results(sweep, selection, rows, alive, record, problems, drawn)
+
+
+def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> Results:
+    """Read a folder of single runs, such as `train_one.py` leaves; each is a trial, by its name.
+
+    metric, mode: what the best run is chosen by. Raises `RunError` when no run is in it.
+    """
+    parent = Path(path).resolve()
+    folders = sorted(file.parent for file in parent.glob(f"*/{HYPERPARAMS}"))
+    if not folders:
+        raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")
+    problems: list[str] = []
+    selection = _Selection(metric, mode)
+    rows = []
+    for number, folder in enumerate(folders):
+        about = _About(folder, problems)
+        outcome = _outcome_of_run(folder, number, problems)
+        frame = read_metrics(folder, problems)
+        row = table.row_of(outcome, folder, about.settings, frame, selection)
+        rows.append(row | about.columns)
+    return _results(parent, selection, rows, False, None, problems, Drawn())
+
+
+@dataclass(frozen=True)
+class _Selection:
+    metric: str
+    mode: str
+
+
+class _About:
+    """What a trial's own `hyperparams.json` says of it; nothing where it has none yet."""
+
+    def __init__(self, folder: Path, problems: list[str]) -> None:
+        record: dict[str, Any] = {}
+        if (folder / HYPERPARAMS).exists():
+            try:
+                read = files.read_json(folder / HYPERPARAMS)
+                record = read if isinstance(read, dict) else {}
+                if not isinstance(record.get("config"), dict):
+                    problems.append(f"{folder.name}/{HYPERPARAMS} holds no configuration")
+            except RunError:
+                problems.append(f"{folder.name}/{HYPERPARAMS} cannot be read as JSON")
+        config = record.get("config")
+        self.settings: Settings = config if isinstance(config, dict) else {}
+        self.columns = {
+            "name": folder.name,
+            "model": record.get("model"),
+            "parameters": record.get("parameters"),
+            "started": record.get("started"),
+            "data_hash": record.get("data_hash"),
+        }
+
+
+def _results(
+    path: Path,
+    selection: _Selection,
+    rows: list[dict[str, Any]],
+    alive: bool,
+    record: Record | None,
+    problems: list[str],
+    drawn: Drawn,
+) -> Results:
+    frame = table.arranged(rows)
+    place = list(frame.columns).index("folder") + 1
+    frame.insert(place, "structure", _structures(frame))
+    frame.insert(place + 1, "pooled", frame["structure"].eq(POOLED))
+    frame["started"] = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    folders = {
+        int(number): Path(folder)
+        for number, folder in zip(frame["trial"], frame["folder"], strict=True)
+        if not pd.isna(folder)
+    }
+    groups = GroupTables(folders, _Schemas(folders))
+    metric, mode = selection.metric, selection.mode
+    return Results(path, metric, mode, frame, groups, alive, record, problems, drawn)
+
+
+class _Schemas(dict[int, Schema | None]):
+    """The schema of each trial, read when it is asked for; None where it cannot be."""
+
+    def __init__(self, folders: dict[int, Path]) -> None:
+        super().__init__()
+        self.folders = folders
+
+    def __missing__(self, trial: int) -> Schema | None:
+        return self.setdefault(trial, self.read(trial))
+
+    def read(self, trial: int) -> Schema | None:
+        path = self.folders[trial] / SCHEMA
+        try:
+            return Schema.from_json(files.read_json(path), str(path))
+        except HlvnnError:
+            return None
+
+
+def _structures(frame: pd.DataFrame) -> list[str | None]:
+    """Return each trial's latents as they are typed; `none` for none; None where not known."""
+    if "latent_config" not in frame:
+        return [None] * len(frame)
+    found: list[str | None] = []
+    latents = frame["latents"] if "latents" in frame else pd.Series("", frame.index)
+    for names, written in zip(frame["latent_config"], latents, strict=True):
+        if pd.isna(names):
+            found.append(None)
+            continue
+        parts = [name for name in str(names).split() if name != POOLED]
+        parts += [str(written)] if not pd.isna(written) and str(written) else []
+        found.append(" + ".join(parts) or POOLED)
+    return found
+
+
+def _outcome(sweep: Path, number: int, problems: list[str]) -> Outcome | None:
+    try:
+        return outcomes.read(sweep, number)
+    except HlvnnError as error:
+        problems.append(str(error).replace(f"{sweep}/", ""))
+        return None
+
+
+def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:
+    """Return how a single run ended, by its `result.json`."""
+    if not (folder / RESULT).exists():
+        reason = f"no {RESULT}: it still runs, or was cut off; --resume goes on with it"
+        return Outcome(trial=number, status=Status.STOPPED, reason=reason, unfinished=True)
+    try:
+        result = files.read_json(folder / RESULT)
+        diverged, early = bool(result["diverged"]), bool(result["stopped_early"])
+    except (RunError, KeyError, TypeError):
+        problems.append(f"{folder.name}/{RESULT} cannot be read")
+        return Outcome(trial=number, status=Status.STOPPED, reason=f"{RESULT} is damaged")
+    reason = "ended by its own --patience" if early else ""
+    status = Status.DIVERGED if diverged else Status.COMPLETED
+    return Outcome(trial=number, status=status, reason=reason)

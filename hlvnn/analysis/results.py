@@ -1,0 +1,208 @@
+"""A sweep, or a folder of single runs, as dataframes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from hlvnn import runs
+from hlvnn.analysis.group_tables import GroupTables
+from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
+from hlvnn.analysis.sweep_files import Drawn, Record
+from hlvnn.errors import RunError
+from hlvnn.runs import METRICS, Run
+from hlvnn.sweep import table
+from hlvnn.sweep.outcomes import Status
+from hlvnn.sweep.table import PLACED
+
+POOLED = "none"
+"""Structure of a trial without latents."""
+PARAMETER = "param_"
+"""What the columns of the parameters that Optuna drew begin with."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The trials of a sweep (or of a folder of runs), read when they were loaded.
+
+    metric, mode: what the best trial is chosen by. problems: what could not be read, in words.
+    alive: whether a driver worked on the sweep then. record: what `sweep.json` says; None for runs.
+    """
+
+    path: Path
+    metric: str
+    mode: str
+    trials: pd.DataFrame
+    """A row per trial, whatever became of it:
+
+    - `trial` its number, `status` (completed, stopped, diverged, failed, running, not started),
+      `reason`, `epochs` (evaluated last), `best_epoch`, `seconds` (training and evaluation),
+      `wall_seconds`, `starts`, `cpus`, `gpus`, `node`, `error`, `unfinished`, `folder`;
+    - `name` of its folder, `structure` (its latents as they are typed; `none` = pooled), `pooled`
+      (no latents), `model`, `parameters` (their number), `started`, `data_hash`;
+    - a column per setting of the run (`lr`, `latent_config`, …), and `param_…` as Optuna drew it;
+    - `final_…`: the last row of metrics.csv; `best_…`: its row at `best_epoch`, the epoch with the
+      best validation metric, so that `best_test_…` was never selected on.
+    """
+    groups: GroupTables
+    """Per-group tables, lazily: `groups.read(columns, trials=, epochs=, level=, split=)`."""
+    alive: bool = False
+    record: Record | None = None
+    problems: list[str] = field(default_factory=list)
+    drawn: Drawn = field(default_factory=Drawn)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """A row per trial and evaluated epoch: `trial`, then the columns of metrics.csv."""
+        tables = []
+        for number, folder in zip(self.trials["trial"], self.trials["folder"], strict=True):
+            frame = None if pd.isna(folder) else read_metrics(Path(folder), [])
+            if frame is not None:
+                frame = frame.drop_duplicates("epoch", keep="last")
+                frame.insert(0, "trial", number)
+                tables.append(frame)
+        if not tables:
+            return pd.DataFrame(columns=["trial", "epoch", self.metric])
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def ranked(self) -> pd.DataFrame:
+        """`trials` with the best first; those without a place last."""
+        frame: pd.DataFrame = table.ranked(self.trials, self)
+        return frame
+
+    @property
+    def placed(self) -> pd.DataFrame:
+        """The ranked trials that have a place: completed or stopped, with a metric."""
+        column = f"best_{self.metric}"
+        if column not in self.ranked:
+            return self.ranked.iloc[:0]
+        return self.ranked[self.ranked["status"].isin(PLACED) & self.ranked[column].notna()]
+
+    def best(self, k: int = 10) -> pd.DataFrame:
+        """Return the best k trials, `rank` 1 first, in the columns of `trials`."""
+        frame = self.placed.head(k).reset_index(drop=True)
+        frame.insert(0, "rank", np.arange(1, len(frame) + 1))
+        return frame
+
+    @property
+    def best_trial(self) -> int | None:
+        """Number of the best trial; while there is none with a place, of the best that runs."""
+        if len(self.placed):
+            return int(self.placed["trial"].iloc[0])
+        column = f"best_{self.metric}"
+        running = self.trials[self.trials["status"] == Status.RUNNING]
+        if column not in running or not running[column].notna().any():
+            return None
+        ordered = running.sort_values(column, ascending=self.mode == "min", kind="stable")
+        return int(ordered["trial"].iloc[0])
+
+    @property
+    def pooled_trial(self) -> int | None:
+        """Number of the best trial without latents, the pooled model; None where none has ended."""
+        pooled = self.placed[self.placed["pooled"].astype(bool)]
+        return int(pooled["trial"].iloc[0]) if len(pooled) else None
+
+    def row(self, trial: int) -> pd.Series[Any]:
+        """Return a trial's row of `trials`; `RunError` when there is no such trial."""
+        found = self.trials[self.trials["trial"] == trial]
+        if not len(found):
+            raise RunError(f"{self.path}: no trial {trial}; there are {len(self.trials)}, from 0")
+        return found.iloc[0]
+
+    def run(self, trial: int | None = None) -> Run:
+        """Rebuild a trial's model with its best weights; None = the best trial."""
+        return best_run(self._folder(trial))
+
+    def latents(self, trial: int | None = None) -> pd.DataFrame:
+        """Return the posteriors of a trial's groups: a row per group, latent and coordinate.
+
+        Columns trial, epoch (of the weights), level, gid, label (original), rows (in training),
+        latent, coordinate, mean and sd (in the user's units where the latent has such), prior_sd,
+        shrinkage = 1 − (sd / prior sd)²: the share of the prior variance that the rows explain (NaN
+        for points). Groups without rows are left out. trial: None = the best.
+        """
+        number = self._number(trial)
+        return latent_table(number, self.run(number))
+
+    def calibration(self, trial: int | None = None, num_samples: int = 20) -> pd.DataFrame:
+        """Return whether a trial's probabilities come true on its test (else validation) rows.
+
+        For classes a row per bin of confidence: columns trial, epoch, split, low, high, n (rows),
+        confidence (mean), accuracy. For real targets a row per bin of the probability integral
+        transform: low, high, n, share, which should be the same in all bins. Loads the data:
+        `DataError` where they are gone or not those of the run.
+        """
+        number = self._number(trial)
+        run = self.run(number)
+        check_data(run, str(self.row(number).get("data_hash") or ""))
+        return calibration_table(number, run, num_samples)
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The trials that have a place, as an Optuna study whose value is the best metric."""
+        minimise = self.mode == "min"
+        study = optuna.create_study(direction="minimize" if minimise else "maximize")
+        for number, value in zip(
+            self.placed["trial"], self.placed.get(f"best_{self.metric}", ()), strict=False
+        ):
+            known = self.drawn.optuna.get(int(number))
+            if known is not None and np.isfinite(value):
+                study.add_trial(
+                    optuna.create_trial(
+                        params=known.params, distributions=known.distributions, value=float(value)
+                    )
+                )
+        return study
+
+    @property
+    def rungs(self) -> list[int]:
+        """The epochs at which ASHA compares trials."""
+        if self.record is None or "grace_period" not in self.record.options:
+            return []
+        lengths = self.trials.get("num_epochs", pd.Series(dtype=float)).dropna()
+        longest = int(lengths.max()) if len(lengths) else 0
+        rung, factor = self.record.options["grace_period"], self.record.options["reduction_factor"]
+        found = []
+        while rung < longest:
+            found.append(int(rung))
+            rung *= factor
+        return found
+
+    def _number(self, trial: int | None) -> int:
+        number = self.best_trial if trial is None else trial
+        if number is None:
+            raise RunError(f"{self.path}: no trial has a result yet")
+        return number
+
+    def _folder(self, trial: int | None) -> Path:
+        folder = self.row(self._number(trial))["folder"]
+        if pd.isna(folder):
+            raise RunError(f"{self.path}: trial {trial} never began, so it has no folder")
+        return Path(folder)
+
+
+def read_metrics(folder: Path, problems: list[str]) -> pd.DataFrame | None:
+    """Return a trial's metrics.csv; None when it has no row yet, or none that can be read."""
+    path = folder / METRICS
+    if not path.exists():
+        return None
+    try:
+        frame = runs.read_metrics(folder)
+        if not len(frame):
+            return None
+        return frame.astype({"epoch": "int64", "seconds": "float64"})
+    except (RunError, KeyError, ValueError) as error:
+        said = str(error).replace(f"{path}: ", "").splitlines()[0]
+        problems.append(f"{folder.name}/{METRICS} cannot be read: {said}")
+        return None

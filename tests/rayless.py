@@ -1,0 +1,44 @@
+"""A sweep without Ray: drawn, trained and recorded as by its driver, one trial after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from hlvnn import runs
+from hlvnn.config import run_config
+from hlvnn.sweep import command, outcomes, plan
+from hlvnn.sweep.journal import Journal, Proposer
+from hlvnn.sweep.outcomes import Outcome, Status
+
+
+def run_sweep(root: Path, space: str, trials: int, flags: list[str] | None = None) -> Path:
+    """Run the first trials of a search space called `study`; return the sweep's folder.
+
+    Raises what a trial raises: none may fail.
+    """
+    (root / "search_spaces").mkdir(parents=True)
+    (root / "search_spaces" / "study.py").write_text(space, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        planned = plan.new_plan(command.parse(["study", "--name", "s", *(flags or [])]))
+        planned.sweep.mkdir(parents=True)
+        plan.begin(planned)
+        journal = Journal.create(planned.sweep, planned.space.mode)
+        journal.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        proposer = Proposer(
+            planned.space,
+            seed=0,
+            fixed=planned.fixed,
+            earlier={},
+            folder_of=lambda number: outcomes.trial_folder(planned.sweep, number),
+            on_draw=lambda draw: None,
+        )
+        for number in range(trials):
+            proposer(journal.study.ask())
+            folder = outcomes.trial_folder(planned.sweep, number)
+            runs.execute(run_config(journal.draws()[number].settings, "test"), folder)
+            outcomes.write(planned.sweep, Outcome(trial=number, status=Status.COMPLETED))
+    return planned.sweep
