@@ -52,6 +52,7 @@ def main() -> None:
             num_trials=TRIALS,
             max_concurrent=SLOTS,
             grace_period=epochs,
+            report=False,
         )
         planned = plan.new_plan(options)
         plan.preflight(planned)

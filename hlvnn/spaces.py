@@ -240,7 +240,7 @@ def text(value: object) -> str:
 
 
 def opening(path: Path) -> str:
-    """Return how a study's docstring opens: its title and its first paragraph.
+    """Return how a study's docstring opens: its title and its first paragraph, no commands.
 
     The file is parsed, never run. "" where it cannot be read, or has no docstring.
     """
@@ -248,7 +248,9 @@ def opening(path: Path) -> str:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     except (OSError, SyntaxError, ValueError):
         return ""
-    return "\n\n".join((docstring or "").split("\n\n")[:2]).strip()
+    paragraphs = [part for part in (docstring or "").split("\n\n") if not part.startswith(" ")]
+    words = "\n\n".join(part for part in paragraphs[:2] if not part.startswith("python ")).strip()
+    return f"{words[:-1]}." if words.endswith(":") else words
 
 
 def _module(path: Path) -> ModuleType:

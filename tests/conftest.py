@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from hlvnn import trial
 from hlvnn.config import DataConfig
 from hlvnn.data import GroupedDataset, load_data
 from hlvnn.errors import run_command
+from tests.sweeps import make_sweep
 
 torch.set_num_threads(1)  # models here are tiny: more threads only wait for each other
 
@@ -42,6 +44,14 @@ def shared() -> Path:
 def digits() -> GroupedDataset:
     """Return real handwriting: 1,797 digits of 14 writers, split for training, val and test."""
     return load_data(DataConfig(dataset="digits"))
+
+
+@pytest.fixture(scope="session")
+def small_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a real sweep of digits, one trial of each fate (see tests/sweeps.py)."""
+    root = tmp_path_factory.mktemp("swept")
+    with contextlib.chdir(root):
+        return make_sweep(root)
 
 
 class Ended(NamedTuple):

@@ -106,6 +106,9 @@ def test_a_sweep_stops_diverges_fails_and_completes(here: Path, local_ray: None)
     assert "1 diverged, 1 failed" in printed or "1 failed, 1 diverged" in printed
     assert "results/digits/one/trials.parquet" in printed
     assert "python train_one.py --from-trial results/digits/one/trial_00" in printed
+    assert "report: results/digits/one/report.html" in printed
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "running" not in report.split('<table id="trials"')[1].split("</table>")[0]
 
     # a trial that ran in a used process is repeated exactly by a fresh one
     repeated = runs.execute(runs.read_config(Path(best["folder"])), here / "again").history

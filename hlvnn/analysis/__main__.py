@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +31,6 @@ def main(args: Sequence[str]) -> int:
             f"{args[0]!r} is neither a folder nor a command{close or '.'} Commands: "
             f"{', '.join(commands.COMMANDS)}."
         )
-    if importlib.util.find_spec(REPORT) is None:
-        raise ConfigError(f"reports are not part of this version ({REPORT} is missing)")
     code: int = importlib.import_module(REPORT).main(list(args))
     return code
 

@@ -44,43 +44,39 @@ class GroupTables:
         self.folders = dict(folders)
         self.schemas = schemas
         self.problems: list[str] = []
+        self._files: dict[int, dict[int, Path]] = {}
+        self._schemas: dict[int, pa.Schema] = {}
 
-    @cached_property
-    def files(self) -> dict[tuple[int, int], Path]:
-        """The file of each trial and epoch, in order."""
-        found = {}
-        for trial, folder in sorted(self.folders.items()):
-            for path in sorted((folder / STATS).glob("epoch_*.parquet")):
-                if number := EPOCH_FILE.fullmatch(path.name):
-                    found[trial, int(number[1])] = path
-        return found
+    def files_of(self, trial: int) -> dict[int, Path]:
+        """Return the files of a trial by their epoch, in order."""
+        if trial not in self._files:
+            paths = sorted((self.folders[trial] / STATS).glob("epoch_*.parquet"))
+            numbers = ((EPOCH_FILE.fullmatch(path.name), path) for path in paths)
+            self._files[trial] = {int(found[1]): path for found, path in numbers if found}
+        return self._files[trial]
 
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """Columns and types of the tables; empty where there is none."""
-        first: dict[int, Path] = {}
-        for (trial, _), path in self.files.items():
-            first.setdefault(trial, path)
-        known = []
-        for path in first.values():
-            try:
-                known.append(pq.read_schema(path).remove_metadata())
-            except (pa.ArrowException, OSError) as error:
-                self._tell(path, error)
-        if not known:
-            return pa.schema([])
-        fields = pa.unify_schemas(known, promote_options="permissive")
-        return fields.insert(0, pa.field("trial", pa.int64()))
+    @property
+    def trials(self) -> list[int]:
+        """The trials that have a table."""
+        return [trial for trial in sorted(self.folders) if self.files_of(trial)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the tables, by the first trial that has one; empty where none has."""
+        for trial in sorted(self.folders):
+            if names := self._schema_of(trial).names:
+                return ["trial", *names]
+        return []
 
     @property
     def measures(self) -> list[str]:
         """What is measured of each group: acc, f1 and loss, or mse and loss."""
-        return [name for name in self.schema.names if name not in COLUMNS]
+        return [name for name in self.columns if name not in COLUMNS]
 
     @property
     def main_measure(self) -> str:
         """The measure that says how a group fares: acc, or mse."""
-        return "acc" if "acc" in self.schema.names else "mse"
+        return "acc" if "acc" in self.measures else "mse"
 
     def dataset(
         self, trials: Iterable[int] | None = None, epochs: Iterable[int] | None = None
@@ -89,15 +85,28 @@ class GroupTables:
 
         Columns `trial`, `epoch`, `level`, `gid`, `split`, `n` (rows), the measures.
         """
-        trials = None if trials is None else set(trials)
+        known = sorted(self.folders) if trials is None else sorted(set(trials) & set(self.folders))
         epochs = None if epochs is None else set(epochs)
         return self._dataset(
             {
                 (trial, epoch): path
-                for (trial, epoch), path in self.files.items()
-                if (trials is None or trial in trials) and (epochs is None or epoch in epochs)
+                for trial in known
+                for epoch, path in self.files_of(trial).items()
+                if epochs is None or epoch in epochs
             }
         )
+
+    def _schema_of(self, trial: int) -> pa.Schema:
+        """Return the columns of a trial's tables: of the first one that can be read."""
+        if trial not in self._schemas:
+            self._schemas[trial] = pa.schema([])
+            for path in self.files_of(trial).values():
+                try:
+                    self._schemas[trial] = pq.read_schema(path).remove_metadata()
+                    break
+                except (pa.ArrowException, OSError) as error:
+                    self._tell(path, error)
+        return self._schemas[trial]
 
     def _dataset(self, files: Mapping[tuple[int, int], Path]) -> ds.Dataset:
         """Return files as a dataset that knows of each its trial and epoch before it is opened."""
@@ -111,7 +120,10 @@ class GroupTables:
             )
             for (trial, epoch), path in files.items()
         ]
-        return ds.FileSystemDataset(fragments, self.schema, file_format, filesystem=local)
+        known = [self._schema_of(trial) for trial in dict.fromkeys(trial for trial, _ in files)]
+        fields = pa.unify_schemas(known, promote_options="permissive") if known else pa.schema([])
+        fields = fields.insert(0, pa.field("trial", pa.int64()))
+        return ds.FileSystemDataset(fragments, fields, file_format, filesystem=local)
 
     def read(
         self,
@@ -129,11 +141,14 @@ class GroupTables:
         the split), then `acc` and `f1`, or `mse`, and `loss` (nats a row). labels: add `label`, the
         group's original name. Raises `RunError` for an unknown column.
         """
-        known = self.schema.names
+        dataset = self.dataset(trials, epochs)
+        known = dataset.schema.names if dataset.files else self.columns
         wanted = list(known if columns is None else columns)
         for name in wanted:
             if name not in known and known:
                 raise RunError(f"group tables: {unknown('column', name, known)}")
+        if not dataset.files:
+            return pd.DataFrame(columns=[*wanted, *(["label"] if labels else [])])
         needed = wanted + [n for n in ("trial", "level", "gid") if labels and n not in wanted]
         where = [
             ds.field(name) == value
@@ -141,9 +156,6 @@ class GroupTables:
             if value is not None
         ]
         condition = where[0] & where[1] if len(where) == 2 else (where[0] if where else None)
-        dataset = self.dataset(trials, epochs)
-        if not dataset.files:
-            return pd.DataFrame(columns=[*wanted, *(["label"] if labels else [])])
         try:
             table = dataset.to_table(columns=needed, filter=condition)
         except (pa.ArrowException, OSError):
@@ -171,13 +183,14 @@ class GroupTables:
         """
         measure = measure or self.main_measure
         level = level or self.lowest_level
-        chosen = sorted({trial for trial, _ in self.files}) if trials is None else list(trials)
+        chosen = self.trials if trials is None else list(trials)
         rows: list[dict[str, float]] = []
         for trial in chosen:
             part = self.read(["epoch", measure], trials=[trial], level=level, split=split)
             rows += ({"trial": trial, **row} for row in _spreads(part, measure))
         columns = ["trial", "epoch", "groups", "mean", "worst", "worst_decile"]
         frame = pd.DataFrame(rows, columns=[*columns, *QUANTILES, "best"])
+        frame.attrs = {"measure": measure, "level": level, "split": split}
         return frame.astype({"trial": "int64", "epoch": "int64", "groups": "int64"})
 
     @cached_property
@@ -186,10 +199,11 @@ class GroupTables:
         for trial in self.folders:
             if (schema := self.schemas[trial]) is not None:
                 return [level.name for level in schema.levels]
-        first = next(iter(self.files), None)
+        first = next(iter(self.trials), None)
         if first is None:
             return []
-        part = self.read(["level"], trials=[first[0]], epochs=[first[1]])
+        epoch = next(iter(self.files_of(first)))
+        part = self.read(["level"], trials=[first], epochs=[epoch])
         return [str(name) for name in part["level"].unique()]
 
     @property
@@ -211,19 +225,21 @@ class GroupTables:
 
     def _sound(self, paths: Iterable[str]) -> ds.Dataset:
         """Return the dataset of the files that can be read, and forget the others."""
-        among = set(paths)
-        for key, path in list(self.files.items()):
-            if str(path) not in among:
-                continue
-            try:
-                pq.read_table(path)
-            except (pa.ArrowException, OSError) as error:
-                self._tell(path, error)
-                del self.files[key]
-        return self._dataset({k: path for k, path in self.files.items() if str(path) in among})
+        among, sound = set(paths), {}
+        for trial in sorted(self.folders):
+            for epoch, path in list(self.files_of(trial).items()):
+                if str(path) not in among:
+                    continue
+                try:
+                    pq.read_table(path)
+                    sound[trial, epoch] = path
+                except (pa.ArrowException, OSError) as error:
+                    self._tell(path, error)
+                    del self._files[trial][epoch]
+        return self._dataset(sound)
 
     def _tell(self, path: Path, error: Exception) -> None:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].replace(f"'{path}'", "").replace(str(path), path.name)
         sentence = f"{path.parent.parent.name}/{STATS}/{path.name} cannot be read: {first}"
         if sentence not in self.problems:
             self.problems.append(sentence)

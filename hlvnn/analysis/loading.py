@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,41 +16,56 @@ from hlvnn.analysis.results import PARAMETER, POOLED, Results, read_metrics
 from hlvnn.analysis.sweep_files import Drawn, Record
 from hlvnn.data.schema import Schema
 from hlvnn.errors import HlvnnError, RunError
-from hlvnn.runs import HYPERPARAMS, RESULT, SCHEMA
+from hlvnn.runs import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.spaces import Settings
 from hlvnn.sweep import outcomes, table
 from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.outcomes import Outcome, Status
 
+DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
+"""Parts of a latent's text that say nothing, because they are so unless said otherwise."""
 
-def load_sweep(path: Path | str) -> Results:
+
+ENDED = (Status.COMPLETED, Status.STOPPED, Status.DIVERGED, Status.FAILED)
+
+
+def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     """Read a sweep's folder, whether it runs, has ended or was killed; nothing in it is changed.
 
-    Files that are damaged are left out, and told in `problems`. Raises `RunError` for a folder that
-    is no sweep.
+    alive: whether a driver works on it, so that trials that have not ended are running; None = see
+    whether one holds the sweep's lock. Files that are damaged are left out, and told in `problems`.
+    Raises `RunError` for a folder that is no sweep.
     """
     sweep = Path(path).resolve()
     record = sweep_files.read_record(sweep)
-    alive = sweep_files.has_driver(sweep)
+    alive = sweep_files.has_driver(sweep) if alive is None else alive
     problems: list[str] = []
     drawn = sweep_files.read_journal(sweep, problems)
     on_disk = {int(folder.name[6:]) for folder in sweep.glob("trial_[0-9]*") if folder.is_dir()}
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
-    selection = _Selection(record.metric, record.mode)
+    selection = _Selection(record.objectives)
+    recorded = _recorded(sweep)
     rows = []
     for number in range(count):
         folder = outcomes.trial_folder(sweep, number)
         about = _About(folder, problems)
+        known = drawn.optuna.get(number)
+        params = {f"{PARAMETER}{k}": v for k, v in known.params.items()} if known else {}
+        if number in recorded:
+            rows.append(recorded[number] | {"folder": str(folder)} | about.columns | params)
+            continue
         draw = drawn.draws.get(number)
         if draw is None and folder.is_dir():
             draw = Draw(number, about.settings)
-        outcome = _outcome(sweep, number, problems)
-        outcome = outcome or table.without_outcome(folder, draw, number, alive)
-        settings = draw.settings if draw is not None else {}
+        settings = (draw.settings if draw is not None else {}) or about.settings
         frame = read_metrics(folder, problems)
-        row = table.row_of(outcome, folder, settings or about.settings, frame, selection)
-        known = drawn.optuna.get(number)
-        params = {f"{PARAMETER}{k}": v for k, v in known.params.items()} if known else {}
+        try:
+            outcome = outcomes.read(sweep, number)
+        except HlvnnError as error:
+            problems.append(str(error).replace(f"{sweep}/", ""))
+            outcome = _guessed(folder, number, settings, frame)
+        outcome = outcome or table.without_outcome(folder, draw, number, alive)
+        row = table.row_of(outcome, folder, settings, frame, selection)
         rows.append(row | about.columns | params)
     return _results(sweep, selection, rows, alive, record, problems, drawn)
 
@@ -64,7 +80,7 @@ def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> 
     if not folders:
         raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")
     problems: list[str] = []
-    selection = _Selection(metric, mode)
+    selection = _Selection(((metric, mode),))
     rows = []
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
@@ -77,8 +93,15 @@ def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> 
 
 @dataclass(frozen=True)
 class _Selection:
-    metric: str
-    mode: str
+    objectives: tuple[tuple[str, str], ...]
+
+    @property
+    def metric(self) -> str:
+        return self.objectives[0][0]
+
+    @property
+    def mode(self) -> str:
+        return self.objectives[0][1]
 
 
 class _About:
@@ -114,10 +137,10 @@ def _results(
     problems: list[str],
     drawn: Drawn,
 ) -> Results:
-    frame = table.arranged(rows)
-    place = list(frame.columns).index("folder") + 1
-    frame.insert(place, "structure", _structures(frame))
-    frame.insert(place + 1, "pooled", frame["structure"].eq(POOLED))
+    frame = table.arranged(rows, selection)
+    frame["structure"] = _structures(frame)
+    frame["pooled"] = frame["structure"].eq(POOLED)
+    frame = frame[_order([str(name) for name in frame])]
     frame["started"] = pd.to_datetime(frame["started"], errors="coerce", utc=True)
     folders = {
         int(number): Path(folder)
@@ -127,6 +150,18 @@ def _results(
     groups = GroupTables(folders, _Schemas(folders))
     metric, mode = selection.metric, selection.mode
     return Results(path, metric, mode, frame, groups, alive, record, problems, drawn)
+
+
+def _order(names: list[str]) -> list[str]:
+    """Return the columns in their order, whichever trial has which."""
+    about = ["name", "structure", "pooled", "model", "parameters", "started", "data_hash"]
+    begins = ("final_", "best_", PARAMETER)
+    measured = [n for n in names if n.startswith(begins[:2]) and n != "best_epoch"]
+    first = [n for n in names if n not in {*about, *measured} and not n.startswith(PARAMETER)]
+    after = first.index("folder") + 1
+    drawn = sorted(n for n in names if n.startswith(PARAMETER))
+    ordered = sorted(measured, key=lambda n: (n.startswith("best_"), n))
+    return [*first[:after], *about, *first[after:], *drawn, *ordered]
 
 
 class _Schemas(dict[int, Schema | None]):
@@ -158,17 +193,52 @@ def _structures(frame: pd.DataFrame) -> list[str | None]:
             found.append(None)
             continue
         parts = [name for name in str(names).split() if name != POOLED]
-        parts += [str(written)] if not pd.isna(written) and str(written) else []
+        if not pd.isna(written) and str(written):
+            parts.append(DEFAULTS.sub("", str(written)))
         found.append(" + ".join(parts) or POOLED)
     return found
 
 
-def _outcome(sweep: Path, number: int, problems: list[str]) -> Outcome | None:
+def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
+    """Return the rows of trials.parquet that are still true, by the trial's number.
+
+    Those of trials that have ended, and whose files have not changed since the table was written.
+    """
+    path = sweep / table.TRIALS
     try:
-        return outcomes.read(sweep, number)
-    except HlvnnError as error:
-        problems.append(str(error).replace(f"{sweep}/", ""))
-        return None
+        frame = pd.read_parquet(path)
+        written = path.stat().st_mtime_ns
+        ended = frame[~frame["unfinished"] & frame["status"].isin(ENDED)]
+        records = ended.to_dict("records")
+        rows = {int(row["trial"]): {str(k): v for k, v in row.items()} for row in records}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {
+        n: row for n, row in rows.items() if _unchanged(outcomes.trial_folder(sweep, n), written)
+    }
+
+
+def _unchanged(folder: Path, since: int) -> bool:
+    try:
+        if (folder / outcomes.OUTCOME).stat().st_mtime_ns > since:
+            return False
+        metrics = folder / METRICS
+        return not metrics.exists() or metrics.stat().st_mtime_ns <= since
+    except OSError:
+        return False
+
+
+def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame | None) -> Outcome:
+    """Return how a trial must have ended whose `outcome.json` is damaged: by what else it left."""
+    status = Status.STOPPED
+    if frame is not None and bool(frame.get("diverged", pd.Series(dtype=float)).any()):
+        status = Status.DIVERGED
+    elif frame is not None and int(frame["epoch"].iloc[-1]) == settings.get("num_epochs"):
+        status = Status.COMPLETED
+    elif (folder / outcomes.ERROR).exists():
+        status = Status.FAILED
+    reason = f"{outcomes.OUTCOME} is damaged; taken from what else it left"
+    return Outcome(trial=number, status=status, reason=reason)
 
 
 def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:

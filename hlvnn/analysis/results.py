@@ -47,6 +47,7 @@ class Results:
     - `name` of its folder, `structure` (its latents as they are typed; `none` = pooled), `pooled`
       (no latents), `model`, `parameters` (their number), `started`, `data_hash`;
     - a column per setting of the run (`lr`, `latent_config`, …), and `param_…` as Optuna drew it;
+    - `pareto`, where the study has several objectives: whether the trial is on their front;
     - `final_…`: the last row of metrics.csv; `best_…`: its row at `best_epoch`, the epoch with the
       best validation metric, so that `best_test_…` was never selected on.
     """
@@ -60,6 +61,11 @@ class Results:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def objectives(self) -> tuple[tuple[str, str], ...]:
+        """Each metric of the study with its mode ("max" or "min"), `metric` first."""
+        return self.record.objectives if self.record is not None else ((self.metric, self.mode),)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
@@ -112,6 +118,12 @@ class Results:
         """Number of the best trial without latents, the pooled model; None where none has ended."""
         pooled = self.placed[self.placed["pooled"].astype(bool)]
         return int(pooled["trial"].iloc[0]) if len(pooled) else None
+
+    @property
+    def latent_trial(self) -> int | None:
+        """Number of the best trial with latents; None where none has ended."""
+        others = self.placed[~self.placed["pooled"].astype(bool)]
+        return int(others["trial"].iloc[0]) if len(others) else None
 
     def row(self, trial: int) -> pd.Series[Any]:
         """Return a trial's row of `trials`; `RunError` when there is no such trial."""
@@ -201,7 +213,8 @@ def read_metrics(folder: Path, problems: list[str]) -> pd.DataFrame | None:
         frame = runs.read_metrics(folder)
         if not len(frame):
             return None
-        return frame.astype({"epoch": "int64", "seconds": "float64"})
+        plain = all(pd.api.types.is_numeric_dtype(frame[name]) for name in ("epoch", "seconds"))
+        return frame if plain else frame.astype({"epoch": "int64", "seconds": "float64"})
     except (RunError, KeyError, ValueError) as error:
         said = str(error).replace(f"{path}: ", "").splitlines()[0]
         problems.append(f"{folder.name}/{METRICS} cannot be read: {said}")

@@ -31,6 +31,7 @@ class Record:
     base: Settings
     fixed: Settings
     options: Settings
+    objectives: tuple[tuple[str, str], ...]
     starts: list[dict[str, Any]]
 
     @property
@@ -60,6 +61,7 @@ def read_record(sweep: Path) -> Record:
             dict(space.get("base", {})),
             dict(record.get("fixed", {})),
             dict(record["options"]),
+            _objectives(space),
             list(record.get("starts", [])),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -67,9 +69,16 @@ def read_record(sweep: Path) -> Record:
             f"{path}: expected options and space (with name, metric, mode) in it; restore it from "
             "a copy"
         ) from error
-    if found.mode not in ("min", "max"):
-        raise RunError(f"{path}: mode must be min or max, got {found.mode!r}")
+    for _, mode in found.objectives:
+        if mode not in ("min", "max"):
+            raise RunError(f"{path}: mode must be min or max, got {mode!r}")
     return found
+
+
+def _objectives(space: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return every metric with its mode, the one that chooses the best trial first."""
+    pairs = [(space["metric"], space["mode"]), *space.get("others", [])]
+    return tuple((str(metric), str(mode)) for metric, mode in pairs)
 
 
 def has_driver(sweep: Path) -> bool:
@@ -85,11 +94,6 @@ def has_driver(sweep: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def opening_paragraph(sweep: Path) -> str:
-    """Return the opening paragraph of the study's docstring; the file is parsed, never run."""
-    return spaces.opening(sweep / SPACE_COPY)
 
 
 class _ReadOnly(BaseJournalBackend):

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -259,6 +260,8 @@ class _Driver:
             f"everything: {shown_path(self.sweep)}",
         ]
         best = ranked.iloc[0]
+        if self.options.report:
+            lines.append(_report(self.sweep))
         found = best["status"] in table.PLACED and not pd.isna(
             best.get(f"best_{self.space.metric}")
         )
@@ -281,6 +284,22 @@ class _Driver:
             return []
         freed = keeping.prune(self.sweep, ranked, keep)
         return [f"weights: kept the best {keep} trials', freed {freed.bytes / 1e6:.1f} MB"]
+
+
+def _report(sweep: Path) -> str:
+    """Write the sweep's report; return a line that says where it is, or why there is none.
+
+    The sweep is over and recorded by then, so that nothing here may fail it.
+    """
+    again = f"python -m hlvnn.analysis {shown_path(sweep)}"
+    try:
+        from hlvnn.analysis import report
+
+        return f"report: {shown_path(report.of_ended_sweep(sweep))}"
+    except ModuleNotFoundError as error:
+        return f"no report: it needs {error.name}; pip install 'hlvnn[analysis]', then {again}"
+    except Exception as error:  # noqa: BLE001
+        return f"no report: {type(error).__name__}: {error}; to see why: {again}"
 
 
 @contextmanager

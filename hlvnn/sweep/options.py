@@ -15,7 +15,7 @@ from hlvnn.errors import ConfigError
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
     *("num_trials", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "time_budget"),
-    *("address", "max_failures", "resume", "extend", "dry_run", "keep_checkpoints"),
+    *("address", "max_failures", "resume", "extend", "dry_run", "keep_checkpoints", "report"),
 }
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
@@ -118,6 +118,8 @@ class SweepConfig(Config):
     """Root of the results."""
     description: str = ""
     """A line for whoever reads the results."""
+    report: bool = True
+    """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
     resume: Path | None = None
     """Folder of a sweep to go on with: unfinished trials continue, finished ones are kept."""
     extend: Path | None = None

@@ -165,6 +165,7 @@ def begin(plan: Plan) -> None:
         "sha256": space.sha256,
         "metric": space.metric,
         "mode": space.mode,
+        "others": space.others,
         "base": {key: spaces.text(value) for key, value in space.base.items()},
     }
     now = datetime.now().astimezone().isoformat(timespec="seconds")

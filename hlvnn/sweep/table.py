@@ -6,6 +6,7 @@ it can be made again at any time, of a sweep that runs or was killed as well.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,10 @@ class Selection(Protocol):
     @property
     def mode(self) -> str:
         """Either "max" or "min"."""
+
+    @property
+    def objectives(self) -> Sequence[tuple[str, str]]:
+        """Every metric and its mode; the first is `metric`."""
 
 
 class TrialsTable:
@@ -111,14 +116,14 @@ def row_of(
     return row
 
 
-def arranged(rows: list[dict[str, Any]], space: Space | None = None) -> pd.DataFrame:
+def arranged(rows: list[dict[str, Any]], space: Selection) -> pd.DataFrame:
     """Return rows as one table, with its columns in their order.
 
     space: where its objectives are several, the table gets the column `pareto`.
     """
     frame = pd.DataFrame(rows)
     settings = [name for name in flat_settings() if name in frame]
-    if space is not None and space.others:
+    if len(space.objectives) > 1:
         frame[PARETO] = on_front(frame, space)
         settings.append(PARETO)
     known = set(settings) | set(Outcome.model_fields) | {*LEADING, "seconds", "folder"}
@@ -146,7 +151,7 @@ def ranked(frame: pd.DataFrame, space: Selection) -> pd.DataFrame:
     return frame.loc[order.index].reset_index(drop=True)
 
 
-def on_front(frame: pd.DataFrame, space: Space) -> np.ndarray:
+def on_front(frame: pd.DataFrame, space: Selection) -> np.ndarray:
     """Return which trials are on the Pareto front, by what their best epochs measured: [N] bool."""
     columns = [f"best_{metric}" for metric, _ in space.objectives]
     front = np.zeros(len(frame), dtype=bool)

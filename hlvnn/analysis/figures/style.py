@@ -1,0 +1,86 @@
+"""What all figures share: size, colours that colour-blind readers tell apart, words for columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hlvnn.sweep.outcomes import Status
+
+SIZE = (5.4, 3.4)
+"""Inches; small, so that letters stay readable on a phone."""
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#D55E00", "#009E73", "#B22222"
+PURPLE, GREY, LIGHT = "#8A4F7D", "#6B6B6B", "#B8B8B8"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#A6761D", "#1B1B1B")
+"""Okabe and Ito's colours, the darker ones first."""
+STATUS = {
+    Status.COMPLETED: BLUE,
+    Status.STOPPED: LIGHT,
+    Status.DIVERGED: PURPLE,
+    Status.FAILED: RED,
+    Status.RUNNING: GREEN,
+    Status.NOT_STARTED: GREY,
+}
+Look = dict[str, Any]
+"""Keywords of a matplotlib call."""
+WORDS = {"acc": "accuracy", "f1": "F1", "mse": "mean squared error", "loss": "nats a row"}
+SPLITS = {"val": "validation", "test": "test", "train": "training"}
+
+
+def figure(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes."""
+    (axes,) = figures(1, 1, size)[1]
+    return axes.figure, axes  # type: ignore[return-value]
+
+
+def figures(
+    rows: int, columns: int, size: tuple[float, float] = SIZE, *, sharex: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with several axes, row by row."""
+    made = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(made)
+    axes = made.subplots(rows, columns, squeeze=False, sharex=sharex)
+    for one in axes.flat:
+        one.grid(alpha=0.3, linewidth=0.6)
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    return made, list(axes.flat)
+
+
+def said(column: str) -> str:
+    """Return a column of metrics.csv in words: `val_loss` is "validation, nats a row"."""
+    split, _, measure = column.partition("_")
+    if split not in SPLITS:
+        return WORDS.get(column, column)
+    return f"{SPLITS[split]} {WORDS.get(measure, measure)}"
+
+
+def whole_ticks(axes: Axes, values: Sequence[float] | NDArray[np.generic]) -> None:
+    """Put ticks at whole epochs only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(12, max(2, len(values)))))
+
+
+def focus(axes: Axes, values: NDArray[np.float64], mode: str) -> int:
+    """Cut the bad end of the y axis where a few values are far off; return how many are cut."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < 8:
+        return 0
+    low, high = np.quantile(finite, [0.02, 0.98] if mode == "both" else [0.0, 0.9])
+    if mode == "max":
+        low, high = np.quantile(finite, [0.1, 1.0])
+    room = 0.25 * (high - low) if high > low else 1.0
+    bottom, top = axes.get_ylim()
+    if mode in ("min", "both") and top > high + 4 * room:
+        axes.set_ylim(top=high + room)
+    if mode in ("max", "both") and bottom < low - 4 * room:
+        axes.set_ylim(bottom=low - room)
+    bottom, top = axes.get_ylim()
+    return int(((finite < bottom) | (finite > top)).sum())

@@ -1,0 +1,89 @@
+"""Which groups gain by latents: each group of a trial beside itself under the pooled model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hlvnn.analysis.group_tables import BETTER_HIGH
+from hlvnn.analysis.results import Results
+from hlvnn.errors import RunError
+
+TIE = 1e-12
+
+
+def gains(
+    results: Results,
+    *,
+    trial: int | None = None,
+    pooled: int | None = None,
+    level: str | None = None,
+    split: str | None = None,
+    measure: str | None = None,
+) -> pd.DataFrame:
+    """Return a row per group: how it fares in a trial and in the pooled model.
+
+    Columns gid, label, rows (in training; NaN where the trial keeps no posterior of them), n (rows
+    of the split), trial, pooled (the measure under each, at the epoch that validation chose) and
+    gain: trial over pooled, turned so that more is better. trial, pooled: None = the best with and
+    the best without latents. level: None = the lowest. split: None = test where it was scored.
+    Raises `RunError` where one of the two is missing, or both are the same.
+    """
+    number = results.latent_trial if trial is None else trial
+    base = results.pooled_trial if pooled is None else pooled
+    if number is None or base is None:
+        missing = "with latents" if number is None else "without latents"
+        raise RunError(f"no trial {missing} has ended, so there is nothing to compare")
+    if number == base:
+        raise RunError(f"trial {number} would be compared with itself")
+    groups = results.groups
+    level = level or groups.lowest_level
+    measure = measure or groups.main_measure
+    tables = {}
+    for name, one in (("trial", number), ("pooled", base)):
+        epoch = int(results.row(one)["best_epoch"])
+        frame = groups.read(
+            ["gid", "split", "n", measure], trials=[one], epochs=[epoch], level=level, labels=True
+        )
+        tables[name] = frame
+    split = split or ("test" if (tables["trial"]["split"] == "test").any() else "val")
+    own, other = (frame[frame["split"] == split] for frame in tables.values())
+    both = own[["gid", "label", "n", measure]].merge(
+        other[["gid", measure]], on="gid", suffixes=("", "_pooled"), validate="1:1"
+    )
+    both = both.rename(columns={measure: "trial", f"{measure}_pooled": "pooled"})
+    sign = 1.0 if measure in BETTER_HIGH else -1.0
+    both["gain"] = sign * (both["trial"] - both["pooled"])
+    both.insert(2, "rows", both["gid"].map(_training_rows(results, number, level)))
+    both.attrs = {"measure": measure, "split": split, "level": level}
+    return both.sort_values("gid", ignore_index=True)
+
+
+def _training_rows(results: Results, trial: int, level: str | None) -> dict[int, int]:
+    try:
+        latents = results.latents(trial)
+    except RunError:
+        return {}
+    own = latents[latents["level"] == level].drop_duplicates("gid")
+    return dict(zip(own["gid"], own["rows"], strict=True))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A table of gains in numbers: their mean with its standard error over groups, and counts."""
+
+    mean: float
+    error: float
+    better: int
+    worse: int
+    same: int
+
+    @classmethod
+    def of(cls, gain: pd.Series[float]) -> Summary:
+        values = gain.to_numpy(np.float64)
+        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+        better, worse = int((values > TIE).sum()), int((values < -TIE).sum())
+        same = len(values) - better - worse
+        return cls(float(values.mean()), float(error), better, worse, same)

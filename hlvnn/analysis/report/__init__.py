@@ -1,0 +1,187 @@
+"""One HTML page per sweep, in one file that opens offline.
+
+python -m hlvnn.analysis results/handwriting/SWEEP
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+import tyro
+from markupsafe import Markup
+from pydantic import Field
+
+from hlvnn import spaces
+from hlvnn.analysis.loading import load_runs, load_sweep
+from hlvnn.analysis.report import findings, tables
+from hlvnn.analysis.report.sections import Measured, sections
+from hlvnn.analysis.results import Results
+from hlvnn.errors import RunError
+from hlvnn.files import replacing
+from hlvnn.strict import Config
+from hlvnn.sweep.outcomes import Status
+from hlvnn.sweep.plan import SPACE_COPY, SWEEP, shown_path
+
+REPORT = "report.html"
+"""The page, in the sweep's folder."""
+HERE = Path(__file__).parent
+WORDS = [
+    ("trial", "one training run with one drawn configuration; a sweep is many"),
+    ("group", "whose rows share latents: a writer, a character, a hospital"),
+    ("latent", "a small vector of each group's own, learned beside the weights that all share"),
+    ("pooled model", "a model without latents, which treats all groups alike"),
+    ("validation, test", "rows to choose by, and rows that nothing was chosen by"),
+    ("nats a row", "minus the log of the probability given to the truth; 0 is perfect"),
+    ("KL", "how much the latents say of their groups beyond the prior; part of the loss"),
+    ("ASHA, rung", "at a rung the worse trials are stopped, so that the others get the time"),
+]
+STATUSES = {
+    Status.COMPLETED: "trained for all its epochs, or ended by its own patience",
+    Status.STOPPED: "cut short, by ASHA, the time budget, an interrupt or the driver's end",
+    Status.DIVERGED: "its loss was no longer a number",
+    Status.FAILED: "it ended with an error",
+    Status.NOT_STARTED: "drawn or asked for, and never run",
+    Status.RUNNING: "running when this page was written",
+}
+
+
+def write_report(results: Results, path: Path | None = None, *, num_samples: int = 20) -> Path:
+    """Write the report of a sweep; return its path (SWEEP/report.html unless `path` is given).
+
+    num_samples: draws of z a prediction, for the calibration. What cannot be measured or drawn is
+    told in the page.
+    """
+    target = path or results.path / REPORT
+    html = page(results, num_samples=num_samples)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return target
+
+
+def of_ended_sweep(sweep: Path) -> Path:
+    """Write the report of a sweep whose driver has just ended; return its path."""
+    headless()
+    return write_report(load_sweep(sweep, alive=False))
+
+
+def page(results: Results, *, num_samples: int = 20) -> str:
+    """Return the report of a sweep as HTML."""
+    measured = Measured(results, num_samples)
+    drawn = sections(measured)
+    record = results.record
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    about = spaces.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
+    used = set(results.trials["status"])
+    gains = measured.gains
+    return environment.get_template("page.html").render(
+        results=results,
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        description=record.description if record is not None else "",
+        about=[paragraph for paragraph in about if paragraph],
+        best=results.best_trial,
+        has_test=f"best_{findings.test_column(results.metric)}" in results.trials,
+        short=findings.in_short(results, measured.evidence),
+        problems=[*results.problems, *results.groups.problems, *measured.faults],
+        commands=commands(results),
+        leaderboard=tables.leaderboard(results),
+        groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
+        sections=drawn,
+        next_steps=findings.next_steps(results, measured.evidence),
+        all_trials=tables.all_trials(results),
+        failures=tables.failures(results),
+        words=[*WORDS, *((str(one), said) for one, said in STATUSES.items() if one in used)],
+        facts=tables.facts(results),
+        in_python=in_python(results),
+        written=f"{datetime.now():%Y-%m-%d %H:%M}",
+        version=version("hlvnn"),
+    )
+
+
+def commands(results: Results) -> list[tuple[str, str]]:
+    """Return what a command does, and the command, for the best trial."""
+    best = results.best_trial
+    if best is None:
+        return []
+    folder = shlex.quote(shown_path(results.path / str(results.row(best)["name"])))
+    return [
+        ("Train it again, exactly:", f"python train_one.py --from-trial {folder}"),
+        ("The same with another seed:", f"python train_one.py --from-trial {folder} --seed 1"),
+        ("Take its model, with the weights of its best epoch:", _loaded(folder)),
+    ]
+
+
+def _loaded(folder: str) -> str:
+    return (
+        f'import hlvnn\nrun = hlvnn.load_run("{folder}", "best")  # run.model, run.data, run.groups'
+    )
+
+
+def in_python(results: Results) -> str:
+    """Return how to read the sweep in Python."""
+    load = "load_sweep" if results.record is not None else "load_runs"
+    return (
+        "import hlvnn.analysis\n"
+        f'sweep = hlvnn.analysis.{load}("{shown_path(results.path)}")\n'
+        "sweep.trials, sweep.epochs, sweep.best(10), sweep.latents(), "
+        "sweep.groups.read(trials=[sweep.best_trial], labels=True)"
+    )
+
+
+class Command(Config):
+    """Write the report of a sweep, or of a folder of single runs: one HTML file, to open anywhere.
+
+    A sweep writes it itself when it ends. While it runs, or after it was killed, this does.
+    """
+
+    path: tyro.conf.Positional[Path]
+    """Folder of a sweep (RESULTS_DIR/DATASET/SWEEP), or one with runs of train_one.py in it."""
+    out: Path | None = None
+    """File to write; None = report.html in the folder."""
+    metric: str = "val_loss"
+    """Column of metrics.csv by which single runs are ranked; a sweep has its own."""
+    mode: str = Field("min", pattern="^(min|max)$")
+    """Whether --metric is better when it is low (min) or high (max)."""
+    num_samples: int = Field(20, gt=0)
+    """Draws of z averaged in a prediction, for the calibration."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Parse the flags, write the report, say where it is."""
+    command = tyro.cli(
+        Command,
+        prog="python -m hlvnn.analysis",
+        args=list(args),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if not command.path.is_dir():
+        raise RunError(f"{command.path}: no such folder; give that of a sweep")
+    headless()
+    if (command.path / SWEEP).exists():
+        results = load_sweep(command.path)
+    else:
+        results = load_runs(command.path, command.metric, command.mode)
+    path = write_report(results, command.out, num_samples=command.num_samples)
+    print(f"{len(results.trials)} trials: {findings.counts(results)}")
+    print(f"report: {shown_path(path)}")
+    return 0
+
+
+def headless() -> None:
+    """Draw without a display, unless the process has chosen how to draw already."""
+    if "matplotlib.pyplot" not in sys.modules:
+        import matplotlib
+
+        matplotlib.use("Agg")

@@ -1,0 +1,261 @@
+"""What a report says in words: what won, by how much, for whom, and what to try next."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from hlvnn.analysis.figures.curves import COLLAPSED, kl_columns
+from hlvnn.analysis.figures.style import SPLITS, WORDS, said
+from hlvnn.analysis.figures.uncertainty import expected_error
+from hlvnn.analysis.gains import Summary
+from hlvnn.analysis.results import Results
+from hlvnn.spaces import text
+from hlvnn.sweep.display import duration, number
+from hlvnn.sweep.outcomes import Status
+from hlvnn.sweep.plan import shown_path
+
+EDGE = 0.05
+"""A drawn value this near to an end of its range, as a share of the range, is at the edge."""
+FEW_POOLED = 5
+TOO_SURE = 0.02
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report was able to measure; None where it could not be."""
+
+    gains: pd.DataFrame | None = None
+    spread: pd.DataFrame | None = None
+    pooled_spread: pd.DataFrame | None = None
+    calibration: pd.DataFrame | None = None
+    level_sizes: dict[str, int] | None = None
+
+
+def test_column(metric: str) -> str:
+    """Return the column of the same measure on test rows."""
+    return metric.replace("val_", "test_", 1)
+
+
+def plural(count: int, noun: str, verb: str = "") -> str:
+    """Return a count with its noun and verb: "1 group loses", "3 groups lose"."""
+    one = count == 1
+    return f"{count} {noun}{'' if one else 's'}" + (f" {verb}{'s' if one else ''}" if verb else "")
+
+
+def counts(results: Results) -> str:
+    """Return how many trials ended how, most first: "20 stopped, 3 failed"."""
+    numbers = results.trials["status"].value_counts().items()
+    return ", ".join(f"{count} {status}" for status, count in numbers)
+
+
+def in_short(results: Results, evidence: Evidence) -> list[str]:
+    """Return the sentences that a reader in a hurry needs."""
+    total = results.trials["seconds"].sum()
+    sentences = [
+        (
+            f"{len(results.trials)} trials: {counts(results)}; {duration(float(total))} of "
+            "training and evaluation in all."
+        )
+    ]
+    best = results.best_trial
+    if best is None:
+        return [*sentences, "No trial has a result, so there is no best one."]
+    row = results.row(best)
+    sentences.append(_best(results, row))
+    pooled = results.pooled_trial
+    if pooled is None:
+        sentences.append("No trial without latents has ended: what latents bring is not known.")
+    elif (latent := results.latent_trial) is None:
+        sentences.append("No trial with latents has ended: what they bring is not known.")
+    else:
+        sentences += _against_pooled(results, results.row(latent), results.row(pooled), evidence)
+    sentences += _weak_end(evidence)
+    if (frame := evidence.calibration) is not None and "confidence" in frame:
+        sentences.append(_sureness(frame))
+    return sentences
+
+
+def _best(results: Results, row: pd.Series[Any]) -> str:
+    metric, test = results.metric, test_column(results.metric)
+    structure = row["structure"]
+    with_latents = (
+        ""
+        if not isinstance(structure, str)
+        else " without latents"
+        if row["pooled"]
+        else f", latents {structure}"
+    )
+    measured = f"{said(metric)} {_of(row, metric)}"
+    if not pd.isna(row.get(f"best_{test}")):
+        measured += f"; {said(test)} {_of(row, test)}"
+    other = "val_acc" if metric != "val_acc" else "val_loss"
+    for name in (other, test_column(other)):
+        if not pd.isna(row.get(f"best_{name}")):
+            measured += f"; {said(name)} {_of(row, name)}"
+    running = " It is still running." if row["status"] == Status.RUNNING else ""
+    return (
+        f"Best is trial {row['trial']}{with_latents}, at epoch {text(row['best_epoch'])} of "
+        f"{text(row.get('num_epochs', row['epochs']))}: {measured}.{running} It was chosen on "
+        "validation rows; test rows were only scored."
+    )
+
+
+def _against_pooled(
+    results: Results, latent: pd.Series[Any], pooled: pd.Series[Any], evidence: Evidence
+) -> list[str]:
+    test = test_column(results.metric)
+    column = test if not pd.isna(latent.get(f"best_{test}")) else results.metric
+    sentences = [
+        (
+            f"The best without latents (the pooled model, trial {pooled['trial']}) has "
+            f"{said(column)} {_of(pooled, column)}; the best with latents (trial "
+            f"{latent['trial']}) has {_of(latent, column)}."
+        )
+    ]
+    if (gains := evidence.gains) is not None and len(gains) > 1:
+        measure = str(gains.attrs["measure"])
+        found = Summary.of(gains["gain"])
+        near = " That is within noise." if abs(found.mean) < 2 * found.error else ""
+        split = SPLITS[str(gains.attrs["split"])]
+        sentences.append(
+            f"Over the {len(gains)} groups the mean gain by latents in {split} {WORDS[measure]} is "
+            f"{found.mean:+.4f} ± {found.error:.4f} (standard error over groups): "
+            f"{plural(found.better, 'group', 'gain')}, {plural(found.worse, 'group', 'lose')}, "
+            f"{found.same} as before.{near}"
+        )
+    return sentences
+
+
+def _weak_end(evidence: Evidence) -> list[str]:
+    own, other = evidence.spread, evidence.pooled_spread
+    if own is None or other is None or not len(own) or not len(other):
+        return []
+    word = WORDS[str(own.attrs.get("measure", "acc"))]
+    mine, theirs = own["worst_decile"].iloc[-1], other["worst_decile"].iloc[-1]
+    return [
+        (
+            f"The weakest tenth of groups has a mean {word} of {number(float(mine))} on validation "
+            f"rows at the end of the best trial with latents, {number(float(theirs))} in the "
+            "pooled model."
+        )
+    ]
+
+
+def sureness(frame: pd.DataFrame) -> float:
+    """Return the mean confidence less the accuracy."""
+    rows = frame[frame["n"] > 0]
+    gap = (rows["confidence"] - rows["accuracy"]) * rows["n"]
+    return float(gap.sum() / rows["n"].sum())
+
+
+def _sureness(frame: pd.DataFrame) -> str:
+    over = sureness(frame)
+    word = "too sure" if over > TOO_SURE else "not sure enough" if over < -TOO_SURE else "honest"
+    return (
+        f"The best trial's probabilities are {word}: its mean confidence is {over:+.3f} off its "
+        f"accuracy (expected calibration error {expected_error(frame[frame['n'] > 0]):.3f})."
+    )
+
+
+def next_steps(results: Results, evidence: Evidence) -> list[str]:
+    """Return what the results suggest to try; each names its reason."""
+    steps = []
+    best = results.best_trial
+    if best is None:
+        return _unfinished(results)
+    row = results.row(best)
+    steps += _edges(results, best)
+    if row["best_epoch"] == row.get("num_epochs") and row["status"] == Status.COMPLETED:
+        steps.append(
+            f"Trial {best} was best in its last epoch ({text(row['best_epoch'])}): more epochs "
+            "may help (--num-epochs)."
+        )
+    pooled = results.placed[results.placed["pooled"].astype(bool)]
+    if len(pooled) < FEW_POOLED < len(results.placed):
+        steps.append(
+            f"Only {len(pooled)} of {len(results.placed)} trials with a result had no latents. The "
+            "pooled model was searched less than the others, which flatters these: give it as many "
+            "trials before you report a gain."
+        )
+    if results.latent_trial is not None:
+        steps += _collapsed(results, results.latent_trial, evidence)
+    if evidence.calibration is not None and "confidence" in evidence.calibration:
+        over = sureness(evidence.calibration)
+        if over > TOO_SURE:
+            steps.append("The model is too sure of itself: more dropout or fewer epochs may help.")
+    failed = results.trials[results.trials["status"] == Status.FAILED]
+    if len(failed):
+        steps.append(
+            f"{plural(len(failed), 'trial')} failed; see why below before you trust the search."
+        )
+    folder = shlex.quote(shown_path(results.path / str(row["name"])))
+    steps.append(
+        "One trial is one seed. Repeat the best with other seeds before you believe a small "
+        f"difference: python train_one.py --from-trial {folder} --seed 1"
+    )
+    return steps + _unfinished(results)
+
+
+def _edges(results: Results, best: int) -> list[str]:
+    """Return a sentence for each parameter that is at an end of its range."""
+    known = results.drawn.optuna.get(best)
+    if known is None:
+        return []
+    found = []
+    for name, value in known.params.items():
+        law = known.distributions[name]
+        if not isinstance(law, FloatDistribution | IntDistribution) or law.high <= law.low:
+            continue
+        low, high, at = float(law.low), float(law.high), float(value)
+        if law.log:
+            low, high, at = math.log(low), math.log(high), math.log(at)
+        place = (at - low) / (high - low)
+        end = "lower" if place < EDGE else "upper" if place > 1 - EDGE else ""
+        if end:
+            found.append(
+                f"{name} = {text(value)} is at the {end} end of its range ({text(law.low)} to "
+                f"{text(law.high)}): widen it."
+            )
+    return found
+
+
+def _collapsed(results: Results, trial: int, evidence: Evidence) -> list[str]:
+    own = results.epochs[results.epochs["trial"] == trial]
+    found = []
+    for name in kl_columns(own):
+        sizes = evidence.level_sizes or {}
+        level = next((level for level in sizes if name.startswith(f"kl_{level}")), None)
+        value = own[name].iloc[-1]
+        if level is not None and value / sizes[level] < COLLAPSED:
+            found.append(
+                f"The latent {name.removeprefix('kl_').replace('_', ' ', 1)} tells next to nothing "
+                f"of its groups (KL {number(float(value))} nats over {sizes[level]} of them): "
+                "leave it out, or weigh its KL less (--kl-weight, --kl-annealing)."
+            )
+    return found
+
+
+def _unfinished(results: Results) -> list[str]:
+    if results.alive or results.record is None:
+        return []
+    open_ends = results.trials["unfinished"] | (results.trials["status"] == Status.NOT_STARTED)
+    if not open_ends.any():
+        return []
+    folder = shlex.quote(shown_path(results.path))
+    return [
+        (
+            f"{int(open_ends.sum())} trials have not been finished; go on with: python "
+            f"tune_search.py --resume {folder}"
+        )
+    ]
+
+
+def _of(row: pd.Series[Any], column: str) -> str:
+    value = row[f"best_{column}"]
+    return number(float(str(value)))

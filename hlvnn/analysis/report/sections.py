@@ -1,0 +1,265 @@
+"""The figures of a report, each with a sentence that says what to look at."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hlvnn.analysis import figures
+from hlvnn.analysis.figures.groups import weakest
+from hlvnn.analysis.figures.style import said
+from hlvnn.analysis.gains import gains
+from hlvnn.analysis.report.findings import Evidence
+from hlvnn.analysis.results import Results
+from hlvnn.errors import HlvnnError, RunError
+
+logger = logging.getLogger("hlvnn")
+
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Section:
+    """One figure of a report; without an image, `missing` says why."""
+
+    id: str
+    title: str
+    look: str
+    """What to look at."""
+    alt: str
+    """What the image shows, for those who cannot see it."""
+    image: str = ""
+    """PNG in base64."""
+    missing: str = ""
+
+
+class Measured:
+    """What figures and sentences need of a sweep, measured once. What cannot be is None."""
+
+    def __init__(self, results: Results, num_samples: int) -> None:
+        self.results, self.num_samples = results, num_samples
+        self.faults: list[str] = []
+        self.why: dict[str, str] = {}
+        best, pooled = results.best_trial, results.pooled_trial
+        groups = results.groups
+        self.gains = self._try("gain", lambda: gains(results))
+        self.spread = self._try("spread", lambda: groups.spread(trials=self._one(best)))
+        self.last = self._try("last", lambda: self._last_groups(self._one(best)[0]))
+        latent = results.latent_trial
+        self.pooled_spread = self.latent_spread = None
+        if pooled is not None and latent is not None:
+            self.pooled_spread = self._try("pooled", lambda: groups.spread(trials=[pooled]))
+            self.latent_spread = self._try("latent", lambda: groups.spread(trials=[latent]))
+        self.latents = self._try("latents", lambda: results.latents(self._latent_trial()))
+        self.calibration = self._try(
+            "calibration", lambda: results.calibration(num_samples=num_samples)
+        )
+        self.sizes = self._sizes()
+
+    @property
+    def evidence(self) -> Evidence:
+        return Evidence(
+            self.gains, self.latent_spread, self.pooled_spread, self.calibration, self.sizes
+        )
+
+    def _latent_trial(self) -> int:
+        trial = self.results.latent_trial
+        if trial is None:
+            raise RunError("no trial with latents has ended")
+        return trial
+
+    def _one(self, trial: int | None) -> list[int]:
+        return [self.results._number(trial)]
+
+    def _sizes(self) -> dict[str, int]:
+        best = self.results.best_trial
+        schema = None if best is None else self.results.groups.schemas[best]
+        return {} if schema is None else {level.name: level.size for level in schema.levels}
+
+    def _last_groups(self, trial: int) -> pd.DataFrame:
+        groups = self.results.groups
+        epoch = max(groups.files_of(trial), default=0)
+        return groups.read(
+            trials=[trial], epochs=[epoch], level=groups.lowest_level, split="val", labels=True
+        )
+
+    def _try(self, what: str, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame | None:
+        try:
+            return measure()
+        except HlvnnError as error:
+            self.why[what] = str(error)
+        except Exception as error:
+            self.why[what] = f"{type(error).__name__}: {error}"
+            self.faults.append(f"{what}: {self.why[what]}")
+            logger.debug("report: %s", what, exc_info=True)
+        return None
+
+    def frame(self, what: str) -> pd.DataFrame:
+        """Return a frame that was measured; `HlvnnError` with the reason where it was not."""
+        found = {
+            "gain": self.gains,
+            "spread": self.spread,
+            "last": self.last,
+            "latents": self.latents,
+            "calibration": self.calibration,
+        }[what]
+        if found is None:
+            raise HlvnnError(self.why[what])
+        return found
+
+
+def sections(measured: Measured) -> list[Section]:
+    """Draw every figure of a sweep's report; those that cannot be drawn say why."""
+    results = measured.results
+    best, metric = results.best_trial, results.metric
+    lower = "lower" if results.mode == "min" else "higher"
+    level = results.groups.lowest_level or "group"
+    by = f" (trial {results.latent_trial})" if results.latent_trial is not None else ""
+    drawn: list[tuple[str, str, str, str, Callable[[], Figure]]] = [
+        (
+            "curves",
+            "Learning curves",
+            (
+                f"Do the good trials lead early ({lower} is better), so that stopping the others "
+                "at the rungs (dotted lines) was safe? A curve still moving at its end wants more."
+            ),
+            (
+                f"{said(metric)} of every trial over epochs, the best and the best without latents "
+                "drawn thick, rungs as dotted lines, crosses where trials were stopped."
+            ),
+            lambda: figures.learning_curves(
+                results.trials,
+                results.epochs,
+                metric,
+                results.mode,
+                rungs=results.rungs,
+                best=best,
+                pooled=results.pooled_trial,
+            ),
+        ),
+        (
+            "importances",
+            "Which parameters mattered",
+            (
+                "The longest bar explains most of the differences between trials; what has "
+                "next to no bar can be left as it is. Only parameters that every trial drew are "
+                "compared; with few trials, and many stopped early, take it as a hint."
+            ),
+            "Bars: the share of the metric's variance that each parameter explains.",
+            lambda: figures.importances(results.study, metric),
+        ),
+        (
+            "parallel",
+            "Where the good trials are",
+            (
+                "Follow the dark lines, the good trials: where they bunch together on an axis is a "
+                "good value, and where they spread over it the value hardly matters."
+            ),
+            "A line per trial through the value of each parameter, coloured by the metric.",
+            lambda: figures.parallel_coordinates(results.study, metric),
+        ),
+        (
+            "spread",
+            f"How each {level} fares, over epochs (trial {best})",
+            (
+                "Does the weak end rise with the middle? A median that climbs while the 10th "
+                f"percentile stays tells of a model that serves the average {level} only. The "
+                "weakest with a fair number of rows are named; with few a score may be chance."
+            ),
+            (
+                "The distribution of the groups over epochs: median, middle half, 10th to 90th "
+                "percentile, and the mean of the weakest tenth."
+            ),
+            lambda: figures.group_spread(
+                measured.frame("spread"),
+                measured.frame("last"),
+                results.groups.main_measure,
+            ),
+        ),
+        (
+            "gain",
+            f"What each {level} gains by latents{by}",
+            (
+                "Above the dashed line a group is better off with latents than in the pooled "
+                "model. Look at the black squares, the means: groups of few rows scatter by chance."
+            ),
+            (
+                "Each group's gain over the pooled model against its number of rows, with the line "
+                "of no gain and means of bins."
+            ),
+            lambda: figures.gain_by_rows(measured.frame("gain")),
+        ),
+        (
+            "shrinkage",
+            f"How much is known of each {level}{by}",
+            (
+                "Dots should rise with the rows: a group with many rows speaks for itself, one "
+                "with few is held near the common prior. All at zero: the latent learned nothing."
+            ),
+            "The share of the prior variance that each group's rows explain, against these rows.",
+            lambda: figures.shrinkage(measured.frame("latents")),
+        ),
+        (
+            "kl",
+            f"What the latents hold: KL over epochs{by}",
+            (
+                "A latent whose curve sinks below the dotted line has collapsed: it tells nothing "
+                "of its groups and can go. Grey: the latents of other trials."
+            ),
+            "KL of each latent of one trial over epochs, in nats a group, on a log scale.",
+            lambda: figures.kl_over_epochs(
+                results.epochs, measured._latent_trial(), measured.sizes
+            ),
+        ),
+        (
+            "calibration",
+            f"Are its probabilities honest? (trial {best})",
+            (
+                "On the dashed line, what the model calls 80 % likely comes true 80 times in 100. "
+                "Below it the model is too sure of itself, above it not sure enough."
+            ),
+            "How often predictions came true against their probability, and how many there are.",
+            lambda: figures.calibration(measured.frame("calibration")),
+        ),
+        (
+            "use",
+            "How the machine was used",
+            (
+                "Gaps above are slots that stood empty. Below, each dot is an epoch: a fall in "
+                "rows a second while more trials run means that they get in each other's way."
+            ),
+            "Trials at a time, and training rows a second of each trial, over minutes.",
+            lambda: figures.use_over_time(results.trials, results.epochs),
+        ),
+    ]
+    return [_section(measured, *one) for one in drawn]
+
+
+def _section(
+    measured: Measured, name: str, title: str, look: str, alt: str, draw: Callable[[], Figure]
+) -> Section:
+    try:
+        return Section(name, title, look, alt, image=png(draw()))
+    except HlvnnError as error:
+        return Section(name, title, look, alt, missing=str(error))
+    except Exception as error:
+        said_error = f"{type(error).__name__}: {error}"
+        measured.faults.append(f"{name}: {said_error}")
+        logger.debug("report: figure %s", name, exc_info=True)
+        return Section(name, title, look, alt, missing=f"it could not be drawn ({said_error})")
+
+
+def png(figure: Figure) -> str:
+    """Return a figure as PNG in base64."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+__all__ = ["Measured", "Section", "png", "sections", "weakest"]

@@ -1,0 +1,221 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hlvnn.analysis.figures.style import WORDS, said
+from hlvnn.analysis.report.findings import test_column
+from hlvnn.analysis.results import PARAMETER, Results
+from hlvnn.spaces import text
+from hlvnn.sweep.display import duration, number
+from hlvnn.sweep.outcomes import ERROR, Status
+from hlvnn.sweep.plan import shown_path
+
+TOP = 20
+"""Trials on the leaderboard."""
+ENDS = 10
+"""Groups shown from each end."""
+TRACE_LINES = 12
+LONG = 24
+"""Letters from which on a cell gets room to break its lines."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: what is shown, and what it is sorted by (None = last, whatever the order)."""
+
+    text: str
+    sort: float | str | None = None
+    kind: str = ""
+    """Class of the cell, such as a status."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be sorted by each of its columns."""
+
+    id: str
+    caption: str
+    columns: list[tuple[str, bool]]
+    """Title, and whether it holds numbers."""
+    rows: list[list[Cell]]
+
+
+def value(given: object) -> Cell:
+    """Return a cell of a number or a word; an empty one where there is none."""
+    if given is None or (isinstance(given, float) and math.isnan(given)) or given is pd.NaT:
+        return Cell("")
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        shown = f"{int(given)}" if float(given).is_integer() else number(float(given))
+        return Cell(shown, float(given))
+    word = text(given)
+    return Cell(word, word, "long" if len(word) > LONG else "")
+
+
+def status(given: object) -> Cell:
+    """Return a cell of a trial's status, in its colour."""
+    word = str(given)
+    return Cell(word, word, "status-" + word.replace(" ", "-"))
+
+
+def leaderboard(results: Results) -> Table:
+    """Return the best trials: rank, how they fared, and what was drawn."""
+    metric = results.metric
+    measured = {
+        metric: said(metric),
+        "val_group_p10": "10th percentile of groups",
+        "val_group_worst": "worst group",
+        test_column(metric): said(test_column(metric)),
+    }
+    for name in ("test_acc", "test_mse"):
+        measured.setdefault(name, said(name))
+    best = results.best(TOP)
+    measured = {name: word for name, word in measured.items() if f"best_{name}" in best}
+    drawn = [str(name) for name in best if str(name).startswith(PARAMETER)]
+    drawn = [name for name in drawn if best[name].notna().any()]
+    columns = [("rank", True), ("trial", True), ("status", False), ("best epoch", True)]
+    columns += [(word, True) for word in measured.values()]
+    columns += [
+        (name.removeprefix(PARAMETER), pd.api.types.is_numeric_dtype(best[name])) for name in drawn
+    ]
+    columns += [("latents", False)]
+    rows = []
+    for _, row in best.iterrows():
+        cells = [value(row["rank"]), value(row["trial"]), status(row["status"])]
+        cells += [value(row["best_epoch"])]
+        cells += [value(row[f"best_{name}"]) for name in measured]
+        cells += [value(row[name]) for name in drawn]
+        rows.append([*cells, value(row["structure"])])
+    return Table("leaderboard", f"The best {len(best)} trials, by {said(metric)}", columns, rows)
+
+
+def all_trials(results: Results) -> Table:
+    """Return every trial, failed and never-started ones too, with what became of it."""
+    metric = results.metric
+    columns = [("trial", True), ("status", False), ("why", False), ("epochs", True)]
+    columns += [(said(metric), True), ("seconds", True), ("starts", True), ("latents", False)]
+    rows = []
+    for _, row in results.trials.iterrows():
+        why = ": ".join(part for part in (row["reason"], row["error"]) if part)
+        rows.append(
+            [
+                value(row["trial"]),
+                status(row["status"]),
+                value(why),
+                value(row["epochs"]),
+                value(row.get(f"best_{metric}")),
+                value(round(row["seconds"], 1) if not pd.isna(row["seconds"]) else None),
+                value(row["starts"]),
+                value(row["structure"]),
+            ]
+        )
+    return Table("trials", f"All {len(rows)} trials", columns, rows)
+
+
+def some_groups(results: Results, gains: pd.DataFrame) -> Table:
+    """Return the weakest groups, and those that gain and lose most."""
+    measure = WORDS[str(gains.attrs["measure"])]
+    weak = gains.sort_values("trial", ascending=measure in (WORDS["acc"], WORDS["f1"]))
+    by_gain = gains.sort_values("gain", kind="stable")
+    index = weak.head(ENDS).index.union(by_gain.head(ENDS).index).union(by_gain.tail(ENDS).index)
+    level = str(gains.attrs["level"])
+    columns = [(level, False), ("training rows", True), (f"{gains.attrs['split']} rows", True)]
+    columns += [(f"{measure}, with latents", True), (f"{measure}, pooled", True), ("gain", True)]
+    rows = [
+        [
+            value(str(row["label"])),
+            value(row["rows"]),
+            value(row["n"]),
+            value(row["trial"]),
+            value(row["pooled"]),
+            Cell(f"{row['gain']:+.3f}", float(row["gain"])),
+        ]
+        for _, row in weak.loc[weak.index.isin(index)].iterrows()
+    ]
+    caption = (
+        f"{len(rows)} of {len(gains)} groups: the weakest, and those that gain and lose most "
+        f"(level {level})"
+    )
+    return Table("groups", caption, columns, rows)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that failed or diverged, in its own words."""
+
+    trial: int
+    status: str
+    said: str
+    trace: str
+    command: str
+
+
+def failures(results: Results) -> list[Failure]:
+    """Return the failed and diverged trials, with the end of their tracebacks."""
+    found = []
+    ill = results.trials[results.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
+    for _, row in ill.iterrows():
+        folder = results.path / str(row["name"])
+        has_settings = (folder / "hyperparams.json").exists()
+        found.append(
+            Failure(
+                int(row["trial"]),
+                str(row["status"]),
+                str(row["error"] or row["reason"]),
+                _trace(folder / ERROR),
+                f"python train_one.py --from-trial {shlex.quote(shown_path(folder))} --debug"
+                if has_settings
+                else "",
+            )
+        )
+    return found
+
+
+def _trace(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-TRACE_LINES:])
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    """Return what a sweep was, as pairs of a word and what it is."""
+    trials, record = results.trials, results.record
+    state = "running now" if results.alive else "over"
+    known = [
+        ("folder", shown_path(results.path)),
+        ("state", f"{state}, as of when this page was written"),
+        ("selected on", f"{said(results.metric)} ({results.metric}, {results.mode})"),
+    ]
+    if record is not None:
+        known.append(("search space", record.space))
+        options = record.options
+        asha = (
+            f"grace period {options.get('grace_period')}, factor {options.get('reduction_factor')}"
+        )
+        known.append(("ASHA", f"{asha}; rungs at epochs {_joined(results.rungs)}"))
+        if record.base:
+            fixed = {**record.base, **record.fixed}
+            hidden = ("results_dir", "data_dir", "description", "device")
+            shown = ", ".join(f"{k}={text(v)}" for k, v in fixed.items() if k not in hidden)
+            known.append(("fixed for all trials", shown))
+        if record.starts:
+            versions = record.starts[-1].get("versions", {})
+            listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+            times = [str(start.get("time", ""))[:16].replace("T", " ") for start in record.starts]
+            known += [("started", ", again ".join(times)), ("versions", listed)]
+    hashes = trials["data_hash"].dropna().unique()
+    known.append(("data hash", ", ".join(map(str, hashes)) or "not known"))
+    known.append(("time in trials", duration(float(trials["seconds"].sum()))))
+    return known
+
+
+def _joined(values: list[int]) -> str:
+    return ", ".join(map(str, values)) or "none"
