@@ -38,6 +38,35 @@ class ResourceError(HlvnnError):
     """More was asked for than the machine or the cluster has."""
 
 
+class Problems(HlvnnError):
+    """Several things are wrong; all are told at once."""
+
+    def __init__(self, errors: Sequence[HlvnnError]) -> None:
+        self.errors = errors
+        listed = "".join(f"\n  {number}. {error}" for number, error in enumerate(errors, 1))
+        super().__init__(f"{len(errors)} problems:{listed}")
+
+    @classmethod
+    def of(cls, errors: Sequence[HlvnnError]) -> HlvnnError:
+        """Return the only error there is, or all of them as one."""
+        flat: list[HlvnnError] = []
+        for error in errors:
+            flat.extend(error.errors if isinstance(error, Problems) else [error])
+        return flat[0] if len(flat) == 1 else cls(flat)
+
+
+def all_of(*steps: Callable[[], object]) -> None:
+    """Run every step, and then raise what they raised."""
+    found: list[HlvnnError] = []
+    for step in steps:
+        try:
+            step()
+        except HlvnnError as error:
+            found.append(error)
+    if found:
+        raise Problems.of(found)
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the option nearest to `name`, or "" when none is near."""
     close = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)

@@ -206,8 +206,17 @@ def validated(space: Space, settings: Settings, number: int) -> RunConfig:
 
 def check(space: Space, seed: int = 0, fixed: Settings | None = None) -> list[RunConfig]:
     """Validate a sample of a space's draws; return their configurations."""
-    sample = draws(space, CHECKED_DRAWS, seed, fixed)
-    return [validated(space, settings, number) for number, settings in enumerate(sample)]
+    found: list[RunConfig] = []
+    invalid: list[ConfigError] = []
+    for number, settings in enumerate(draws(space, CHECKED_DRAWS, seed, fixed)):
+        try:
+            found.append(validated(space, settings, number))
+        except ConfigError as error:
+            invalid.append(error)
+    if invalid:
+        rate = f" ({len(invalid)} of {CHECKED_DRAWS} draws are invalid)"
+        raise ConfigError(f"{invalid[0]}{rate if len(invalid) > 1 else ''}") from invalid[0]
+    return found
 
 
 def drawn_only(space: Space, fixed: Settings, settings: Settings) -> Settings:

@@ -12,13 +12,14 @@ import optuna
 import pandas as pd
 import pytest
 
+from benchmarks import recorded
 from hlvnn import runs, spaces
 from hlvnn.errors import ConfigError, RunError
 from hlvnn.sweep import command, display, keeping, outcomes, plan, table, warm
 from hlvnn.sweep.journal import Draw, Journal
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.outcomes import Outcome, Status
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules
+from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
 from hlvnn.sweep.searchers import SEARCHERS, grid_size, sampler
 from hlvnn.sweep.trainable import scalars
 
@@ -111,6 +112,15 @@ def test_the_median_rule_stops_who_is_behind_and_takes_up_an_earlier_sweep() -> 
         decision = scheduler.on_trial_result(Controller(), bad, rows([0.1])[0])
         assert decision == ("STOP" if replayed else "CONTINUE")
         assert ("behind the median" in scheduler.reasons.get("id9", "")) == replayed
+
+
+def test_a_band_is_as_large_as_its_brackets() -> None:
+    scheduler = SCHEDULERS["hyperband"](RULES)
+    for number in range(band_size(RULES)):
+        scheduler.on_trial_add(Controller(), trial(number))
+    assert scheduler.debug_string().count("Round") == 1
+    scheduler.on_trial_add(Controller(), trial(99))
+    assert scheduler.debug_string().count("Round") == 2
 
 
 def test_hyperband_lets_a_third_of_a_bracket_go_on() -> None:
@@ -353,6 +363,69 @@ def test_extend_asks_for_that_many_more_of_a_finished_sweep(here: Path) -> None:
         plan.of(options)
     with pytest.raises(ConfigError, match="give only one of them"):
         command.parse(["--extend", str(source), "--resume", str(source)])
+
+
+TABLE = """
+from benchmarks.recorded import GRID
+
+BASE = {"dataset": "digits", "dropout": 0.0}
+METRIC, MODE = "val_acc", "max"
+
+def space(trial):
+    drawn = {"lr": GRID["lr"][trial.suggest_int("lr", 0, 7)]}
+    for name in ("batch_size", "latent_config", "weight_decay"):
+        drawn[name] = trial.suggest_categorical(name, GRID[name])
+    return drawn
+"""
+
+
+def test_a_warm_start_has_better_first_trials_than_a_cold_one(here: Path) -> None:
+    """Recorded runs with dropout teach a search of those without: the first ten of each seed."""
+    curves = recorded.load()["val_acc"]
+    space = write_space("recorded", TABLE)
+
+    def measured(settings: dict[str, Any], dropout: float) -> list[float]:
+        point = {**settings, "dropout": dropout}
+        return curves.loc[tuple(point[name] for name in recorded.GRID)].tolist()
+
+    def first_ten(folder: Path, seed: int, earlier: warm.Earlier | None) -> float:
+        folder.mkdir(parents=True)
+        journal = Journal.create(folder, "max")
+        if earlier is not None:
+            warm.learn(journal.study, earlier)
+        study = optuna.load_study(
+            study_name="sweep", storage=journal.storage, sampler=sampler("tpe", seed, len(journal))
+        )
+        for _ in range(10):
+            one = study.ask()
+            study.tell(one, measured(space.function(one), 0.0)[-1])
+        return float(np.median([one.value for one in study.trials[-10:]]))
+
+    cold, learned = [], []
+    for seed in range(6):
+        source = here / f"source_{seed}"
+        drawing = optuna.create_study(sampler=sampler("random", 100 + seed))
+        source.mkdir()
+        journal = Journal.create(source, "max")
+        for number in range(14):
+            journal.study.enqueue_trial(_params(space, drawing))
+            one = journal.study.ask()
+            values = measured(space.function(one), 0.25)
+            one.set_user_attr("trial", number)
+            journal.study.tell(one, values[-1])
+            outcomes.write(source, Outcome(trial=number, status=Status.COMPLETED))
+            rows = [{"epoch": epoch, "val_acc": value} for epoch, value in enumerate(values, 1)]
+            runs.write_rows(outcomes.trial_folder(source, number) / runs.METRICS, rows)
+        cold.append(first_ten(here / f"cold_{seed}", seed, None))
+        learned.append(first_ten(here / f"warm_{seed}", seed, warm.read(source, space)))
+    assert np.median(learned) > np.median(cold) + 0.005
+    assert np.mean(np.array(learned) > np.array(cold)) > 0.7
+
+
+def _params(space: spaces.Space, study: optuna.Study) -> dict[str, Any]:
+    one = study.ask()
+    space.function(one)
+    return one.params
 
 
 # --------------------------------------------------------------------------- kept weights

@@ -104,15 +104,15 @@ def check(options: SweepConfig, nodes: Sequence[Resources]) -> None:
     where = f"the cluster at {options.address}" if options.address else "this machine"
     gpus = max(node["GPU"] for node in nodes)
     cpus = max(node["CPU"] for node in nodes)
-    if options.gpus_per_trial > 0 and gpus == 0:
+    if options.gpus > 0 and gpus == 0:
         raise ResourceError(
-            f"--gpus-per-trial {options.gpus_per_trial:g}: {where} has no GPU; leave it out to "
+            f"--gpus-per-trial {options.gpus:g}: {where} has no GPU; leave it out to "
             "train on CPUs, or join a cluster that has GPUs with --address"
         )
     if not any(_fit_on(options, node) for node in nodes):
         listed = "; ".join(f"{node['CPU']:g} CPUs and {node['GPU']:g} GPUs" for node in nodes[:8])
         raise ResourceError(
-            f"a trial asks for {options.cpus_per_trial:g} CPUs and {options.gpus_per_trial:g} GPUs "
+            f"a trial asks for {options.cpus_per_trial:g} CPUs and {options.gpus:g} GPUs "
             f"on one node (--cpus-per-trial, --gpus-per-trial), and no node of {where} has that: "
             f"{listed}; ask for at most {cpus:g} CPUs and {gpus:g} GPUs"
         )
@@ -128,8 +128,8 @@ def slots(options: SweepConfig, nodes: Sequence[Resources]) -> int:
 
 def _fit_on(options: SweepConfig, node: Resources) -> int:
     by_cpu = int(node["CPU"] / options.cpus_per_trial + 1e-9)
-    if options.gpus_per_trial == 0:
+    if options.gpus == 0:
         return by_cpu
-    if options.gpus_per_trial < 1:  # a trial's share lies on one GPU
-        return min(by_cpu, int(node["GPU"]) * int(1 / options.gpus_per_trial + 1e-9))
-    return min(by_cpu, int(node["GPU"] / options.gpus_per_trial))
+    if options.gpus < 1:  # a trial's share lies on one GPU
+        return min(by_cpu, int(node["GPU"]) * int(1 / options.gpus + 1e-9))
+    return min(by_cpu, int(node["GPU"] / options.gpus))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import tyro
 from rich.console import Console
 
@@ -35,16 +37,15 @@ def main(args: list[str]) -> int:
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
     try:
-        from hlvnn.sweep import driver, estimate, plan
+        from hlvnn.sweep import driver, estimate, plan, preflight
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"a sweep needs {error.name}: install ray and optuna with pip install 'hlvnn[sweep]'"
         ) from error
-    planned = plan.of(options)
     if options.dry_run:
-        return estimate.dry_run(planned, console)
-    plan.preflight(planned)
-    return driver.run(planned, console)
+        return estimate.dry_run(plan.of(options), console)
+    with ExitStack() as stack:
+        return driver.run(preflight.ready(options, console, stack), console)
 
 
 def parse(args: list[str]) -> SweepConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -27,12 +28,14 @@ from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
 from hlvnn.sweep.outcomes import Status, trial_folder
 from hlvnn.sweep.plan import Plan, begin, locked, shown_path
 from hlvnn.sweep.recorder import Recorder
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules
+from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
 from hlvnn.sweep.searchers import sampler
 from hlvnn.sweep.trainable import run_trial, scalars
 
 RAY_FOLDER = "ray"
 """Ray's own state, of which nothing is ever read back."""
+PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+"""Ray's variable: how many trials may be drawn before they can begin."""
 
 
 def run(plan: Plan, console: Console) -> int:
@@ -107,15 +110,14 @@ class _Driver:
         self.trials = table.TrialsTable(self.sweep, self.space)
         self.ending = Ending(self.options.time_budget)
         self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
-        self.scheduler = SCHEDULERS[self.options.scheduler](
-            Rules(
-                metric=self.space.metric,
-                mode=self.space.mode,
-                max_epochs=plan.max_epochs,
-                grace_period=self.options.grace_period,
-                reduction_factor=self.options.reduction_factor,
-            )
+        self.rules = Rules(
+            metric=self.space.metric,
+            mode=self.space.mode,
+            max_epochs=plan.max_epochs,
+            grace_period=self.options.grace_period,
+            reduction_factor=self.options.reduction_factor,
         )
+        self.scheduler = SCHEDULERS[self.options.scheduler](self.rules)
 
     def run(self) -> int:
         with LiveDisplay(self.board, self.console) as display:
@@ -192,13 +194,14 @@ class _Driver:
             study_name=STUDY,
             sampler=sampler(options.searcher, options.seed, len(self.journal)),
         )
+        brackets = options.scheduler == "hyperband"
+        os.environ[PENDING] = str(band_size(self.rules)) if brackets else "auto"
         starts = len(list((sweep / RAY_FOLDER).glob("start_*")))
         return tune.Tuner(
-            tune.with_resources(
-                run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
-            ),
+            tune.with_resources(run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus}),
             param_space={
                 "worst": space.worsts,
+                "gpus": options.gpus,
                 "threads": max(1, int(options.cpus_per_trial)),
             },
             tune_config=tune.TuneConfig(
@@ -207,10 +210,8 @@ class _Driver:
                 num_samples=to_run,
                 # With a limit Ray starts that many processes at once, not one by one, and draws a
                 # trial only when it can begin, so that the sampler knows all there is to know.
-                # HyperBand's waiting trials would fill the limit, and its brackets never fill.
-                max_concurrent_trials=None
-                if options.scheduler == "hyperband"
-                else self.board.slots,
+                # HyperBand's waiting trials would fill the limit; it draws brackets instead.
+                max_concurrent_trials=None if brackets else self.board.slots,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,

@@ -55,7 +55,7 @@ def _settings(plan: Plan) -> list[str]:
 
 def _resources(options: SweepConfig) -> list[str]:
     asked = f"{options.num_trials} trials with {options.cpus_per_trial:g} CPUs"
-    asked += f" and {options.gpus_per_trial:g} GPUs each"
+    asked += f" and {options.gpus:g} GPUs each"
     if options.address is not None:
         return [f"{asked}, as many at a time as the cluster at {options.address} can hold"]
     machine = cluster.this_machine()

@@ -14,8 +14,9 @@ from hlvnn.errors import ConfigError
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
-    *("num_trials", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "time_budget"),
-    *("address", "max_failures", "resume", "extend", "dry_run", "keep_checkpoints", "report"),
+    *("num_trials", "cpus_per_trial", "gpus_per_trial", "gpu_memory", "max_concurrent"),
+    *("time_budget", "address", "max_failures", "resume", "extend", "dry_run"),
+    *("keep_checkpoints", "report"),
 }
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
@@ -89,8 +90,11 @@ class SweepConfig(Config):
     """Trials in all; with --resume it may be raised."""
     cpus_per_trial: float = Field(1.0, gt=0)
     """CPUs (and threads) a trial."""
-    gpus_per_trial: float = Field(0.0, ge=0)
-    """GPUs a trial; 0.25 lets four trials share one."""
+    gpus_per_trial: float | Literal["auto"] = 0.0
+    """GPUs a trial; 0.25 lets four trials share one, and gives each a quarter of its memory; auto
+    trains the largest draws for a few steps and proposes how many trials fit."""
+    gpu_memory: float | None = Field(None, gt=0)
+    """With --gpus-per-trial auto: GiB of memory of each GPU; none given = what the GPU says."""
     max_concurrent: int | None = Field(None, gt=0)
     """Trials at a time; none given = as many as the CPUs and GPUs allow."""
     time_budget: Seconds | None = Field(None, gt=0)
@@ -147,10 +151,19 @@ class SweepConfig(Config):
 
     @field_validator("gpus_per_trial")
     @classmethod
-    def _whole_above_one(cls, gpus: float) -> float:
+    def _whole_above_one(cls, gpus: float | str) -> float | str:
+        if isinstance(gpus, str):
+            return gpus
+        if gpus < 0:
+            raise ValueError(f"a trial cannot have {gpus:g} GPUs")
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"more than one GPU a trial must be a whole number, got {gpus:g}")
         return gpus
+
+    @property
+    def gpus(self) -> float:
+        """GPUs a trial; a whole one before it is known what `auto` comes to."""
+        return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
 
     @property
     def fixed_settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ import torch
 
 from hlvnn import files, runs, spaces
 from hlvnn.build import assemble, build_model
-from hlvnn.config import RunConfig, validated
-from hlvnn.errors import ConfigError, ResourceError, RunError
+from hlvnn.config import DataConfig, RunConfig, validated
+from hlvnn.data.grouped import GroupedDataset
+from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
 from hlvnn.predict import evaluate
 from hlvnn.spaces import Settings, Space
 from hlvnn.sweep import outcomes, warm
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.searchers import check_grid
 from hlvnn.sweep.warm import Earlier
+from hlvnn.training import parameter_count
 
 SWEEP = "sweep.json"
 """The sweep's options, its search space's digest, metric and mode, versions and starts."""
@@ -37,6 +39,11 @@ LOCK = "driver.lock"
 """Held by the driver that works on the sweep."""
 BUILT_DRAWS = 16
 """Draws whose model is built before a sweep starts."""
+SHOWN_PROBLEMS = 4
+"""Problems of draws that are told at once; the others are likely of the same kind."""
+COPIES, BYTES = 4, 4
+"""A trial keeps its weights twice (checkpoint.pt, best.pt) and two moments of the optimizer, in
+four bytes a number."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,11 @@ class Plan:
     sample: list[RunConfig]
     earlier: Earlier | None = None
     """The trials of another sweep that a new one learns from."""
+
+    def with_gpus(self, gpus: float) -> Plan:
+        """Return the same plan with this share of a GPU for each trial."""
+        changed = self.options.model_copy(update={"gpus_per_trial": gpus})
+        return replace(self, options=changed)
 
     @property
     def max_epochs(self) -> int:
@@ -78,10 +90,46 @@ def new_plan(options: SweepConfig) -> Plan:
         known = ", ".join(spaces.names())
         raise ConfigError(f"name a search space (there are: {known}), or a sweep with --resume")
     space = spaces.load(options.space)
-    fixed = _fixed(options, space)
-    sample = spaces.check(space, options.seed, fixed)
+    fixed: Settings = {}
+    sample: list[RunConfig] = []
+    sweep: list[Path] = []
+    earlier: list[Earlier] = []
+
+    def fix() -> None:
+        fixed.update(_fixed(options, space))
+
+    def draw() -> None:
+        sample.extend(spaces.check(space, options.seed, fixed or options.fixed_settings))
+
+    def name() -> None:
+        title = sample[0].data.title if sample else _title(options, space)
+        sweep.append(_new_folder(options, space, title))
+
+    def learn() -> None:
+        if options.warm_start is not None:
+            source = options.warm_start.resolve()
+            _record(source)
+            earlier.append(warm.read(source, space))
+
+    all_of(fix, draw, name, lambda: _check_search(options, space), learn)
+    options = options.model_copy(update={"name": sweep[0].name})
+    return Plan(options, space, sweep[0], fixed, sample, earlier[0] if earlier else None)
+
+
+def _title(options: SweepConfig, space: Space) -> str:
+    """Return the name of the data, as far as it is known without a valid draw."""
+    known = {**space.base, **options.fixed_settings}
+    table = known.get("table")
+    data = DataConfig.model_construct(
+        dataset=str(known.get("dataset", "")), table=Path(table) if table else None
+    )
+    return data.title
+
+
+def _new_folder(options: SweepConfig, space: Space, title: str) -> Path:
+    """Return the folder of a new sweep; raise `RunError` when it exists."""
     name = options.name or f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    parent = options.root.resolve() / sample[0].data.title
+    parent = options.root.resolve() / title
     sweep = parent / name
     if sweep.parent != parent:
         raise RunError(f"--name {name}: a plain name is expected, not a path")
@@ -90,13 +138,7 @@ def new_plan(options: SweepConfig) -> Plan:
             f"{shown_path(sweep)} exists already; nothing was overwritten. Give another --name, or "
             f"go on with it: python tune_search.py --resume {shown_path(sweep)}"
         )
-    _check_search(options, space)
-    earlier = None
-    if options.warm_start is not None:
-        source = options.warm_start.resolve()
-        _record(source)
-        earlier = warm.read(source, space)
-    return Plan(options.model_copy(update={"name": name}), space, sweep, fixed, sample, earlier)
+    return sweep
 
 
 def resumed_plan(options: SweepConfig) -> Plan:
@@ -209,30 +251,47 @@ def locked(sweep: Path) -> Iterator[None]:
         yield
 
 
-def preflight(plan: Plan) -> None:
+def preflight(plan: Plan) -> int:
     """Load the data and build the models of some draws, so that what would fail fails now.
 
-    Raises what loading and building raise, and `ConfigError` for a metric that is not measured.
+    Returns the bytes of the weights and checkpoint that a trial leaves at most, as far as these
+    draws tell. Raises what loading and building raise, and `ConfigError` for a metric that is not
+    measured.
     """
+    largest = 0
+    problems: list[HlvnnError] = []
     for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
         data = runs.data_of(config.data)
         where = f"{plan.space.path}: draw {number}"
         if data.val is None:
             raise ConfigError(f"{where}: the data have no validation rows to select on")
         try:
-            assemble(config.model, data.schema)
+            model = assemble(config.model, data.schema)
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            problems.append(ConfigError(f"{where}: {error}"))
+            continue
+        largest = max(largest, COPIES * BYTES * parameter_count(model))
         if number == 0:
-            model = build_model(config.model, data)
-            some = data.val.subset(torch.arange(min(32, len(data.val))))
-            measured = [f"val_{name}" for name in evaluate(model, some, 1).scalars]
-            for metric in plan.space.worsts:
-                if metric not in measured:
-                    raise ConfigError(
-                        f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; "
-                        f"there are: {', '.join(measured)}"
-                    )
+            problems += _unmeasured(plan, config, data)
+    if problems:
+        raise Problems.of(problems[:SHOWN_PROBLEMS])
+    return largest
+
+
+def _unmeasured(plan: Plan, config: RunConfig, data: GroupedDataset) -> list[HlvnnError]:
+    """Return an error for each metric that is selected on and not measured on these data."""
+    assert data.val is not None
+    some = data.val.subset(torch.arange(min(32, len(data.val))))
+    scalars = evaluate(build_model(config.model, data), some, 1).scalars
+    measured = [f"val_{name}" for name in scalars]
+    return [
+        ConfigError(
+            f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; there are: "
+            f"{', '.join(measured)}"
+        )
+        for metric in plan.space.worsts
+        if metric not in measured
+    ]
 
 
 def shown_path(path: Path) -> str:
@@ -269,7 +328,7 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
 def _device(options: SweepConfig, space: Space) -> Settings:
     """Return the device of all trials, as a setting."""
     device = {**space.base, **options.fixed_settings}.get("device", "auto")
-    if options.gpus_per_trial == 0:
+    if options.gpus == 0:
         if str(device).startswith("cuda"):
             raise ResourceError(
                 f"--device {device} needs a GPU, and the trials have none: give --gpus-per-trial"

@@ -18,6 +18,7 @@ from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.outcomes import Outcome, Status
 from hlvnn.sweep.schedulers import EpochScheduler
+from hlvnn.sweep.trainable import OUT_OF_MEMORY
 
 ERROR_WIDTH = 300
 """Characters of an error that the table holds; error.txt has the rest."""
@@ -83,7 +84,10 @@ class Recorder(Callback):
     ) -> None:
         result = trial.last_result
         number = trial.config["trial"]
-        if result.get("diverged"):
+        if result.get(OUT_OF_MEMORY):
+            reason = "it needed more memory than it had; give trials more of it (--gpus-per-trial)"
+            self._end(number, Status.OUT_OF_MEMORY, f"{reason}; see {outcomes.ERROR}")
+        elif result.get("diverged"):
             reason = f"the loss was not finite in epoch {result['epoch']}"
             self._end(number, Status.DIVERGED, reason)
         elif trial.trial_id in self.scheduler.reasons:
@@ -130,7 +134,7 @@ class Recorder(Callback):
             wall_seconds=time.monotonic() - entry.started if entry.started is not None else 0.0,
             starts=entry.starts,
             cpus=self.options.cpus_per_trial,
-            gpus=self.options.gpus_per_trial,
+            gpus=self.options.gpus,
             node=entry.node,
         )
         outcomes.write(self.sweep, outcome)

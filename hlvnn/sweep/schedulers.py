@@ -6,6 +6,7 @@ is not compared with others, and in its last epoch a trial is left to end by its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -131,7 +132,7 @@ def asha(rules: Rules) -> EpochScheduler:
 
 
 def hyperband(rules: Rules) -> EpochScheduler:
-    """HyperBand: brackets whose trials wait for each other at every rung.
+    """HyperBand: brackets whose trials wait for each other at every rung (see `band_size`).
 
     A resumed sweep begins new brackets with the trials that are left.
     """
@@ -145,6 +146,16 @@ def hyperband(rules: Rules) -> EpochScheduler:
     )
     why = f"was not among the best 1/{rules.reduction_factor:g} of its bracket"
     return Guarded(inner, rules.metric, why, replayed=False)
+
+
+def band_size(rules: Rules) -> int:
+    """Return how many trials fill all brackets of a HyperBand: as many are drawn at once.
+
+    Drawn one by one, as they can begin, each would be alone in its bracket and never be compared.
+    """
+    brackets = round(math.log(rules.max_epochs) / math.log(rules.reduction_factor)) + 1
+    sizes = (brackets / (s + 1) * rules.reduction_factor**s for s in range(brackets))
+    return sum(math.ceil(size) for size in sizes)
 
 
 def median(rules: Rules) -> EpochScheduler:

@@ -21,6 +21,8 @@ from hlvnn.errors import ConfigError
 from hlvnn.sweep.outcomes import ERROR
 from hlvnn.training import EpochReport
 
+OUT_OF_MEMORY = "out_of_memory"
+"""Flag of the one result of a trial that had too little memory."""
 GROUPS = ("val_group_p10", "val_group_worst")
 """Columns that are told to Ray beside the metric, for the live table."""
 
@@ -29,12 +31,12 @@ def run_trial(config: dict[str, Any]) -> None:
     """Run (or go on with) the trial that `config` describes.
 
     config: trial (its number), settings (JSON), folder, worst (each metric's value for a NaN),
-    threads, and problem: why the draw is invalid, or "". Everything that lasts is written into the
-    folder, its checkpoint too; Ray is given no files.
+    threads, gpus (below 1: its share of a GPU's memory), and problem: why the draw is invalid, or
+    "". Everything that lasts is written into the folder, its checkpoint too; Ray is given no files.
     """
     folder = Path(config["folder"])
     settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
-    _fresh(int(config["threads"]), settings.get("seed", 0))
+    _fresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
     reports = 0
 
     def report(epoch: EpochReport) -> None:
@@ -47,13 +49,32 @@ def run_trial(config: dict[str, Any]) -> None:
             raise ConfigError(config["problem"])
         run = run_config(settings, f"trial {config['trial']}")
         runs.execute(run, folder, report=report, resume=True)
-    except Exception:
+    except Exception as error:
+        if out_of_memory(error):
+            _tell_out_of_memory(folder, settings["num_epochs"], config["worst"])
+            return
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         raise
     if not reports:  # it had ended before the driver that watched it was killed
         last = runs.read_metrics(folder).iloc[-1].to_dict()
         tune.report(scalars(last, settings["num_epochs"], config["worst"]))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory left: of a GPU, or of this machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _tell_out_of_memory(folder: Path, num_epochs: int, worst: Mapping[str, float]) -> None:
+    """End a trial that had too little memory: an outcome, as divergence is, and not tried again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+    epochs = len(runs.read_metrics(folder)) if (folder / runs.METRICS).exists() else 0
+    row = {"epoch": epochs + 1, "diverged": 1.0}
+    tune.report(scalars(row, num_epochs, worst) | {OUT_OF_MEMORY: 1})
 
 
 def warm_up() -> None:
@@ -83,8 +104,11 @@ def scalars(
     return told | {name: float(row[name]) for name in GROUPS if name in row and name not in told}
 
 
-def _fresh(threads: int, seed: int) -> None:
+def _fresh(threads: int, seed: int, gpus: float) -> None:
     """Give a process that ran another trial before a fresh start."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gpus) if gpus else 1.0)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for processes that the trial may start
     torch.set_num_threads(threads)
     random.seed(seed)

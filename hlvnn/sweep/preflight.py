@@ -1,0 +1,275 @@
+"""Before a sweep starts: a page of checks, here and on every node, and all problems at once."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from hlvnn import runs
+from hlvnn.config import DataConfig
+from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError
+from hlvnn.sweep import cluster, outcomes, packing, plan
+from hlvnn.sweep.options import SweepConfig
+from hlvnn.sweep.plan import Plan, shown_path
+
+Found = TypeVar("Found")
+NODE_SECONDS = 300
+"""How long a node may take to answer: it loads the data."""
+MAY_DIFFER = {"python"}
+"""Versions whose last part may differ from node to node."""
+
+
+class Page:
+    """Runs checks one after the other, whatever they find."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.problems: list[HlvnnError] = []
+
+    def check(self, what: str, check: Callable[[], Found], told: str = "") -> Found | None:
+        """Return what a check returns, or None when it found problems."""
+        try:
+            found = check()
+        except HlvnnError as error:
+            self.problems.append(error)
+            self.lines.append(f"{what}: not as it must be")
+            return None
+        self.lines.append(f"{what}: {told or 'as it must be'}")
+        return found
+
+    def end(self, console: Console | None) -> None:
+        """Print the page, or raise `Problems` with all that was found."""
+        if self.problems:
+            raise Problems.of(self.problems)
+        if console is not None:
+            for line in self.lines:
+                console.print(f"checked {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a node is asked."""
+
+    folder: str
+    """Folder on the storage in which the driver left a token, and the node leaves its answer."""
+    token: str
+    data: tuple[DataConfig, ...]
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a node found."""
+
+    node: str
+    versions: dict[str, str] = field(default_factory=dict)
+    storage: str = ""
+    """Why the storage cannot be used, or ""."""
+    digests: tuple[str, ...] = ()
+    """Hash of each data set, as far as they loaded."""
+    data: str = ""
+    """Why a data set did not load, or ""."""
+
+
+def ready(options: SweepConfig, console: Console, stack: ExitStack) -> Plan:
+    """Check everything about a sweep; return its plan.
+
+    A cluster is joined, and left when `stack` closes. Raises `Problems`, or the one problem that
+    there is; nothing was written then.
+    """
+    page = Page()
+    planned = page.check("search space and options", lambda: plan.of(options))
+    nodes = page.check("cluster", lambda: _nodes(options, stack))
+    if nodes is not None:
+        page.check("resources", lambda: cluster.check(options, nodes))
+    configs = {config.data for config in planned.sample} if planned is not None else set()
+    root = options.root.resolve() if planned is None else planned.sweep.parent
+    everywhere = options.address is not None and nodes is not None
+    check_nodes(page, root, tuple(configs), everywhere)
+    if planned is not None:
+        planned = _fits(page, planned, nodes or [])
+    page.end(console)
+    assert planned is not None
+    return planned
+
+
+def _fits(page: Page, planned: Plan, nodes: list[cluster.Resources]) -> Plan:
+    """Check models, disk and memory; return the plan with the share of a GPU that is known now."""
+    needed = page.check("models, metrics and data here", lambda: plan.preflight(planned))
+    if needed is not None:
+        page.check("disk", lambda: check_disk(planned, needed))
+    if planned.options.gpus_per_trial != "auto" or page.problems:
+        return planned
+    share = page.check("memory of a trial", lambda: packing.propose(planned, nodes))
+    if share is None:
+        return planned
+    page.lines[-1] += f": {round(1 / share)} fit on a GPU, --gpus-per-trial {share:.3g}"
+    return planned.with_gpus(share)
+
+
+def _nodes(options: SweepConfig, stack: ExitStack) -> list[cluster.Resources]:
+    if options.address is not None:
+        stack.enter_context(cluster.connected(options.address))
+    return cluster.nodes() if ray.is_initialized() else [cluster.this_machine()]
+
+
+def check_nodes(page: Page, root: Path, data: tuple[DataConfig, ...], everywhere: bool) -> None:
+    """Check storage, data and versions on this machine, and on all nodes of the cluster."""
+    here = page.check("storage on this machine", lambda: _writable(root))
+    if here is None or not everywhere:
+        return
+    with _token(here) as request:
+        request = replace(request, data=data)
+        mine = inspect(request)
+        reports = [mine, *ask_nodes(request)]
+    page.check(f"storage on {len(reports) - 1} nodes", lambda: check_storage(reports, root))
+    page.check("data on every node", lambda: check_data(reports))
+    page.check("versions on every node", lambda: check_versions(reports))
+
+
+def _writable(root: Path) -> Path:
+    """Return the nearest folder on the way to `root` that exists, once it proved writable."""
+    folder = next(parent for parent in (root, *root.parents) if parent.exists())
+    try:
+        (probe := folder / f".{uuid.uuid4().hex}").touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"{shown_path(root)} cannot be written ({error.strerror}); give a folder that can, "
+            "with --results-dir or --storage"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _token(folder: Path) -> Iterator[Request]:
+    """Leave a token in a folder of the storage, for nodes to find; clean up behind them."""
+    token = uuid.uuid4().hex
+    place = folder / f".preflight-{token}"
+    place.mkdir()
+    try:
+        (place / token).touch()
+        yield Request(str(place), token, ())
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def inspect(request: Request) -> NodeReport:
+    """Look at this node: can it use the storage, has it the data, and which versions."""
+    report = NodeReport(socket.gethostname(), runs.versions())
+    folder = Path(request.folder)
+    try:
+        if not (folder / request.token).exists():
+            report = replace(
+                report, storage="does not see the files that this machine writes there"
+            )
+        else:
+            (folder / f"{uuid.uuid4().hex}.answer").touch()
+    except OSError as error:
+        report = replace(report, storage=f"cannot write there ({error.strerror})")
+    digests: list[str] = []
+    for config in request.data:
+        try:
+            digests.append(runs.data_of(config).digest())
+        except HlvnnError as error:
+            report = replace(report, data=str(error))
+            break
+    return replace(report, digests=tuple(digests))
+
+
+def ask_nodes(request: Request) -> list[NodeReport]:
+    """Return what every living node of the cluster found, each asked on itself."""
+    task = ray.remote(num_cpus=0)(inspect)
+    asked = {
+        node["NodeManagerHostname"]: task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(request)
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    reports = []
+    for name, answer in asked.items():
+        try:
+            reports.append(ray.get(answer, timeout=NODE_SECONDS))
+        except ray.exceptions.RayError as error:
+            reports.append(NodeReport(name, data=f"it did not answer ({_first_line(error)})"))
+    return reports
+
+
+def check_storage(reports: Sequence[NodeReport], root: Path) -> None:
+    """Raise `RunError` when a node cannot use the storage."""
+    bad = [f"{report.node} {report.storage}" for report in reports if report.storage]
+    if bad:
+        raise RunError(
+            f"{shown_path(root)} must be one folder that every node can write: {'; '.join(bad)}; "
+            "give one that they share, with --storage"
+        )
+
+
+def check_data(reports: Sequence[NodeReport]) -> None:
+    """Raise when a node lacks the data, or has others than this machine (the first report)."""
+    mine = reports[0]
+    bad = [f"{report.node}: {report.data}" for report in reports if report.data]
+    if bad:
+        raise ConfigError(f"the data are not on every node: {'; '.join(bad)}")
+    bad = [
+        f"{report.node} has {', '.join(report.digests)}"
+        for report in reports
+        if report.digests != mine.digests
+    ]
+    if bad:
+        raise ConfigError(
+            f"the data differ from this machine's (hash {', '.join(mine.digests)}): "
+            f"{'; '.join(bad)}; copy them anew"
+        )
+
+
+def check_versions(reports: Sequence[NodeReport]) -> None:
+    """Raise `RunError` when a node runs other versions than this machine (the first report)."""
+    mine = reports[0].versions
+    bad = [
+        f"{report.node} has {name} {report.versions.get(name, 'not at all')}, here it is {version}"
+        for report in reports
+        if report.versions
+        for name, version in mine.items()
+        if _version(name, report.versions.get(name, "")) != _version(name, version)
+    ]
+    if bad:
+        raise RunError(
+            f"all nodes must run the same versions: {'; '.join(bad)}; install those of "
+            "constraints.txt on every node"
+        )
+
+
+def _version(name: str, version: str) -> str:
+    return version.rpartition(".")[0] if name in MAY_DIFFER else version
+
+
+def check_disk(planned: Plan, bytes_a_trial: int) -> None:
+    """Raise `ResourceError` when the checkpoints to come would fill the disk."""
+    ended = sum(
+        outcomes.read(planned.sweep, number) is not None
+        for number in range(planned.options.num_trials if planned.sweep.exists() else 0)
+    )
+    needed = (planned.options.num_trials - ended) * bytes_a_trial
+    folder = next(parent for parent in (planned.sweep, *planned.sweep.parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"the checkpoints of {planned.options.num_trials - ended} trials need about "
+            f"{packing.size(needed)}, and {shown_path(folder)} has {packing.size(free)} free; give "
+            "fewer --num-trials, or another disk with --storage"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
