@@ -39,7 +39,7 @@ on_node() { # NODE ROLE: start Ray on a node, in the background
 }
 finish() {
     local status=$? # of what ended the script
-    trap '' TERM INT
+    trap '' TERM INT HUP PIPE
     set +e
     if [[ -n $driver ]] && kill -0 "$driver" 2>/dev/null; then
         kill -TERM "$driver" && wait "$driver" # it writes its tables; --resume goes on

@@ -27,7 +27,11 @@ def main() -> None:
         return
     import ray  # takes seconds, which the head's start needs as well
 
-    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    while not ray.is_initialized():
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:  # a head on a busy machine listens before it answers
+            check(args.starters, until, f"{address} lets nobody in ({error})")
     while (alive := sum(node["Alive"] for node in ray.nodes())) < args.nodes:
         check(args.starters, until, f"{alive} of {args.nodes} nodes have joined {address}")
 

@@ -501,7 +501,7 @@ def listing(job: Job, address: str, **env: str) -> dict[str, Any]:
         env={**job.env, **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -546,6 +546,7 @@ def head(job: Job) -> Iterator[Callable[..., str]]:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # seconds each, minutes where others have the cores
 def test_a_cluster_asks_for_its_token_and_is_sent_code_alone(
     job: Job, head: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -573,6 +574,7 @@ def test_a_cluster_asks_for_its_token_and_is_sent_code_alone(
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # seconds each, minutes where others have the cores
 def test_an_open_cluster_is_joined_only_on_this_machine_or_where_the_user_says_so(
     job: Job, head: Callable[..., str]
 ) -> None:
@@ -590,7 +592,7 @@ def test_an_open_cluster_is_joined_only_on_this_machine_or_where_the_user_says_s
     )
     try:
         wait = [sys.executable, str(RECIPES / "wait_for_nodes.py"), "2"]
-        env = {**job.env, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled", "HLVNN_WAIT": "60"}
+        env = {**job.env, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
         subprocess.run(wait, env=env, check=True)
         refused = listing(job, address)["refused"]
         assert "asks nobody for a token" in refused
@@ -603,6 +605,7 @@ def test_an_open_cluster_is_joined_only_on_this_machine_or_where_the_user_says_s
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # seconds each, minutes where others have the cores
 @pytest.mark.parametrize("script", ["slurm.sh", "slurm_shared.sh"])
 def test_a_sweep_runs_on_a_cluster_that_slurm_would_start(job: Job, script: str) -> None:
     environment(job, {"python": f'#!/bin/bash\nexec {sys.executable} "$@"\n'})
@@ -614,7 +617,7 @@ def test_a_sweep_runs_on_a_cluster_that_slurm_would_start(job: Job, script: str)
     process = job.submit(
         f"cluster/{script}", "tiny", "--name", "one", "--max-concurrent", "2", **small
     )
-    printed, _ = process.communicate(timeout=280)
+    printed, _ = process.communicate(timeout=400)
     assert process.returncode == 0, printed
     frame = pd.read_parquet(job.tree / "results" / "digits" / "one" / "trials.parquet")
     assert frame["status"].tolist() == ["completed"] * 4, printed
@@ -626,7 +629,7 @@ def test_a_sweep_runs_on_a_cluster_that_slurm_would_start(job: Job, script: str)
     # the job goes on with the sweep that another one began
     process = job.submit(f"cluster/{script}", "--resume", "results/digits/one",
                          "--num-trials", "5", **small)  # fmt: skip
-    printed, _ = process.communicate(timeout=280)
+    printed, _ = process.communicate(timeout=400)
     assert process.returncode == 0, printed
     frame = pd.read_parquet(job.tree / "results" / "digits" / "one" / "trials.parquet")
     assert frame["status"].tolist() == ["completed"] * 5, printed
