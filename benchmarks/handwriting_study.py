@@ -192,7 +192,7 @@ def configuration(options: Options, job: Job) -> RunConfig:
 
 def parts(options: Options, job: Job) -> tuple[GroupedDataset, Split]:
     """Return the rows to fit, alone, and the rows to score."""
-    data = load_data(configuration(options, job).data)
+    data = load_data(configuration(options, replace(job, settings={})).data)
     scored = data.val if job.part == "val" else data.test
     assert scored is not None
     return replace(data, val=None, test=None), scored
@@ -529,6 +529,12 @@ def paired(
     return float(difference.mean()), float((total[again].sum(1) / rows[again].sum(1)).std())
 
 
+def over_seeds(values: Floats) -> str:
+    """Return the mean of a figure over seeds, with its SD where there are several."""
+    spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{values.mean():.4f}{spread}"
+
+
 def table(options: Options, jobs: dict[str, list[Job]]) -> str:
     """Return the Markdown table, and how ours differs from the best comparator."""
     found = {name: scores(options, own) for name, own in jobs.items()}
@@ -544,13 +550,10 @@ def table(options: Options, jobs: dict[str, list[Job]]) -> str:
     columns = ["method", "accuracy", "nats", "10th percentile of writers", *gained]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, own in found.items():
-        right, nats = own.per_seed(own.hit), own.per_seed(own.loss)
-        weak = own.weak(generator)
-        gain = "| " if own is first else gains(own, first)
-        lines.append(
-            f"| {name} | {right.mean():.4f} ± {right.std(ddof=1):.4f} | {nats.mean():.4f} ± "
-            f"{nats.std(ddof=1):.4f} | {weak[0]:.3f} ± {weak[1]:.3f} | {gain} |"
-        )
+        means = [over_seeds(own.per_seed(values)) for values in (own.hit, own.loss)]
+        weak = "{:.3f} ± {:.3f}".format(*own.weak(generator))
+        gain = " | " if own is first else gains(own, first)
+        lines.append(f"| {' | '.join([name, *means, weak, gain])} |")
     rivals = [name for name in COMPARATORS if name in found]
     if rivals and "ours" in found:
         best = min(rivals, key=lambda name: float(found[name].loss.mean()))
