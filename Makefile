@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test lint format bench clean
+.PHONY: help install sweep test chaos lint format bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -24,6 +24,9 @@ sweep: $(STAMP) ## run the search search_spaces/SPACE.py (SPACE=shakespeare)
 
 test: $(STAMP) ## run the tests (slow and gpu ones: ARGS="-m slow")
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP) ## kill parts of a cluster twenty times during one sweep; print what was survived
+	$(BIN)/python -m tests.chaos.twenty $(ARGS)
 
 lint: $(STAMP) ## check style, types and the order of imports; change nothing
 	$(BIN)/ruff check .

@@ -86,6 +86,13 @@ class DataConfig(Config):
     test_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of each group's rows of a table kept for testing."""
 
+    @field_validator("dataset")
+    @classmethod
+    def _a_plain_name(cls, name: str) -> str:
+        if name in (".", "..") or set(name) & {"/", "\\", "\0"}:
+            raise ValueError("expected a plain name, not a path (--data-dir moves the root)")
+        return name
+
     @property
     def title(self) -> str:
         """The name that results are filed under."""

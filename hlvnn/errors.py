@@ -30,8 +30,16 @@ class CheckpointError(HlvnnError):
     """A checkpoint is cut short, foreign, or does not fit its model."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint cannot be read at all: it was cut short, or its bytes have changed."""
+
+
 class RunError(HlvnnError):
     """A run or sweep folder is missing, exists already, or is damaged."""
+
+
+class StorageError(RunError):
+    """A file cannot be written or reached: the disk is full, or the storage is away."""
 
 
 class ResourceError(HlvnnError):

@@ -6,11 +6,11 @@ import csv
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hlvnn.errors import RunError
+from hlvnn.errors import RunError, StorageError
 
 
 @contextmanager
@@ -21,7 +21,21 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the storage may be gone, and its error says more
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def reachable(folder: Path) -> Iterator[None]:
+    """Turn an operating system's error about files into a `StorageError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StorageError(
+            f"{error.filename or folder}: {why}; nothing was left half written. Free some space or "
+            "bring the storage back, then go on with --resume"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -43,8 +57,12 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; `RunError` names the file when it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; is {path.parent} the folder of a run?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise RunError(f"{path}: not readable as JSON ({error}); restore it from a copy") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import secrets
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -14,19 +15,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+from pandas.api.types import is_numeric_dtype
 
 from hlvnn.build import assemble, build_model
-from hlvnn.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from hlvnn.checkpoint import load_checkpoint, load_latest, load_weights, previous, save_checkpoint
 from hlvnn.config import DataConfig, RunConfig, flatten, run_config
 from hlvnn.data import load_data
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
 from hlvnn.events import Events, check_installed
-from hlvnn.files import read_json, replacing, write_json, write_rows
+from hlvnn.files import reachable, read_json, replacing, write_json, write_rows
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
-from hlvnn.show import epoch_line, groups_at_both_ends
+from hlvnn.show import closing, epoch_line, groups_at_both_ends, logged, opening
+from hlvnn.storage import readable
 from hlvnn.training import Checkpoint, EpochReport, FitResult, check, fit, parameter_count
 
 logger = logging.getLogger("hlvnn")
@@ -41,12 +45,18 @@ STATS = "training_stats"
 """Folder of per-group tables, a Parquet file per evaluated epoch."""
 CHECKPOINT = "checkpoint.pt"
 """Everything needed to go on."""
+PREVIOUS = previous(Path(CHECKPOINT)).name
+"""The checkpoint before it, for the day on which that one cannot be read."""
 BEST = "best.pt"
 """Weights of the epoch with the lowest validation loss."""
 LOG = "train.log"
 """What the terminal showed."""
+WRITER = "writer.txt"
+"""Which process writes the folder: one that a later start has relieved writes no more."""
 RESULT = "result.json"
 """How the run ended: ELBO, KL per latent, epochs; absent until it has."""
+NUMERIC = ("epoch", "seconds", "diverged")
+"""Columns that every row of metrics.csv has."""
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir"),
     *("tensorboard", "description"),
@@ -96,10 +106,11 @@ def execute(
 
     report: called after each evaluated epoch, when its files are written; it may raise to end the
     run, which leaves a folder that can be resumed. resume: go on from the folder's checkpoint where
-    there is one, else start afresh in it.
+    there is one (from the one before it where the last cannot be read), else start afresh in it.
 
-    Raises `RunError` when the folder exists (without `resume`), and what loading and building
-    raise; nothing is written before data and model are sound.
+    Raises `RunError` when the folder exists (without `resume`) or another process took it over,
+    `StorageError` when it cannot be written, and what loading and building raise; nothing is
+    written before data and model are sound.
     """
     if folder.exists() and not resume:
         raise RunError(f"{folder} exists already; nothing was overwritten. Choose another name")
@@ -109,17 +120,19 @@ def execute(
     data = data_of(config.data)
     model = build_model(config.model, data, config.seed)
     check(model, data, config.train)
-    checkpoint = None
-    if resume and (folder / CHECKPOINT).exists():
-        _check_same(config, data, folder)
-        checkpoint = _checkpoint_to_continue(folder / CHECKPOINT, model)
     run = _Writer(folder, config, data.schema, report)
-    run.start(checkpoint, model, data)
-    with _logged(folder / LOG):
-        logger.info(_opening(config, model, data, folder, checkpoint))
+    with logged(folder / LOG):
+        checkpoint = None
+        if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
+            _check_same(config, data, folder)
+            checkpoint = _checkpoint_to_continue(*found, model)
+        with reachable(folder):
+            run.start(checkpoint, model, data)
+        logger.info(opening(config, model, data, folder, checkpoint))
         result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
-        run.finish(result)
-        logger.info(_closing(result, folder))
+        with reachable(folder):
+            run.finish(result)
+        logger.info(closing(result, folder))
     return result
 
 
@@ -143,9 +156,13 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
         )
 
 
-def _checkpoint_to_continue(path: Path, model: HierarchicalModel) -> Checkpoint:
-    """Read a checkpoint whose weights fit the model; the model is left as it was."""
-    checkpoint = load_checkpoint(path)
+def _checkpoint_to_continue(
+    checkpoint: Checkpoint, path: Path, model: HierarchicalModel
+) -> Checkpoint:
+    """Check that a checkpoint's weights fit the model, which is left as it was; return it.
+
+    The file that it is in becomes the folder's last checkpoint, in place of a damaged one.
+    """
     missing = {"epoch", "model", "optimizers", "history"} - checkpoint.keys()
     if missing:
         raise CheckpointError(
@@ -154,6 +171,8 @@ def _checkpoint_to_continue(path: Path, model: HierarchicalModel) -> Checkpoint:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_weights(model, checkpoint["model"], path)
     model.load_state_dict(before)
+    with reachable(path.parent):
+        path.replace(path.with_name(CHECKPOINT))
     return checkpoint
 
 
@@ -173,21 +192,22 @@ class _Writer:
         self.reports = 0
         self.unsaved: Callable[[], Checkpoint] | None = None
         self.events = Events(folder) if config.train.tensorboard else None
+        self.token = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}\n"
 
     def start(
         self, checkpoint: Checkpoint | None, model: HierarchicalModel, data: GroupedDataset
     ) -> None:
         (self.folder / STATS).mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / WRITER) as temporary:
+            temporary.write_text(self.token, encoding="utf-8")
         (self.folder / RESULT).unlink(missing_ok=True)
+        for left in [*self.folder.glob(".*.tmp"), *(self.folder / STATS).glob(".*.tmp")]:
+            left.unlink(missing_ok=True)  # of a process that was killed while it wrote
         if checkpoint is not None:
             self.rows = list(checkpoint["history"])
+            self._forget_after(checkpoint["epoch"])
             return
-        written = [
-            *(self.folder / STATS).glob("*.parquet"),
-            *map(self.folder.joinpath, (METRICS, BEST)),
-        ]
-        for stale in written:
-            stale.unlink(missing_ok=True)  # of a start that never reached a checkpoint
+        self._forget_after(0)
         record = {
             "config": flatten(self.config),
             "model": model.name,
@@ -200,9 +220,47 @@ class _Writer:
         write_json(self.folder / HYPERPARAMS, record)
         write_json(self.folder / SCHEMA, data.schema.to_json())
 
+    def _forget_after(self, epoch: int) -> None:
+        """Remove what was written of epochs that will be trained again."""
+        for path in (self.folder / STATS).glob("epoch_*.parquet"):
+            if path.name > _stats_name(epoch):
+                path.unlink(missing_ok=True)
+        if self.rows:
+            write_rows(self.folder / METRICS, self.rows)
+        else:
+            for name in (METRICS, BEST):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _check_writer(self) -> None:
+        """Raise `RunError` when a later start has taken the folder over."""
+        path = self.folder / WRITER
+        try:
+            now = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            if not self.folder.exists():
+                raise  # the storage is away
+            now = "a process that ended it"
+        if now != self.token:
+            raise RunError(f"{self.folder} was taken over by {now.strip()}; this process ends")
+
     def report(self, epoch: EpochReport, checkpoint: Callable[[], Checkpoint]) -> None:
+        with reachable(self.folder):
+            self._write(epoch, checkpoint)
+        logger.info(epoch_line(epoch.row, self.config.train.num_epochs))
+        if table := groups_at_both_ends(epoch.groups, self.schema):
+            logger.info(table)
+        if self.outer is not None:
+            try:
+                self.outer(epoch)
+            except BaseException:
+                with reachable(self.folder):
+                    self._save()  # it was asked to end: what it has is kept
+                raise
+
+    def _write(self, epoch: EpochReport, checkpoint: Callable[[], Checkpoint]) -> None:
+        self._check_writer()
         if len(epoch.groups):
-            path = self.folder / STATS / f"epoch_{epoch.epoch:04d}.parquet"
+            path = self.folder / STATS / _stats_name(epoch.epoch)
             with replacing(path) as temporary:
                 epoch.groups.to_parquet(temporary, index=False)
         self.rows.append(epoch.row)
@@ -215,73 +273,27 @@ class _Writer:
                 save_checkpoint({k: state[k] for k in ("epoch", "model")}, self.folder / BEST)
             if self.reports % self.config.train.checkpoint_every == 0:
                 self._save()
-        logger.info(epoch_line(epoch.row, self.config.train.num_epochs))
-        if table := groups_at_both_ends(epoch.groups, self.schema):
-            logger.info(table)
         if self.events is not None:
             self.events.write(epoch.row, epoch.groups)
-        if self.outer is not None:
-            self.outer(epoch)
 
     def _save(self) -> None:
         if self.unsaved is not None:
-            save_checkpoint(self.unsaved(), self.folder / CHECKPOINT)
+            save_checkpoint(self.unsaved(), self.folder / CHECKPOINT, keep_previous=True)
         self.unsaved = None
 
     def finish(self, result: FitResult) -> None:
+        self._check_writer()
         self._save()
         names = ("elbo", "elbo_error", "kl", "epochs", "diverged", "stopped_early")
         record = {name: getattr(result, name) for name in names}
         if result.diverged:
             record |= {"elbo": None, "elbo_error": None}
         write_json(self.folder / RESULT, record)
+        (self.folder / WRITER).unlink(missing_ok=True)
 
 
-def _opening(
-    config: RunConfig,
-    model: HierarchicalModel,
-    data: GroupedDataset,
-    folder: Path,
-    checkpoint: Checkpoint | None,
-) -> str:
-    levels = ", ".join(f"{level.size} {level.name}" for level in data.schema.levels)
-    rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits().items())
-    latents = "; ".join(f"{latent.name} (width {latent.width})" for latent in model.latents)
-    lines = [
-        f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
-        f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
-        f"results in {folder}",
-    ]
-    if config.description:
-        lines.append(f"description: {config.description}")
-    if checkpoint is not None:
-        lines.append(f"continuing after epoch {checkpoint['epoch']}")
-    return "\n".join(lines)
-
-
-def _closing(result: FitResult, folder: Path) -> str:
-    if result.diverged:
-        return f"the loss is no longer a number: ended as diverged after epoch {result.epochs}"
-    error = f" ± {result.elbo_error:.2f}" if result.elbo_error else ""
-    kl = "".join(f"  KL {name}: {value:.2f}" for name, value in result.kl.items())
-    early = " (stopped early)" if result.stopped_early else ""
-    return f"ELBO {result.elbo:.4f}{error}{kl}  after {result.epochs} epochs{early}; {folder}"
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Append what the logger tells to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
+def _stats_name(epoch: int) -> str:
+    return f"epoch_{epoch:04d}.parquet"
 
 
 def versions() -> dict[str, str]:
@@ -307,11 +319,34 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     """Read a run's metrics, a row per evaluated epoch."""
     path = folder / METRICS
     try:
-        return pd.read_csv(path)
+        frame = pd.read_csv(path)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; the run has not finished an epoch") from None
     except (ValueError, OSError) as error:
         raise RunError(f"{path}: not readable as CSV ({error})") from error
+    lacking = [name for name in NUMERIC if name not in frame or frame[name].isna().any()]
+    if wrong := lacking + [name for name in frame if not is_numeric_dtype(frame[name])]:
+        raise RunError(
+            f"{path}: damaged: expected a number in each row of the column {wrong[0]!r}; restore "
+            "it from a copy, or go on with the run, which writes it again"
+        )
+    return frame
+
+
+def read_groups(folder: Path) -> pd.DataFrame:
+    """Read a run's per-group tables as one frame, in order of epochs."""
+    frames = []
+    for path in sorted((folder / STATS).glob("epoch_*.parquet")):
+        try:
+            frames.append(pd.read_parquet(path))
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise RunError(
+                f"{path}: not readable as Parquet ({str(error).splitlines()[0]}); restore it from "
+                "a copy, or remove it"
+            ) from error
+    if not frames:
+        raise RunError(f"{folder / STATS}: no tables; the run has not finished an epoch")
+    return pd.concat(frames, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -335,7 +370,7 @@ class Run:
     @cached_property
     def groups(self) -> pd.DataFrame:
         """All epochs' per-group tables: epoch, level, gid, split, n, acc, f1 (or mse), loss."""
-        return pd.read_parquet(self.folder / STATS)
+        return read_groups(self.folder)
 
     @cached_property
     def data(self) -> GroupedDataset:
@@ -346,10 +381,11 @@ class Run:
 def load_run(folder: Path | str, which: str = "last") -> Run:
     """Rebuild a run from its folder: configuration, model and weights.
 
+    folder: or its address (s3://…); then a copy of it is read, and kept while the process lives.
     which: "last" epoch's weights, or those of the "best" epoch by validation loss.
     Raises `RunError` or `CheckpointError`, naming the file, when something is missing or damaged.
     """
-    folder = Path(folder)
+    folder = readable(folder)
     config = read_config(folder)
     try:
         schema = Schema.from_json(read_json(folder / SCHEMA), str(folder / SCHEMA))

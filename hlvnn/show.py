@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hlvnn.data.grouped import Level, Schema
+from hlvnn.config import RunConfig
+from hlvnn.data.grouped import GroupedDataset, Level, Schema
+from hlvnn.model import HierarchicalModel
+from hlvnn.training import Checkpoint, FitResult, parameter_count
+
+logger = logging.getLogger("hlvnn")
 
 AT_EACH_END = 3
 """Groups shown at each end of a level."""
@@ -79,3 +88,62 @@ def _ends(ordered: pd.DataFrame, level: Level, split: str, measure: str) -> str:
         name = escape(str(level.label(int(row["gid"]))))
         table.add_row(name, str(row["n"]), f"{row[measure]:.3f}", f"{row['loss']:.3f}")
     return f"{level.name}: the weakest and the strongest on {split}\n{text_of(table)}"
+
+
+def opening(
+    config: RunConfig,
+    model: HierarchicalModel,
+    data: GroupedDataset,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+) -> str:
+    """Return what is told when a run begins."""
+    levels = ", ".join(f"{level.size} {level.name}" for level in data.schema.levels)
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits().items())
+    latents = "; ".join(f"{latent.name} (width {latent.width})" for latent in model.latents)
+    lines = [
+        f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
+        f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
+        f"results in {folder}",
+    ]
+    if config.description:
+        lines.append(f"description: {config.description}")
+    if checkpoint is not None:
+        lines.append(f"continuing after epoch {checkpoint['epoch']}")
+    return "\n".join(lines)
+
+
+def closing(result: FitResult, folder: Path) -> str:
+    """Return what is told when a run has ended."""
+    if result.diverged:
+        return f"the loss is no longer a number: ended as diverged after epoch {result.epochs}"
+    error = f" ± {result.elbo_error:.2f}" if result.elbo_error else ""
+    kl = "".join(f"  KL {name}: {value:.2f}" for name, value in result.kl.items())
+    early = " (stopped early)" if result.stopped_early else ""
+    return f"ELBO {result.elbo:.4f}{error}{kl}  after {result.epochs} epochs{early}; {folder}"
+
+
+class _LogFile(logging.FileHandler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass over a line that cannot be written: the run's own files will tell."""
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Append what the logger tells to a file."""
+    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()

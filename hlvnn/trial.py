@@ -16,6 +16,7 @@ from pydantic import Field
 from hlvnn import runs, spaces
 from hlvnn.config import RunConfig, flat_settings, latent_text
 from hlvnn.errors import ConfigError
+from hlvnn.storage import readable
 
 HELP = """Train one model on grouped data, on this machine, and keep the run in a folder.
 
@@ -36,8 +37,8 @@ class TrainOne(RunConfig):
     """Name of the run's folder; None makes one of time, latent configuration and seed."""
     resume: Path | None = None
     """Folder of a run to continue, exactly as it was configured."""
-    from_trial: Path | None = None
-    """Folder of a run or of a sweep's trial to repeat; further flags change its settings."""
+    from_trial: str | None = None
+    """Folder or address of a run or trial to repeat; further flags change its settings."""
     space: str | None = None
     """Search space to take one draw of (with --draw); further flags change its settings."""
     draw: int | None = Field(None, ge=0)
@@ -100,8 +101,10 @@ def parse(args: list[str]) -> TrainOne:
     if (first.space is None) != (first.draw is None):
         raise ConfigError("--space and --draw belong together: --space femnist --draw 7")
     base = RunConfig()
-    if first.resume is not None or first.from_trial is not None:
-        base = runs.read_config(first.resume or first.from_trial or Path())
+    if first.resume is not None:
+        base = runs.read_config(first.resume)
+    elif first.from_trial is not None:
+        base = runs.read_config(readable(first.from_trial))
     elif first.space is not None and first.draw is not None:
         base = spaces.draw(spaces.load(first.space), first.draw)
     return _parse(args, TrainOne(**{name: getattr(base, name) for name in RunConfig.model_fields}))

@@ -133,7 +133,7 @@ def assert_same_run(folder: Path, expected: Path) -> None:
 
 
 def test_a_run_leaves_exactly_the_files_of_the_design(whole: Finished) -> None:
-    names = {HYPERPARAMS, SCHEMA, METRICS, LOG, CHECKPOINT, BEST, RESULT}
+    names = {HYPERPARAMS, SCHEMA, METRICS, LOG, CHECKPOINT, PREVIOUS, BEST, RESULT}
     assert {path.name for path in whole.folder.iterdir()} == names | {STATS}
     assert stats_of(whole.folder) == [f"epoch_{epoch:04d}.parquet" for epoch in range(1, 5)]
     assert (HYPERPARAMS, LOG, METRICS, STATS, CHECKPOINT, BEST) == (
@@ -321,6 +321,7 @@ def test_a_run_on_a_table_reads_frames_after_loading(tmp_path: Path) -> None:
 
 # killed, and continued from there
 
+PREVIOUS = "checkpoint.previous.pt"
 WRITES = [f"{STATS}/epoch_0003.parquet", METRICS, BEST, CHECKPOINT]
 """Files of an epoch, in the order in which they are written."""
 
@@ -362,10 +363,11 @@ def test_a_run_killed_before_its_first_checkpoint_starts_afresh(
 def test_what_an_earlier_start_left_is_not_mixed_in(
     whole: Finished, data_dir: Path, tmp_path: Path
 ) -> None:
-    """All files of a longer run but the checkpoint: none of its epochs may survive."""
+    """All files of a longer run but the checkpoints: none of its epochs may survive."""
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
-    (folder / CHECKPOINT).unlink()
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink()
 
     def stop(epoch: EpochReport) -> None:
         assert not (folder / RESULT).exists(), "an old result stands beside a running run"
@@ -564,6 +566,7 @@ def test_a_damaged_checkpoint_is_told_with_its_file_and_nothing_in_it_is_run(
     damage, message = DAMAGES[name]
     folder = tmp_path / "run"
     shutil.copytree(whole.after[2], folder)
+    (folder / PREVIOUS).unlink()
     damage(folder / CHECKPOINT)
     before = contents(folder)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -575,6 +578,56 @@ def test_a_damaged_checkpoint_is_told_with_its_file_and_nothing_in_it_is_run(
     assert "Traceback" not in ended.err + ended.out
     assert contents(folder) == before, "a damaged run was written to, or started afresh"
     assert not (folder / "bombed").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.999, None])
+def test_a_checkpoint_cut_short_gives_way_to_the_one_before_it(
+    whole: Finished, tmp_path: Path, share: float | None
+) -> None:
+    """share: of its bytes that are left; None: all of them, one of the weights' flipped."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole.after[3], folder)
+    if share is None:
+        content = bytearray((folder / CHECKPOINT).read_bytes())
+        weights = load_run(folder).model.state_dict()["backbone.conv1.weight"].numpy().tobytes()
+        content[content.index(weights) + 2] ^= 1
+        (folder / CHECKPOINT).write_bytes(content)
+    else:
+        truncate(share)(folder / CHECKPOINT)
+    damaged = (folder / CHECKPOINT).read_bytes()
+    epochs = []
+    execute(whole.config, folder, resume=True, report=lambda epoch: epochs.append(epoch.epoch))
+    assert epochs == [3, 4]
+    assert_same_run(folder, whole.folder)
+    log = (folder / LOG).read_text()
+    assert "checkpoint.pt could not be read" in log
+    assert "going on from the one before it, of epoch 2" in log
+    assert damaged not in contents(folder).values()
+
+
+def test_without_any_whole_checkpoint_nothing_is_started_afresh(
+    whole: Finished, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole.after[3], folder)
+    for name in (CHECKPOINT, PREVIOUS):
+        truncate(0.5)(folder / name)
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: not a readable checkpoint"):
+        execute(whole.config, folder, resume=True)
+    assert contents(folder) == before
+
+
+def test_a_process_that_was_relieved_writes_no_more(whole: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def relieve(epoch: EpochReport) -> None:
+        if epoch.epoch == 2:
+            execute(whole.config, folder, resume=True)
+
+    with pytest.raises(RunError, match=r"taken over by .*this process ends"):
+        execute(whole.config, folder, report=relieve)
+    assert_same_run(folder, whole.folder)
 
 
 def test_a_missing_checkpoint_is_told(whole: Finished, tmp_path: Path) -> None:

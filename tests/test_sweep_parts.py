@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -66,7 +67,8 @@ def test_bad_input_ends_with_code_2_and_one_message(here: Path, capsys) -> None:
     assert "--address auto" in told(capsys, "study", "--address", "ray://127.0.0.1:10001")
     assert "needs a GPU, and the trials have none" in told(capsys, "study", "--device", "cuda")
     assert "is not a sweep" in told(capsys, "--resume", str(here))
-    assert "only folders are supported" in told(capsys, "study", "--storage", "s3://bucket/a")
+    nowhere = "s3://bucket/a?endpoint_override=127.0.0.1:9&scheme=http"
+    assert "s3://bucket/a/digits" in told(capsys, "study", "--name", "x", "--storage", nowhere)
     assert "--num-trials" in told(capsys, "study", "--num-trails", "3")
     assert "a plain name is expected" in told(capsys, "study", "--name", "../x")
     assert "unknown data set 'digts'" in told(capsys, "study", "--dataset", "digts")
@@ -248,7 +250,7 @@ def proposer(here: Path, study: Journal) -> Proposer:
     )
 
 
-def test_a_requeued_trial_keeps_number_settings_and_folder(here: Path) -> None:
+def test_a_trial_that_goes_on_is_the_same_optuna_trial(here: Path) -> None:
     study = Journal.create(here, "max")
     propose = proposer(here, study)
     first = [propose(study.study.ask()) for _ in range(3)]
@@ -259,16 +261,24 @@ def test_a_requeued_trial_keeps_number_settings_and_folder(here: Path) -> None:
     (here / f"{journal.JOURNAL}.lock").symlink_to(here / journal.JOURNAL)
     journal.mend(here)
     again = Journal.open(here)
-    again.let_go()
-    again.queue_again([1, 2])
-    again.queue_again([1, 2])  # killed once more before they ran: they are not queued twice
+    again.study.ask()  # the driver was killed before it gave this one its number
+    open_trials = again.to_continue([1, 2])
+    assert again.to_continue([1, 2]) == open_trials  # killed once more before they ran
     propose = proposer(here, again)
-    second = [propose(again.study.ask()) for _ in range(3)]
+    second = [propose(optuna.Trial(again.study, number)) for number in open_trials]
     assert [config["trial"] for config in second] == [1, 2, 3]
     assert second[:2] == first[1:]
     assert sorted(again.draws()) == [0, 1, 2, 3]
     states = [trial.state.name for trial in again.study.trials]
-    assert states == ["COMPLETE", "FAIL", "FAIL", "RUNNING", "RUNNING", "RUNNING"]
+    assert states == ["COMPLETE", "RUNNING", "RUNNING", "RUNNING"]
+    # one had ended, and the driver was killed before the study knew
+    again.settle(1, 0.7)
+    again.settle(2, None)
+    again.settle(0, 0.1)  # told already
+    told = [(trial.state.name, trial.value) for trial in again.study.trials]
+    assert told == [("COMPLETE", 0.5), ("COMPLETE", 0.7), ("FAIL", None), ("RUNNING", None)]
+    with pytest.raises(RunError, match=r"trial 1 is over in optuna\.journal"):
+        again.to_continue([1])
 
 
 def test_an_invalid_draw_is_recorded_with_its_problem(here: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from hlvnn.analysis import commands
 from hlvnn.errors import ConfigError, nearest, run_command
+from hlvnn.storage import is_address
 
 REPORT = "hlvnn.analysis.report"
 """The module whose `main(args)` writes the report of a sweep."""
-HELP = """usage: python -m hlvnn.analysis SWEEP        the report of a sweep
+HELP = """usage: python -m hlvnn.analysis SWEEP        the report of a sweep (its folder or address)
        python -m hlvnn.analysis COMMAND …   (each explains itself with --help)
 
 """
@@ -25,7 +26,7 @@ def main(args: Sequence[str]) -> int:
         return 0 if args else 2
     if args[0] in commands.COMMANDS:
         return commands.run(args[0], args[1:])
-    if not args[0].startswith("-") and not Path(args[0]).exists():
+    if not (args[0].startswith("-") or is_address(args[0]) or Path(args[0]).exists()):
         close = nearest(args[0], commands.COMMANDS)
         raise ConfigError(
             f"{args[0]!r} is neither a folder nor a command{close or '.'} Commands: "

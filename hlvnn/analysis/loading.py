@@ -18,6 +18,7 @@ from hlvnn.data.schema import Schema
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.runs import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.spaces import Settings
+from hlvnn.storage import readable
 from hlvnn.sweep import outcomes, table
 from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.outcomes import Outcome, Status
@@ -32,11 +33,13 @@ ENDED = (Status.COMPLETED, Status.STOPPED, Status.DIVERGED, Status.FAILED)
 def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     """Read a sweep's folder, whether it runs, has ended or was killed; nothing in it is changed.
 
+    path: the folder, or its address (s3://…), of which a copy is read and kept while this process
+    lives; whether a driver works on it cannot be seen from there.
     alive: whether a driver works on it, so that trials that have not ended are running; None = see
     whether one holds the sweep's lock. Files that are damaged are left out, and told in `problems`.
     Raises `RunError` for a folder that is no sweep.
     """
-    sweep = Path(path).resolve()
+    sweep = readable(path).resolve()
     record = sweep_files.read_record(sweep)
     alive = sweep_files.has_driver(sweep) if alive is None else alive
     problems: list[str] = []
@@ -73,9 +76,10 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
 def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> Results:
     """Read a folder of single runs, such as `train_one.py` leaves; each is a trial, by its name.
 
+    path: the folder, or its address, as for `load_sweep`.
     metric, mode: what the best run is chosen by. Raises `RunError` when no run is in it.
     """
-    parent = Path(path).resolve()
+    parent = readable(path).resolve()
     folders = sorted(file.parent for file in parent.glob(f"*/{HYPERPARAMS}"))
     if not folders:
         raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")

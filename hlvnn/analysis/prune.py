@@ -24,9 +24,10 @@ from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.promote import SOTA
 from hlvnn.analysis.sweep_files import has_driver
 from hlvnn.errors import HlvnnError, RunError
-from hlvnn.runs import BEST, CHECKPOINT, HYPERPARAMS
+from hlvnn.runs import HYPERPARAMS
 from hlvnn.show import text_of
 from hlvnn.strict import Config
+from hlvnn.sweep.keeping import WEIGHTS
 from hlvnn.sweep.outcomes import Status
 from hlvnn.sweep.plan import SWEEP
 
@@ -120,7 +121,7 @@ def _of_sweep(sweep: Path, keep: int) -> Iterator[Waste]:
             continue
         lost = row["status"] in (Status.FAILED, Status.DIVERGED)
         why = f"weights of a trial that {row['status']}" if lost else f"not among the best {keep}"
-        for name in (CHECKPOINT, BEST):
+        for name in WEIGHTS:
             file = Path(row["folder"]) / name
             if file.is_file() and not file.is_symlink():
                 yield Waste(file, file.stat().st_size, why)

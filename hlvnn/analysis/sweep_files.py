@@ -14,11 +14,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
-from hlvnn import files, spaces
+from hlvnn import files
 from hlvnn.errors import RunError
 from hlvnn.spaces import Settings
 from hlvnn.sweep.journal import JOURNAL, Draw, Journal
-from hlvnn.sweep.plan import LOCK, SPACE_COPY, SWEEP
+from hlvnn.sweep.plan import LOCK, SWEEP
+
+DAMAGED = (ValueError, KeyError, TypeError, OSError, RunError)
+"""What reading a damaged journal raises, beside Optuna's own."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def read_journal(sweep: Path, problems: list[str]) -> Drawn:
     try:
         journal = Journal(JournalStorage(_ReadOnly(path)))
         return Drawn(journal.draws(), journal.latest())
-    except (ValueError, KeyError, TypeError, OSError, optuna.exceptions.OptunaError) as error:
+    except (*DAMAGED, optuna.exceptions.OptunaError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         problems.append(f"{JOURNAL} cannot be read ({said}): draws are taken from the trials")
         return Drawn()

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import os
-import signal
+import re
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pandas as pd
 import ray
+from optuna.trial import TrialState
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
-from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from hlvnn.errors import RunError
+from hlvnn import runs
+from hlvnn.errors import RunError, StorageError
+from hlvnn.storage import readable
 from hlvnn.sweep import cluster, journal, keeping, outcomes, table, warm
 from hlvnn.sweep.board import Board
 from hlvnn.sweep.display import LiveDisplay, duration, front, leaderboard
+from hlvnn.sweep.ending import Ending, signals
 from hlvnn.sweep.halving import Row
 from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
-from hlvnn.sweep.outcomes import Status, trial_folder
-from hlvnn.sweep.plan import Plan, begin, locked, shown_path
+from hlvnn.sweep.journaled import JournaledSearch
+from hlvnn.sweep.mirror import Mirror
+from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
+from hlvnn.sweep.patience import Patience
+from hlvnn.sweep.plan import Plan, begin, locked
 from hlvnn.sweep.recorder import Recorder
 from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
 from hlvnn.sweep.searchers import sampler
-from hlvnn.sweep.trainable import run_trial, scalars
+from hlvnn.sweep.trainable import Trainable, scalars
 
-RAY_FOLDER = "ray"
-"""Ray's own state, of which nothing is ever read back."""
 PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 """Ray's variable: how many trials may be drawn before they can begin."""
 
@@ -53,63 +54,32 @@ def run(plan: Plan, console: Console) -> int:
         with locked(plan.sweep):
             journal.mend(plan.sweep)
             begin(plan)
-            return _Driver(plan, slots, console).run()
-
-
-class JournaledSearch(OptunaSearch):
-    """Ray's OptunaSearch, whose state is its journal: nothing is pickled."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class Ending(tune.Stopper):
-    """Ends the sweep when its time is over, or when it is asked to by a signal."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
-        self.deadline = None if seconds is None else time.monotonic() + seconds
-        self.interrupted = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.interrupted or self.out_of_time
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the time budget is over."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    @property
-    def reason(self) -> str:
-        """Why the sweep ended."""
-        if self.interrupted:
-            return "the sweep was interrupted; --resume goes on with it"
-        if self.out_of_time:
-            return f"the time budget of {duration(self.seconds or 0)} was over; --resume goes on"
-        return "the sweep broke off; --resume goes on with it"
+            code = _Driver(plan, slots, console).run()
+    if plan.remote is not None:
+        shutil.rmtree(plan.sweep.parent, ignore_errors=True)  # all of it was uploaded
+    return code
 
 
 class _Driver:
     def __init__(self, plan: Plan, slots: int, console: Console) -> None:
         self.plan, self.console = plan, console
         self.options, self.space, self.sweep = plan.options, plan.space, plan.sweep
+        self.patience = Patience(self.options.storage_patience)
+        self.mirror = Mirror(self.sweep, plan.remote, self.patience)
         new = not (self.sweep / journal.JOURNAL).exists()
         self.journal = (
-            Journal.create(self.sweep, *(mode for _, mode in self.space.objectives))
+            Journal.create(
+                self.sweep, *(mode for _, mode in self.space.objectives), patience=self.patience
+            )
             if new
-            else Journal.open(self.sweep)
+            else Journal.open(self.sweep, self.patience)
         )
         if plan.earlier is not None:
             warm.learn(self.journal.study, plan.earlier)
-        self.trials = table.TrialsTable(self.sweep, self.space)
+        self.trials = table.TrialsTable(self.sweep, self.space, plan.remote)
         self.ending = Ending(self.options.time_budget)
         self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
+        self.ending.busy = lambda: bool(self.board.having(Status.RUNNING))
         self.rules = Rules(
             metric=self.space.metric,
             mode=self.space.mode,
@@ -127,27 +97,57 @@ class _Driver:
                 self.board,
                 self.scheduler,
                 display,
+                self.ending,
+                self.patience,
+                self.mirror,
                 lambda: self._save_table(alive=True),
             )
-            to_run = self._take_up(recorder)
+            self.patience.tell = lambda text: display.event(text, lasting=True)
+            to_run, open_trials = self._take_up(recorder)
             self._announce(to_run)
+            broke: RunError | None = None
             try:
                 if to_run:
-                    with _signals(self.ending):
-                        self._tuner(recorder, to_run).fit()
-            except (tune.TuneError, RayError) as error:
-                last = str(error).strip().splitlines()[-1]
-                raise RunError(
-                    f"the sweep broke off: {last}; go on with: {self.plan.resume_command}"
-                ) from error
-            finally:
+                    # Ray keeps its own state there; nothing of it is ever read back
+                    with tempfile.TemporaryDirectory(prefix="hlvnn-ray-") as state:
+                        self._fit(recorder, to_run, open_trials, state)
+            except (tune.TuneError, RayError, StorageError) as error:
+                broke = self._broken(error)
+            try:
                 recorder.close(self.ending.reason)
-                self.journal.let_go()
-                frame = self._save_table(alive=False)
+                frame = self.patience.patiently(
+                    lambda: self._save_table(alive=False), str(self.sweep / table.TRIALS)
+                )
+                self.mirror.push()
+            except StorageError as error:
+                broke = broke or self._broken(error)
+        if broke is not None:
+            raise broke
         return self._conclude(frame)
 
-    def _take_up(self, recorder: Recorder) -> int:
-        """Take up what an earlier driver left; return how many trials there are to run."""
+    def _broken(self, error: Exception) -> RunError:
+        """Return what to raise where the sweep cannot go on."""
+        self.patience.seconds = 0.0  # it was waited for already
+        last = re.sub(r"^[\w.]+(Error|Exception): ", "", str(error).strip().splitlines()[-1])
+        left = "" if self.plan.remote is None else f"; what was not uploaded is in {self.sweep}"
+        go_on = self.plan.resume_command
+        broke = RunError(f"the sweep broke off: {last}; go on with: {go_on}{left}")
+        broke.__cause__ = error
+        return broke
+
+    def _fit(self, recorder: Recorder, to_run: int, open_trials: list[int], state: str) -> None:
+        with signals(self.ending):
+            try:
+                self._tuner(recorder, to_run, open_trials, state).fit()
+            except KeyboardInterrupt:
+                if not self.ending.at_once:
+                    raise
+
+    def _take_up(self, recorder: Recorder) -> tuple[int, list[int]]:
+        """Take up what an earlier driver left.
+
+        Returns how many trials there are to run, and the Optuna trials that go on.
+        """
         draws = self.journal.draws()
         ended: list[list[Row]] = []
         unfinished: dict[int, list[Row]] = {}
@@ -158,15 +158,47 @@ class _Driver:
                 self.board.told(number, dict(row))
             self.board.entries[number].first_epoch = self.board.entries[number].epoch
             outcome = outcomes.read(self.sweep, number)
+            if outcome is None and (outcome := self._missed(number, rows)) is not None:
+                outcomes.write(self.sweep, outcome)
             if outcome is None or outcome.unfinished:
                 unfinished[number] = rows
             else:
                 self.board.ended(outcome)
+                self.journal.settle(number, self._values(outcome, rows))
                 ended.append(rows)
-        self.journal.let_go()
-        self.journal.queue_again(sorted(unfinished))
         self.scheduler.refill(ended, unfinished)
-        return len(unfinished) + max(0, self.options.num_trials - len(draws))
+        to_run = len(unfinished) + max(0, self.options.num_trials - len(draws))
+        return to_run, self.journal.to_continue(sorted(unfinished))
+
+    def _missed(self, number: int, rows: list[Row]) -> Outcome | None:
+        """Return the outcome of a trial that ended just before its driver was killed."""
+        trial = self.journal.latest()[number]
+        folder = trial_folder(self.sweep, number)
+        if trial.state == TrialState.FAIL:
+            return Outcome(trial=number, status=Status.FAILED, reason=f"see {outcomes.ERROR}")
+        if trial.state != TrialState.COMPLETE:
+            return None
+        last = rows[-1] if rows else None
+        if last is not None and last["diverged"]:
+            reason = f"the loss was not finite in epoch {last['epoch']:g}"
+            return Outcome(trial=number, status=Status.DIVERGED, reason=reason)
+        if trial.values == [*self.space.worsts.values()] and (folder / outcomes.ERROR).exists():
+            reason = f"see {outcomes.ERROR}"
+            return Outcome(trial=number, status=Status.OUT_OF_MEMORY, reason=reason)
+        if last is None:
+            return None
+        if (folder / runs.RESULT).exists():
+            return Outcome(trial=number, status=Status.COMPLETED)
+        reason = f"stopped early at epoch {last['epoch']:g}, as the driver was killed"
+        return Outcome(trial=number, status=Status.STOPPED, reason=reason)
+
+    def _values(self, outcome: Outcome, rows: list[Row]) -> list[float] | None:
+        """Return what Optuna is told of a trial that ended; None for one that failed."""
+        if outcome.status == Status.OUT_OF_MEMORY:
+            return [*self.space.worsts.values()]
+        if outcome.status == Status.FAILED or not rows:
+            return None
+        return [rows[-1][metric] for metric in self.space.worsts]
 
     def _rows(self, draw: Draw) -> list[Row]:
         """Return what Ray would have been told of a trial so far."""
@@ -176,7 +208,9 @@ class _Driver:
         epochs = draw.settings["num_epochs"]
         return [scalars(row, epochs, self.space.worsts) for row in frame.to_dict("records")]
 
-    def _tuner(self, recorder: Recorder, to_run: int) -> tune.Tuner:
+    def _tuner(
+        self, recorder: Recorder, to_run: int, open_trials: list[int], state: str
+    ) -> tune.Tuner:
         sweep, options, space = self.sweep, self.options, self.space
         proposer = Proposer(
             space,
@@ -194,15 +228,18 @@ class _Driver:
             study_name=STUDY,
             sampler=sampler(options.searcher, options.seed, len(self.journal)),
         )
+        search.take_up(self.ending, open_trials)
         brackets = options.scheduler == "hyperband"
         os.environ[PENDING] = str(band_size(self.rules)) if brackets else "auto"
-        starts = len(list((sweep / RAY_FOLDER).glob("start_*")))
         return tune.Tuner(
-            tune.with_resources(run_trial, {"cpu": options.cpus_per_trial, "gpu": options.gpus}),
+            tune.with_resources(Trainable, {"cpu": options.cpus_per_trial, "gpu": options.gpus}),
             param_space={
                 "worst": space.worsts,
                 "gpus": options.gpus,
                 "threads": max(1, int(options.cpus_per_trial)),
+                "trial_timeout": options.trial_timeout,
+                "storage_patience": options.storage_patience,
+                "remote": "" if self.plan.remote is None else str(self.plan.remote),
             },
             tune_config=tune.TuneConfig(
                 search_alg=search,
@@ -217,8 +254,8 @@ class _Driver:
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name=f"start_{starts:03d}",
-                storage_path=str(sweep / RAY_FOLDER),
+                name=sweep.name,
+                storage_path=state,
                 stop=self.ending,
                 callbacks=[recorder],
                 failure_config=tune.FailureConfig(max_failures=options.max_failures),
@@ -233,7 +270,7 @@ class _Driver:
             told += f", stopping early on {self.space.metric}"
         already = f", {ended} over already" if ended else ""
         self.console.print(
-            f"sweep {shown_path(self.sweep)}: {to_run} trials to run{already}, "
+            f"sweep {self.plan.place()}: {to_run} trials to run{already}, "
             f"{self.board.slots} at a time, selecting on {told}; searcher {self.options.searcher}, "
             f"scheduler {self.options.scheduler}",
             markup=False,
@@ -257,18 +294,20 @@ class _Driver:
         counts = ", ".join(f"{count} {status}" for status, count in numbers)
         lines = [
             f"{len(frame)} trials in {duration(time.monotonic() - self.board.started)}: {counts}",
-            f"every trial: {shown_path(self.sweep / table.TRIALS)}",
-            f"everything: {shown_path(self.sweep)}",
+            f"every trial: {self.plan.place(table.TRIALS)}",
+            f"everything: {self.plan.place()}",
         ]
         best = ranked.iloc[0]
         if self.options.report:
-            lines.append(_report(self.sweep))
+            lines.append(_report(self.plan))
         found = best["status"] in table.PLACED and not pd.isna(
             best.get(f"best_{self.space.metric}")
         )
         if found:
             folder = trial_folder(self.sweep, int(best["trial"]))
-            lines.append(f"repeat the best: python train_one.py --from-trial {shown_path(folder)}")
+            lines.append(
+                f"repeat the best: python train_one.py --from-trial {self.plan.place(folder.name)}"
+            )
         lines = [*front(ranked, self.space), *lines, *self._prune(ranked)]
         if (frame["unfinished"] | (frame["status"] == Status.NOT_STARTED)).any():
             lines.append(f"go on: {self.plan.resume_command}")
@@ -283,41 +322,30 @@ class _Driver:
         keep = self.options.keep_checkpoints
         if keep is None:
             return []
-        freed = keeping.prune(self.sweep, ranked, keep)
+        try:
+            freed = keeping.prune(self.plan.remote or self.sweep, ranked, keep)
+        except OSError as error:
+            return [f"weights: not all that was to go could be deleted: {error}"]
         return [f"weights: kept the best {keep} trials', freed {freed.bytes / 1e6:.1f} MB"]
 
 
-def _report(sweep: Path) -> str:
+def _report(plan: Plan) -> str:
     """Write the sweep's report; return a line that says where it is, or why there is none.
 
     The sweep is over and recorded by then, so that nothing here may fail it.
     """
-    again = f"python -m hlvnn.analysis {shown_path(sweep)}"
+    again = f"python -m hlvnn.analysis {plan.place()}"
     try:
         from hlvnn.analysis import report
 
-        return f"report: {shown_path(report.of_ended_sweep(sweep))}"
+        written = report.of_ended_sweep(readable(str(plan.remote or plan.sweep)))
+        if plan.remote is not None:
+            plan.remote.write(written.name, written.read_bytes())
+        return f"report: {plan.place(written.name)}"
     except ModuleNotFoundError as error:
         return f"no report: it needs {error.name}; pip install 'hlvnn[analysis]', then {again}"
     except Exception as error:  # noqa: BLE001
         return f"no report: {type(error).__name__}: {error}; to see why: {again}"
-
-
-@contextmanager
-def _signals(ending: Ending) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the sweep in order; a second Ctrl-C ends it at once."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        ending.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    both = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interrupt) for number in both}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _one_or_all(names: list[str]) -> str | list[str]:

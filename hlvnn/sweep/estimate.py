@@ -14,7 +14,7 @@ from hlvnn.errors import HlvnnError
 from hlvnn.sweep import cluster
 from hlvnn.sweep.display import duration
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.plan import Plan, shown_path
+from hlvnn.sweep.plan import Plan
 from hlvnn.sweep.searchers import sampler
 
 SHOWN = 10
@@ -49,7 +49,7 @@ def _settings(plan: Plan) -> list[str]:
     return [
         f"fixed: {spaces.shown({**space.base, **options.fixed_settings})}",
         f"selecting on {told}; {spaces.CHECKED_DRAWS} draws were checked",
-        f"would write to {shown_path(plan.sweep)}",
+        f"would write to {plan.place()}",
     ]
 
 
@@ -70,7 +70,7 @@ def _time(plan: Plan) -> list[str]:
     share = sum(expected_share(options, config.train.num_epochs) for config in sample) / len(sample)
     most = options.num_trials * epochs
     lines = [f"epochs: about {most * share:.0f} with early stopping, at most {most:.0f}"]
-    times = past_seconds(options.root / sample[0].data.title, sample[0])
+    times = past_seconds(Path(options.root) / sample[0].data.title, sample[0])
     if not times:
         try_one = f"python train_one.py --space {plan.space.name} --draw 0"
         return [

@@ -1,14 +1,16 @@
 """The sweep's memory: an Optuna study in a journal file, which only the driver writes.
 
-Each trial keeps its number in the sweep and its settings as attributes of the Optuna trial. A trial
-that is queued again gets a new Optuna trial with the old number, so that it keeps its folder.
+Each trial keeps its number in the sweep and its settings as attributes of its Optuna trial. One
+that was cut short stays open there (RUNNING) until the sweep goes on with it, so that each trial of
+the sweep is one trial of the study.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from hlvnn import spaces
 from hlvnn.config import flatten
 from hlvnn.errors import ConfigError, RunError
 from hlvnn.spaces import Settings, Space
+from hlvnn.sweep.patience import Patience
 
 JOURNAL = "optuna.journal"
 STUDY = "sweep"
@@ -47,6 +50,33 @@ class Draw:
     """Why the draw is invalid, or ""."""
 
 
+class _File(JournalFileBackend):
+    """Optuna's journal file, written by one process, which waits where storage fails."""
+
+    def __init__(self, path: Path, patience: Patience | None) -> None:
+        super().__init__(str(path))
+        self.path = path
+        self.patience = patience or Patience(0.0)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.patience.patiently(lambda: self._append(logs), str(self.path))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        yield from self.patience.patiently(lambda: self._read(log_number_from), str(self.path))
+
+    def _read(self, log_number_from: int) -> list[dict[str, Any]]:
+        return list(super().read_logs(log_number_from))
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        size = self.path.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self.path, size)  # the part of a line that a full disk took
+            raise
+
+
 class Journal:
     """An Optuna study on a sweep's journal file."""
 
@@ -55,9 +85,9 @@ class Journal:
         self.study = optuna.load_study(study_name=STUDY, storage=storage)
 
     @classmethod
-    def create(cls, sweep: Path, *modes: str) -> Journal:
+    def create(cls, sweep: Path, *modes: str, patience: Patience | None = None) -> Journal:
         """Begin a study of one objective ("max" or "min"), or of several."""
-        storage = JournalStorage(JournalFileBackend(str(sweep / JOURNAL)))
+        storage = JournalStorage(_File(sweep / JOURNAL, patience))
         directions = [
             StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes
         ]
@@ -65,15 +95,21 @@ class Journal:
         return cls(storage)
 
     @classmethod
-    def open(cls, sweep: Path) -> Journal:
+    def open(cls, sweep: Path, patience: Patience | None = None) -> Journal:
         """Open a study; raise `RunError` when the sweep has none, or a damaged one."""
         path = sweep / JOURNAL
         if not path.exists():
             raise RunError(f"{path} is missing")
         try:
-            return cls(JournalStorage(JournalFileBackend(str(path))))
-        except (ValueError, KeyError) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            found = cls(JournalStorage(_File(path, patience)))
+            found.draws()
+            return found
+        except RunError:
+            raise
+        except Exception as error:  # what damaged lines make Optuna raise has no end
+            raise RunError(
+                f"{path} is damaged ({type(error).__name__}: {error}); restore it from a copy"
+            ) from error
 
     def latest(self) -> dict[int, FrozenTrial]:
         """Return the newest Optuna trial of each trial, by the trial's number."""
@@ -89,23 +125,39 @@ class Journal:
         for trial in self.study.get_trials(deepcopy=False):
             number = trial.user_attrs.get(NUMBER)
             if number is not None and (DRAW in trial.user_attrs or number not in found):
+                if not isinstance(number, int):
+                    raise RunError(f"a trial's number must be an integer, got {number!r}")
                 found[number] = Draw(number, **trial.user_attrs.get(DRAW, {}))
         return dict(sorted(found.items()))
 
-    def let_go(self) -> None:
-        """Tell Optuna that no trial is running (its sampler keeps away from running ones)."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)
+    def settle(self, number: int, values: list[float] | None) -> None:
+        """Tell Optuna how a trial ended, where the driver was killed before it could.
 
-    def queue_again(self, numbers: list[int]) -> None:
-        """Put trials first in line, with the parameters that they were drawn with."""
+        values: the last of each metric, or None when it failed.
+        """
+        trial = self.latest()[number]
+        if not trial.state.is_finished():
+            state = TrialState.FAIL if values is None else TrialState.COMPLETE
+            self.study.tell(trial.number, values, state=state)
+
+    def to_continue(self, numbers: list[int]) -> list[int]:
+        """Return the ids of the Optuna trials that go on: those of the sweep's trials `numbers`.
+
+        One that was asked for and not yet numbered when the driver was killed comes last.
+        """
         latest = self.latest()
         for number in numbers:
-            trial = latest[number]
-            if trial.state == TrialState.WAITING:
-                continue
-            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            self.study.enqueue_trial(params, user_attrs=trial.user_attrs)
+            if latest[number].state.is_finished():
+                raise RunError(
+                    f"trial {number} is over in {JOURNAL}, and has no outcome that says so; "
+                    "restore its outcome.json, or start a new sweep"
+                )
+        unnumbered = [
+            trial
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if NUMBER not in trial.user_attrs
+        ]
+        return [trial._trial_id for trial in [*(latest[n] for n in numbers), *unnumbered]]
 
     def __len__(self) -> int:
         return len(self.study.get_trials(deepcopy=False))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from hlvnn import runs
+from hlvnn.storage import Remote
 from hlvnn.sweep.outcomes import Status, trial_folder
 
-WEIGHTS = (runs.CHECKPOINT, runs.BEST)
+WEIGHTS = (runs.CHECKPOINT, runs.PREVIOUS, runs.BEST)
 """What is deleted in a trial's folder."""
 
 
@@ -22,7 +23,7 @@ class Freed:
     bytes: int = 0
 
 
-def prune(sweep: Path, ranked: pd.DataFrame, keep: int) -> Freed:
+def prune(sweep: Path | Remote, ranked: pd.DataFrame, keep: int) -> Freed:
     """Delete the weights of all but the first `keep` trials of a ranked table.
 
     Nothing is deleted while any trial has not ended, for it may have to go on.
@@ -32,10 +33,22 @@ def prune(sweep: Path, ranked: pd.DataFrame, keep: int) -> Freed:
     if going_on.any():
         return freed
     for number in ranked["trial"].iloc[keep:]:
-        files = [trial_folder(sweep, int(number)) / name for name in WEIGHTS]
-        there = [file for file in files if file.is_file()]
-        freed.trials += bool(there)
-        for file in there:
-            freed.bytes += file.stat().st_size
-            file.unlink()
+        folder = sweep / trial_folder(Path(), int(number)).name
+        sizes = [size for name in WEIGHTS if (size := _delete(folder, name)) is not None]
+        freed.trials += bool(sizes)
+        freed.bytes += sum(sizes)
     return freed
+
+
+def _delete(folder: Path | Remote, name: str) -> int | None:
+    """Delete a file; return how many bytes it had, or None where there is none."""
+    if isinstance(folder, Remote):
+        size = folder.size(name)
+        folder.remove(name)
+        return size
+    file = folder / name
+    if not file.is_file():
+        return None
+    size = file.stat().st_size
+    file.unlink()
+    return size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -15,8 +14,8 @@ from hlvnn.errors import ConfigError
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
     *("num_trials", "cpus_per_trial", "gpus_per_trial", "gpu_memory", "max_concurrent"),
-    *("time_budget", "address", "max_failures", "resume", "extend", "dry_run"),
-    *("keep_checkpoints", "report"),
+    *("time_budget", "address", "max_failures", "trial_timeout", "storage_patience"),
+    *("resume", "extend", "dry_run", "keep_checkpoints", "report"),
 }
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
@@ -113,41 +112,39 @@ class SweepConfig(Config):
     """asha, hyperband: at each rung about one trial in this many goes on, and rungs lie this factor
     apart."""
     max_failures: int = Field(1, ge=0)
-    """Times a failed trial (its node was lost, say) goes on from its checkpoint."""
+    """Times a failed trial (its node was lost, say) goes on from its checkpoint before it has
+    finished a further epoch."""
+    trial_timeout: Seconds | None = Field(None, gt=0)
+    """End a trial that has not finished an epoch for this long (its process hangs)."""
+    storage_patience: Seconds = Field(300.0, ge=0)
+    """Wait this long for storage that fails (a full disk, an outage) before giving up."""
     address: str | None = None
     """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
     storage: str | None = None
-    """Root of the sweep's folder in place of --results-dir: one that every node can reach."""
-    results_dir: Path = RunConfig.model_fields["results_dir"].default
-    """Root of the results."""
+    """Root of the sweep's folder in place of --results-dir: a folder or an address that every node
+    can reach."""
+    results_dir: str = str(RunConfig.model_fields["results_dir"].default)
+    """Root of the results: a folder, or an address (s3://bucket/dir?region=…, gs://, file://)."""
     description: str = ""
     """A line for whoever reads the results."""
     report: bool = True
     """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
-    resume: Path | None = None
-    """Folder of a sweep to go on with: unfinished trials continue, finished ones are kept."""
-    extend: Path | None = None
-    """Folder of a finished sweep to add --num-trials further trials to; those that it has inform
-    the search."""
-    warm_start: Path | None = None
-    """Folder of another sweep to learn from: its trials count as if they had ended here."""
+    resume: str | None = None
+    """Folder or address of a sweep to go on with: unfinished trials continue, finished ones are
+    kept."""
+    extend: str | None = None
+    """Folder or address of a finished sweep to add --num-trials further trials to; those that it
+    has inform the search."""
+    warm_start: str | None = None
+    """Folder or address of another sweep to learn from: its trials count as if they had ended
+    here."""
     keep_checkpoints: int | None = Field(None, ge=0)
-    """When all trials have ended, delete the weights (checkpoint.pt, best.pt) of all but the best
-    so many; none given = keep all. No other file is ever deleted."""
+    """When all trials have ended, delete the weights (checkpoint.pt, the one before it, best.pt) of
+    all but the best so many; none given = keep all. No other file is ever deleted."""
     dry_run: bool = False
     """Print what would be run (configurations, resources, time it may take); start nothing."""
     fixed: Fixed = Fixed()
     """Settings fixed for every trial, over those of the space's BASE, which hold where None is."""
-
-    @field_validator("storage")
-    @classmethod
-    def _a_folder(cls, storage: str | None) -> str | None:
-        if storage is not None and "://" in storage:
-            raise ValueError(
-                f"{storage} is an address; only folders are supported so far: give a folder that "
-                "every node can reach"
-            )
-        return storage
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -171,9 +168,9 @@ class SweepConfig(Config):
         return self.fixed.model_dump(mode="json", exclude_none=True)
 
     @property
-    def root(self) -> Path:
-        """The folder that the results of every data set are under."""
-        return Path(self.storage) if self.storage is not None else self.results_dir
+    def root(self) -> str:
+        """The folder, or its address, that the results of every data set are under."""
+        return self.storage if self.storage is not None else self.results_dir
 
 
 def check_changes(before: SweepConfig, now: SweepConfig) -> None:

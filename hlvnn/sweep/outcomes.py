@@ -16,6 +16,10 @@ ERROR = "error.txt"
 """The traceback of a trial that failed, written where it failed."""
 
 
+HUNG = "hung.txt"
+"""Where each thread of a trial was that hung for longer than --trial-timeout."""
+
+
 class Status(StrEnum):
     """How a trial ended, or that it has not."""
 
@@ -68,7 +72,7 @@ def trial_folder(sweep: Path, number: int) -> Path:
 def write(sweep: Path, outcome: Outcome) -> None:
     """Write a trial's outcome, whole or not at all."""
     folder = trial_folder(sweep, outcome.trial)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # without the sweep's folder storage is away: none is made up
     files.write_json(folder / OUTCOME, outcome.model_dump(mode="json"))
 
 

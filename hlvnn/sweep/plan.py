@@ -6,10 +6,13 @@ import fcntl
 import os
 import platform
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
 from hlvnn.predict import evaluate
 from hlvnn.spaces import Settings, Space
+from hlvnn.storage import Remote, is_address, origin
 from hlvnn.sweep import outcomes, warm
+from hlvnn.sweep.mirror import fetched
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.searchers import check_grid
 from hlvnn.sweep.warm import Earlier
@@ -30,7 +35,7 @@ from hlvnn.training import parameter_count
 
 SWEEP = "sweep.json"
 """The sweep's options, its search space's digest, metric and mode, versions and starts."""
-RECORDED = ("options", "space", "fixed", "starts")
+RECORDED = {"options": dict, "space": dict, "fixed": dict, "starts": list}
 SPACE_COPY = "search_space.py"
 """Copy of the search space, to read; it is never run."""
 README = "README.md"
@@ -41,9 +46,9 @@ BUILT_DRAWS = 16
 """Draws whose model is built before a sweep starts."""
 SHOWN_PROBLEMS = 4
 """Problems of draws that are told at once; the others are likely of the same kind."""
-COPIES, BYTES = 4, 4
-"""A trial keeps its weights twice (checkpoint.pt, best.pt) and two moments of the optimizer, in
-four bytes a number."""
+COPIES, BYTES = 7, 4
+"""A trial keeps two checkpoints, each of its weights and two moments of the optimizer, and its best
+weights, in four bytes a number."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Plan:
     sample: list[RunConfig]
     earlier: Earlier | None = None
     """The trials of another sweep that a new one learns from."""
+    remote: Remote | None = None
+    """Where the sweep lives, when `sweep` is only this driver's copy of it."""
 
     def with_gpus(self, gpus: float) -> Plan:
         """Return the same plan with this share of a GPU for each trial."""
@@ -71,7 +78,14 @@ class Plan:
     @property
     def resume_command(self) -> str:
         """The command that goes on with the sweep."""
-        return f"python tune_search.py --resume {shown_path(self.sweep)}"
+        return f"python tune_search.py --resume {self.place()}"
+
+    def place(self, name: str = "") -> str:
+        """Return where the sweep, or a file or folder of it, is found, as a user would type it."""
+        if self.remote is None:
+            return shown_path(self.sweep / name)
+        address = str(self.remote / name if name else self.remote)
+        return f"'{address}'" if "&" in address or "?" in address else address
 
 
 def of(options: SweepConfig) -> Plan:
@@ -92,7 +106,7 @@ def new_plan(options: SweepConfig) -> Plan:
     space = spaces.load(options.space)
     fixed: Settings = {}
     sample: list[RunConfig] = []
-    sweep: list[Path] = []
+    place: list[tuple[Path, Remote | None]] = []
     earlier: list[Earlier] = []
 
     def fix() -> None:
@@ -103,17 +117,18 @@ def new_plan(options: SweepConfig) -> Plan:
 
     def name() -> None:
         title = sample[0].data.title if sample else _title(options, space)
-        sweep.append(_new_folder(options, space, title))
+        place.append(_new_folder(options, space, title))
 
     def learn() -> None:
         if options.warm_start is not None:
-            source = options.warm_start.resolve()
-            _record(source)
-            earlier.append(warm.read(source, space))
+            with to_read(options.warm_start) as source:
+                _record(source)
+                earlier.append(warm.read(source, space, options.warm_start))
 
     all_of(fix, draw, name, lambda: _check_search(options, space), learn)
-    options = options.model_copy(update={"name": sweep[0].name})
-    return Plan(options, space, sweep[0], fixed, sample, earlier[0] if earlier else None)
+    sweep, remote = place[0]
+    options = options.model_copy(update={"name": sweep.name})
+    return Plan(options, space, sweep, fixed, sample, earlier[0] if earlier else None, remote)
 
 
 def _title(options: SweepConfig, space: Space) -> str:
@@ -126,19 +141,30 @@ def _title(options: SweepConfig, space: Space) -> str:
     return data.title
 
 
-def _new_folder(options: SweepConfig, space: Space, title: str) -> Path:
-    """Return the folder of a new sweep; raise `RunError` when it exists."""
+def _new_folder(options: SweepConfig, space: Space, title: str) -> tuple[Path, Remote | None]:
+    """Return the folder of a new sweep, and its address; raise `RunError` when it exists."""
     name = options.name or f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    parent = options.root.resolve() / title
+    remote = None
+    parent = Path(options.root).resolve() / title
+    if is_address(options.root):
+        remote = Remote.at(options.root) / title / name
+        parent = Path(tempfile.gettempdir()) / f"hlvnn-sweep-{os.getpid()}-{time.time_ns()}"
     sweep = parent / name
-    if sweep.parent != parent:
+    if sweep.parent != parent or name in ("", ".", ".."):
         raise RunError(f"--name {name}: a plain name is expected, not a path")
+    if remote is not None:
+        remote.check_writable()
+        if remote.exists(SWEEP):
+            raise RunError(
+                f"{remote} exists already; nothing was overwritten. Give another --name, or go on "
+                f"with it: python tune_search.py --resume '{remote}'"
+            )
     if sweep.exists():
         raise RunError(
             f"{shown_path(sweep)} exists already; nothing was overwritten. Give another --name, or "
             f"go on with it: python tune_search.py --resume {shown_path(sweep)}"
         )
-    return sweep
+    return sweep, remote
 
 
 def resumed_plan(options: SweepConfig) -> Plan:
@@ -147,7 +173,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
     Raises `RunError` for a folder that is no sweep, and `ConfigError` when its space has changed.
     """
     assert options.resume is not None
-    sweep = options.resume.resolve()
+    sweep, remote = opened(options.resume)
     before = saved_options(sweep)
     check_changes(before, options)
     assert options.space is not None
@@ -161,7 +187,36 @@ def resumed_plan(options: SweepConfig) -> Plan:
         )
     _check_search(options, space)
     fixed = record["fixed"] | _device(options, space)
-    return Plan(options, space, sweep, fixed, spaces.check(space, options.seed, fixed))
+    sample = spaces.check(space, options.seed, fixed)
+    return Plan(options, space, sweep, fixed, sample, remote=remote)
+
+
+def opened(place: str) -> tuple[Path, Remote | None]:
+    """Return a sweep's folder, and its address where the folder is a copy made by this process."""
+    if not is_address(place):
+        return Path(place).resolve(), None
+    return _copied(place)
+
+
+@contextmanager
+def to_read(place: str) -> Iterator[Path]:
+    """Yield a sweep's folder, or what a driver reads of it as a copy that is gone afterwards."""
+    sweep, remote = opened(place)
+    try:
+        yield sweep
+    finally:
+        if remote is not None:
+            _copied.cache_clear()
+            shutil.rmtree(sweep.parent, ignore_errors=True)
+
+
+@cache
+def _copied(address: str) -> tuple[Path, Remote]:
+    remote = Remote.at(address)
+    try:
+        return fetched(remote), remote
+    except OSError as error:
+        raise RunError(f"{remote}: cannot be read: {error}") from error
 
 
 def extended_plan(options: SweepConfig) -> Plan:
@@ -170,17 +225,17 @@ def extended_plan(options: SweepConfig) -> Plan:
     Raises `RunError` when it has not finished, and what `resumed_plan` raises.
     """
     assert options.extend is not None
-    sweep = options.extend.resolve()
+    sweep, _ = opened(options.extend)
     before = saved_options(sweep)
     for number in range(before.num_trials):
         outcome = outcomes.read(sweep, number)
         if outcome is None or outcome.unfinished:
             raise RunError(
-                f"--extend {shown_path(sweep)}: trial {number} has not ended; finish the sweep "
-                f"first: python tune_search.py --resume {shown_path(sweep)}"
+                f"--extend {options.extend}: trial {number} has not ended; finish the sweep "
+                f"first: python tune_search.py --resume {options.extend}"
             )
     total = before.num_trials + options.num_trials
-    changes = {"num_trials": total, "resume": sweep, "extend": None}
+    changes = {"num_trials": total, "resume": options.extend, "extend": None}
     return resumed_plan(options.model_copy(update=changes))
 
 
@@ -217,7 +272,7 @@ def begin(plan: Plan) -> None:
 
 def readme(plan: Plan) -> str:
     """Return what a sweep's folder says of itself: its study's opening, and how to go on."""
-    space, options, where = plan.space, plan.options, shown_path(plan.sweep)
+    space, options, where = plan.space, plan.options, plan.place()
     trials = f"{options.num_trials} trials of `search_spaces/{space.name}.py`"
     parts = [
         f"# {plan.sweep.name}",
@@ -295,9 +350,9 @@ def _unmeasured(plan: Plan, config: RunConfig, data: GroupedDataset) -> list[Hlv
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as a user here would type it."""
+    """Return a path as a user here would type it; of a copy, the address it is a copy of."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else origin(path)
 
 
 def _check_search(options: SweepConfig, space: Space) -> None:
@@ -319,7 +374,8 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
         value = known.get(name, "data" if name == "data_dir" else None)
         if value is not None:
             fixed[name] = str(Path(value).resolve())
-    fixed["results_dir"] = str(options.root.resolve())
+    if not is_address(options.root):
+        fixed["results_dir"] = str(Path(options.root).resolve())
     if options.description:
         fixed["description"] = options.description
     return fixed
@@ -344,6 +400,12 @@ def _record(sweep: Path) -> dict[str, Any]:
             "it, RESULTS_DIR/DATASET/SWEEP"
         )
     record = files.read_json(sweep / SWEEP)
-    if not isinstance(record, dict) or not {*RECORDED} <= record.keys():
-        raise RunError(f"{shown_path(sweep / SWEEP)}: expected {', '.join(RECORDED)} in it")
+    whole = isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in RECORDED.items()
+    )
+    if not whole or not isinstance(record["space"].get("sha256"), str):
+        raise RunError(
+            f"{shown_path(sweep / SWEEP)}: damaged: expected {', '.join(RECORDED)} in it; restore "
+            "it from a copy"
+        )
     return record

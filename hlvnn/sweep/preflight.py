@@ -18,11 +18,13 @@ from rich.console import Console
 from hlvnn import runs
 from hlvnn.config import DataConfig
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError
+from hlvnn.storage import Remote, is_address
 from hlvnn.sweep import cluster, outcomes, packing, plan
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan, shown_path
 
 Found = TypeVar("Found")
+Place = Path | Remote
 NODE_SECONDS = 300
 """How long a node may take to answer: it loads the data."""
 MAY_DIFFER = {"python"}
@@ -61,7 +63,8 @@ class Request:
     """What a node is asked."""
 
     folder: str
-    """Folder on the storage in which the driver left a token, and the node leaves its answer."""
+    """Folder on the storage (or its address) where the driver left a token, and the node leaves its
+    answer."""
     token: str
     data: tuple[DataConfig, ...]
 
@@ -92,9 +95,12 @@ def ready(options: SweepConfig, console: Console, stack: ExitStack) -> Plan:
     if nodes is not None:
         page.check("resources", lambda: cluster.check(options, nodes))
     configs = {config.data for config in planned.sample} if planned is not None else set()
-    root = options.root.resolve() if planned is None else planned.sweep.parent
     everywhere = options.address is not None and nodes is not None
-    check_nodes(page, root, tuple(configs), everywhere)
+    if not is_address(options.root):
+        root = Path(options.root).resolve() if planned is None else planned.sweep.parent
+        check_nodes(page, root, tuple(configs), everywhere)
+    elif planned is not None:  # else an address that makes no sense was told already
+        check_nodes(page, Remote(options.root), tuple(configs), everywhere)
     if planned is not None:
         planned = _fits(page, planned, nodes or [])
     page.end(console)
@@ -105,7 +111,7 @@ def ready(options: SweepConfig, console: Console, stack: ExitStack) -> Plan:
 def _fits(page: Page, planned: Plan, nodes: list[cluster.Resources]) -> Plan:
     """Check models, disk and memory; return the plan with the share of a GPU that is known now."""
     needed = page.check("models, metrics and data here", lambda: plan.preflight(planned))
-    if needed is not None:
+    if needed is not None and planned.remote is None:
         page.check("disk", lambda: check_disk(planned, needed))
     if planned.options.gpus_per_trial != "auto" or page.problems:
         return planned
@@ -122,7 +128,7 @@ def _nodes(options: SweepConfig, stack: ExitStack) -> list[cluster.Resources]:
     return cluster.nodes() if ray.is_initialized() else [cluster.this_machine()]
 
 
-def check_nodes(page: Page, root: Path, data: tuple[DataConfig, ...], everywhere: bool) -> None:
+def check_nodes(page: Page, root: Place, data: tuple[DataConfig, ...], everywhere: bool) -> None:
     """Check storage, data and versions on this machine, and on all nodes of the cluster."""
     here = page.check("storage on this machine", lambda: _writable(root))
     if here is None or not everywhere:
@@ -136,8 +142,11 @@ def check_nodes(page: Page, root: Path, data: tuple[DataConfig, ...], everywhere
     page.check("versions on every node", lambda: check_versions(reports))
 
 
-def _writable(root: Path) -> Path:
+def _writable(root: Place) -> Place:
     """Return the nearest folder on the way to `root` that exists, once it proved writable."""
+    if isinstance(root, Remote):
+        root.check_writable()
+        return root
     folder = next(parent for parent in (root, *root.parents) if parent.exists())
     try:
         (probe := folder / f".{uuid.uuid4().hex}").touch()
@@ -151,9 +160,16 @@ def _writable(root: Path) -> Path:
 
 
 @contextmanager
-def _token(folder: Path) -> Iterator[Request]:
+def _token(folder: Place) -> Iterator[Request]:
     """Leave a token in a folder of the storage, for nodes to find; clean up behind them."""
     token = uuid.uuid4().hex
+    if isinstance(folder, Remote):
+        folder.write(token := f".preflight-{token}", b"")
+        try:
+            yield Request(str(folder), token, ())
+        finally:
+            folder.remove(token)
+        return
     place = folder / f".preflight-{token}"
     place.mkdir()
     try:
@@ -165,17 +181,7 @@ def _token(folder: Path) -> Iterator[Request]:
 
 def inspect(request: Request) -> NodeReport:
     """Look at this node: can it use the storage, has it the data, and which versions."""
-    report = NodeReport(socket.gethostname(), runs.versions())
-    folder = Path(request.folder)
-    try:
-        if not (folder / request.token).exists():
-            report = replace(
-                report, storage="does not see the files that this machine writes there"
-            )
-        else:
-            (folder / f"{uuid.uuid4().hex}.answer").touch()
-    except OSError as error:
-        report = replace(report, storage=f"cannot write there ({error.strerror})")
+    report = NodeReport(socket.gethostname(), runs.versions(), _storage_problem(request))
     digests: list[str] = []
     for config in request.data:
         try:
@@ -184,6 +190,26 @@ def inspect(request: Request) -> NodeReport:
             report = replace(report, data=str(error))
             break
     return replace(report, digests=tuple(digests))
+
+
+def _storage_problem(request: Request) -> str:
+    """Return why this node cannot use the storage, or ""."""
+    unseen = "does not see the files that this machine writes there"
+    try:
+        if is_address(request.folder):
+            remote = Remote.at(request.folder)
+            if not remote.exists(request.token):
+                return unseen
+            remote.check_writable()
+            return ""
+        folder = Path(request.folder)
+        if not (folder / request.token).exists():
+            return unseen
+        (folder / f"{uuid.uuid4().hex}.answer").touch()
+    except (OSError, HlvnnError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        return f"cannot write there ({why or error})"
+    return ""
 
 
 def ask_nodes(request: Request) -> list[NodeReport]:
@@ -205,12 +231,13 @@ def ask_nodes(request: Request) -> list[NodeReport]:
     return reports
 
 
-def check_storage(reports: Sequence[NodeReport], root: Path) -> None:
+def check_storage(reports: Sequence[NodeReport], root: Place) -> None:
     """Raise `RunError` when a node cannot use the storage."""
     bad = [f"{report.node} {report.storage}" for report in reports if report.storage]
     if bad:
+        place = root if isinstance(root, Remote) else shown_path(root)
         raise RunError(
-            f"{shown_path(root)} must be one folder that every node can write: {'; '.join(bad)}; "
+            f"{place} must be one folder that every node can write: {'; '.join(bad)}; "
             "give one that they share, with --storage"
         )
 

@@ -17,6 +17,7 @@ from hlvnn import files, runs
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
 from hlvnn.spaces import Settings, Space, text
+from hlvnn.storage import Remote
 from hlvnn.sweep import outcomes
 from hlvnn.sweep.journal import Draw
 from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
@@ -57,8 +58,9 @@ class TrialsTable:
     best_test_… was never selected on.
     """
 
-    def __init__(self, sweep: Path, space: Space) -> None:
+    def __init__(self, sweep: Path, space: Space, remote: Remote | None = None) -> None:
         self.sweep = sweep
+        self.remote = remote
         self.space = space
         self._ended: dict[int, dict[str, Any]] = {}
 
@@ -86,6 +88,8 @@ class TrialsTable:
         outcome = seen or without_outcome(folder, draw, number, alive)
         settings = draw.settings if draw is not None else {}
         row = row_of(outcome, folder, settings, metrics(self.sweep, number), self.space)
+        if self.remote is not None and row["folder"] is not None:
+            row["folder"] = str(self.remote / folder.name)
         if seen is not None and not seen.unfinished:  # an unfinished one may run again
             self._ended[number] = row
         return row

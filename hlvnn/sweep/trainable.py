@@ -2,39 +2,76 @@
 
 from __future__ import annotations
 
+import errno
+import faulthandler
 import json
 import math
 import os
 import random
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ray import tune
+from ray.tune.trainable.function_trainable import wrap_function
 
 from hlvnn import runs
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
-from hlvnn.sweep.outcomes import ERROR
+from hlvnn.storage import Remote
+from hlvnn.sweep.mirror import TrialCopy
+from hlvnn.sweep.outcomes import ERROR, HUNG
+from hlvnn.sweep.patience import Patience
 from hlvnn.training import EpochReport
 
 OUT_OF_MEMORY = "out_of_memory"
 """Flag of the one result of a trial that had too little memory."""
 GROUPS = ("val_group_p10", "val_group_worst")
 """Columns that are told to Ray beside the metric, for the live table."""
+ENDED = threading.Event()
+"""Set while no trial runs in this process."""
+ENDED.set()
+LAST_SECONDS = 60.0
+"""How long a trial that is stopped may take to put its files in order."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """Run (or go on with) the trial that `config` describes.
 
-    config: trial (its number), settings (JSON), folder, worst (each metric's value for a NaN),
-    threads, gpus (below 1: its share of a GPU's memory), and problem: why the draw is invalid, or
-    "". Everything that lasts is written into the folder, its checkpoint too; Ray is given no files.
+    config: trial (its number), settings (JSON), folder, remote (the sweep's address, or ""), worst
+    (each metric's value for a NaN), threads, gpus (below 1: its share of a GPU's memory),
+    trial_timeout, storage_patience, and problem: why the draw is invalid, or "". Everything that
+    lasts is written into the folder, its checkpoint too; Ray is given no files.
     """
+    ENDED.clear()
+    try:
+        _run_trial(config)
+    finally:
+        ENDED.set()
+
+
+class Trainable(wrap_function(run_trial)):  # type: ignore[misc]  # Ray makes the class
+    """`run_trial` as Ray's class; a trial that is stopped may first save what it has."""
+
+    def cleanup(self) -> None:
+        try:
+            super().cleanup()
+        finally:
+            ENDED.wait(LAST_SECONDS)
+
+
+def _run_trial(config: dict[str, Any]) -> None:
+    patience = Patience(config["storage_patience"])
     folder = Path(config["folder"])
+    copy = None
+    if config["remote"]:
+        copy = TrialCopy(Remote(config["remote"]) / folder.name, patience)
+        folder = copy.folder
     settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
     _fresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
     reports = 0
@@ -42,23 +79,39 @@ def run_trial(config: dict[str, Any]) -> None:
     def report(epoch: EpochReport) -> None:
         nonlocal reports
         reports += 1
+        if copy is not None:
+            copy.push()
+        patience.getting_on()
+        still_alive()
         tune.report(scalars(epoch.row, settings["num_epochs"], config["worst"]))
 
     try:
         if config["problem"]:
             raise ConfigError(config["problem"])
         run = run_config(settings, f"trial {config['trial']}")
-        runs.execute(run, folder, report=report, resume=True)
+        with _watched(folder, config["trial_timeout"]) as still_alive:
+
+            def execute() -> None:
+                if not folder.parent.is_dir():  # of a file system that is not mounted now
+                    raise FileNotFoundError(errno.ENOENT, "the sweep's folder is away")
+                runs.execute(run, folder, report=report, resume=True)
+
+            patience.patiently(execute, str(folder))
+            if copy is not None:
+                copy.push()
+            if not reports:  # it had ended before the driver that watched it was killed
+                last = runs.read_metrics(folder).iloc[-1].to_dict()
+                tune.report(scalars(last, settings["num_epochs"], config["worst"]))
     except Exception as error:
-        if out_of_memory(error):
-            _tell_out_of_memory(folder, settings["num_epochs"], config["worst"])
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
-        raise
-    if not reports:  # it had ended before the driver that watched it was killed
-        last = runs.read_metrics(folder).iloc[-1].to_dict()
-        tune.report(scalars(last, settings["num_epochs"], config["worst"]))
+        with suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        if not out_of_memory(error):
+            raise
+        _tell_out_of_memory(folder, settings["num_epochs"], config["worst"])
+    finally:
+        if copy is not None:
+            copy.close()
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -70,11 +123,34 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _tell_out_of_memory(folder: Path, num_epochs: int, worst: Mapping[str, float]) -> None:
     """End a trial that had too little memory: an outcome, as divergence is, and not tried again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
     epochs = len(runs.read_metrics(folder)) if (folder / runs.METRICS).exists() else 0
     row = {"epoch": epochs + 1, "diverged": 1.0}
     tune.report(scalars(row, num_epochs, worst) | {OUT_OF_MEMORY: 1})
+
+
+@contextmanager
+def _watched(folder: Path, timeout: float | None) -> Iterator[Callable[[], None]]:
+    """Write down where every thread is if what is yielded is not called for `timeout` seconds."""
+    path = folder / HUNG
+    with ExitStack() as stack:
+        stack.callback(faulthandler.cancel_dump_traceback_later)
+        file = None
+        with suppress(OSError):  # where it cannot be written the trial is ended all the same
+            path.unlink(missing_ok=True)
+            if timeout is not None:
+                folder.mkdir(exist_ok=True)
+                file = stack.enter_context(path.open("w", encoding="utf-8"))
+
+        def still_alive() -> None:
+            if file is not None and timeout is not None:
+                faulthandler.dump_traceback_later(timeout, file=file)
+
+        still_alive()
+        try:
+            yield still_alive
+        finally:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def warm_up() -> None:

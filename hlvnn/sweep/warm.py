@@ -32,7 +32,8 @@ SERVING = (Status.COMPLETED, Status.STOPPED, Status.DIVERGED, Status.OUT_OF_MEMO
 class Earlier:
     """Another sweep's trials, as this space sees them."""
 
-    sweep: Path
+    place: str
+    """Its folder or address, as it was given."""
     trials: list[FrozenTrial] = field(default_factory=list)
     """Those that serve."""
     unfit: list[str] = field(default_factory=list)
@@ -40,19 +41,20 @@ class Earlier:
 
     def told(self) -> str:
         """One line about them."""
-        line = f"warm start: {len(self.trials)} trials of {self.sweep} inform the search"
+        line = f"warm start: {len(self.trials)} trials of {self.place} inform the search"
         if not self.unfit:
             return line
         return f"{line}; {len(self.unfit)} do not fit this space, the first: {self.unfit[0]}"
 
 
-def read(sweep: Path, space: Space) -> Earlier:
+def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
     """Return the trials of a sweep that serve a space.
 
+    place: where it was copied from, when `sweep` is a copy.
     Raises `ConfigError` when none does or they did not measure the space's metrics, and `RunError`
     when the folder is no sweep or its journal is damaged.
     """
-    earlier = Earlier(sweep)
+    earlier = Earlier(place or str(sweep))
     for number, trial in Journal.open(sweep).latest().items():
         outcome = outcomes.read(sweep, number)
         if outcome is None or outcome.status not in SERVING or not trial.params:
@@ -63,12 +65,15 @@ def read(sweep: Path, space: Space) -> Earlier:
         except Unfit as error:
             earlier.unfit.append(f"trial {number}: {error}")
             continue
-        earlier.trials.append(completed(trial.params, distributions, values, f"{sweep}/{number}"))
+        earlier.trials.append(
+            completed(trial.params, distributions, values, f"{earlier.place}/{number}")
+        )
     if not earlier.trials:
         why = f"; the first that does not fit: {earlier.unfit[0]}" if earlier.unfit else ""
         raise ConfigError(
-            f"--warm-start {sweep}: none of its trials serves {space.path} ({len(earlier.unfit)} "
-            f"ended and do not fit{why}); leave --warm-start out, or give a sweep of a like space"
+            f"--warm-start {earlier.place}: none of its trials serves {space.path} "
+            f"({len(earlier.unfit)} ended and do not fit{why}); leave --warm-start out, or give a "
+            "sweep of a like space"
         )
     return earlier
 

@@ -24,6 +24,7 @@ from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
 from hlvnn.errors import RunError
 from hlvnn.files import replacing
+from hlvnn.storage import is_address, readable
 from hlvnn.strict import Config
 from hlvnn.sweep.outcomes import Status
 from hlvnn.sweep.plan import SPACE_COPY, SWEEP, shown_path
@@ -146,10 +147,11 @@ class Command(Config):
     A sweep writes it itself when it ends. While it runs, or after it was killed, this does.
     """
 
-    path: tyro.conf.Positional[Path]
-    """Folder of a sweep (RESULTS_DIR/DATASET/SWEEP), or one with runs of train_one.py in it."""
+    path: tyro.conf.Positional[str]
+    """Folder of a sweep (RESULTS_DIR/DATASET/SWEEP), or one with runs of train_one.py in it; or its
+    address (s3://…)."""
     out: Path | None = None
-    """File to write; None = report.html in the folder."""
+    """File to write; None = report.html in the folder, or here where PATH is an address."""
     metric: str = "val_loss"
     """Column of metrics.csv by which single runs are ranked; a sweep has its own."""
     mode: str = Field("min", pattern="^(min|max)$")
@@ -166,14 +168,16 @@ def main(args: Sequence[str]) -> int:
         args=list(args),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    if not command.path.is_dir():
+    folder = readable(command.path)
+    if not folder.is_dir():
         raise RunError(f"{command.path}: no such folder; give that of a sweep")
     headless()
-    if (command.path / SWEEP).exists():
-        results = load_sweep(command.path)
+    if (folder / SWEEP).exists():
+        results = load_sweep(folder)
     else:
-        results = load_runs(command.path, command.metric, command.mode)
-    path = write_report(results, command.out, num_samples=command.num_samples)
+        results = load_runs(folder, command.metric, command.mode)
+    out = command.out or (Path(REPORT) if is_address(command.path) else None)
+    path = write_report(results, out, num_samples=command.num_samples)
     print(f"{len(results.trials)} trials: {findings.counts(results)}")
     print(f"report: {shown_path(path)}")
     return 0

@@ -1,0 +1,81 @@
+"""Why and when a sweep ends before its trials do: its time budget, Ctrl-C, a signal."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from ray import tune
+
+from hlvnn.sweep.display import duration
+
+
+class Ending(tune.Stopper):
+    """Ends the sweep when its time is over, or when it is asked to by a signal.
+
+    When its time is over all trials end at once. When it is asked to, none begins any more, and
+    each that runs finishes its epoch.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.interrupted = False
+        self.at_once = False
+        """Whether it was interrupted a second time."""
+        self.cut: set[str] = set()
+        """Ray's ids of the trials that were ended after an epoch that was not their last."""
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether a trial runs."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        last = result["epoch"] >= result["num_epochs"] or result["diverged"] or result.get("done")
+        if not self.interrupted or last:  # in its last epoch a trial ends by itself
+            return False
+        self.cut.add(trial_id)
+        return True
+
+    def stop_all(self) -> bool:
+        return self.out_of_time or (self.interrupted and not self.busy())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its arguments into a file that nobody reads
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time budget is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
+    def reason(self) -> str:
+        """Why the sweep ended."""
+        if self.interrupted:
+            return "the sweep was interrupted; --resume goes on with it"
+        if self.out_of_time:
+            return f"the time budget of {duration(self.seconds or 0)} was over; --resume goes on"
+        return "the sweep broke off; --resume goes on with it"
+
+
+@contextmanager
+def signals(ending: Ending) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the sweep in order; a second Ctrl-C ends it at once."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        ending.interrupted = True
+        signal.signal(signal.SIGINT, interrupt_again)
+
+    def interrupt_again(number: int, frame: FrameType | None) -> None:
+        ending.at_once = True
+        raise KeyboardInterrupt
+
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interrupt) for number in both}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
