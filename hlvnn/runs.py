@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 from pandas.api.types import is_numeric_dtype
 
 from hlvnn.build import assemble, build_model
@@ -339,10 +338,10 @@ def read_groups(folder: Path) -> pd.DataFrame:
     for path in sorted((folder / STATS).glob("epoch_*.parquet")):
         try:
             frames.append(pd.read_parquet(path))
-        except (ValueError, OSError, pa.ArrowException) as error:
+        except Exception as error:  # what damaged bytes make a reader raise has no end
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(
-                f"{path}: not readable as Parquet ({str(error).splitlines()[0]}); restore it from "
-                "a copy, or remove it"
+                f"{path}: not readable as Parquet ({said}); restore it from a copy, or remove it"
             ) from error
     if not frames:
         raise RunError(f"{folder / STATS}: no tables; the run has not finished an epoch")

@@ -62,7 +62,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run = runs.run_config(json.loads(config["settings"]), "trial")
             runs.execute(run, Path(config["folder"]), resume=True)
             outcomes.write(planned.sweep, Outcome(trial=number, status=Status.COMPLETED))
-            study.settle(number, 0.5)
+            study.settle(number, [0.5])
         table.TrialsTable(planned.sweep, planned.space).write(study.draws(), 3, alive=False)
     return planned.sweep
 
@@ -103,8 +103,8 @@ READERS: dict[str, tuple[Callable[[Path, spaces.Space], None], ...]] = {
     f"{TRIAL}/{runs.BEST}": (read_best,),
 }
 UNREAD = {
-    *(plan.LOCK, plan.SPACE_COPY, table.TRIALS),
-    *(f"{TRIAL}/{name}" for name in (runs.LOG, runs.RESULT, "checkpoint.previous.pt")),
+    *(plan.LOCK, plan.SPACE_COPY, plan.README, table.TRIALS),
+    *(f"{TRIAL}/{name}" for name in (runs.LOG, runs.RESULT, runs.PREVIOUS)),
 }
 """Files that none of these readers opens."""
 

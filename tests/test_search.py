@@ -292,7 +292,8 @@ def sweep_of(
         one.set_user_attr("draw", {"settings": settings, "drawn": settings, "problem": ""})
         journal.study.tell(one, 0.5)
         outcomes.write(folder, Outcome(trial=number, status=status))
-        metrics = [{"epoch": e, "val_acc": lr * e, "val_loss": e} for e in (1, 2)]
+        told = {"seconds": 1.0, "diverged": 0.0}
+        metrics = [{"epoch": e, **told, "val_acc": lr * e, "val_loss": e} for e in (1, 2)]
         runs.write_rows(outcomes.trial_folder(folder, number) / runs.METRICS, metrics)
     options = SweepConfig(space=space.name, num_trials=len(lrs)).model_dump(mode="json")
     record = {"options": options, "space": {"sha256": space.sha256}, "fixed": {}, "starts": []}
@@ -340,14 +341,14 @@ def test_trials_that_do_not_fit_the_space_are_told(here: Path) -> None:
         with pytest.raises(ConfigError, match=f"none of its trials serves .*{why}"):
             warm.read(source, other)
         with pytest.raises(ConfigError, match="--warm-start"):
-            plan.new_plan(SweepConfig(space="other", warm_start=source))
+            plan.new_plan(SweepConfig(space="other", warm_start=str(source)))
     other = write_space("other", SPACE.replace("val_acc", "val_f1"))
     with pytest.raises(
         ConfigError, match=r"did not measure val_f1.*they measured val_acc, val_los"
     ):
         warm.read(source, other)
     with pytest.raises(RunError, match="is not a sweep"):
-        plan.new_plan(SweepConfig(space="study", warm_start=here))
+        plan.new_plan(SweepConfig(space="study", warm_start=str(here)))
     assert not (here / "results").exists()
 
 
