@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -61,7 +61,8 @@ class Remote:
     def __truediv__(self, name: str) -> Remote:
         parts = urlsplit(self.address)
         path = str(PurePosixPath(parts.path or "/") / name)
-        return Remote(urlunsplit(parts._replace(path=path)))
+        query = f"?{parts.query}" if parts.query else ""
+        return Remote(f"{parts.scheme}://{parts.netloc}{path}{query}")
 
     def __str__(self) -> str:
         return self.address

@@ -17,6 +17,7 @@ from hlvnn.analysis import find, promote, prune, watch
 from hlvnn.analysis.loading import load_sweep
 from hlvnn.config import RunConfig, flatten, run_config
 from hlvnn.sweep import outcomes, plan
+from hlvnn.sweep.keeping import WEIGHTS
 from hlvnn.sweep.outcomes import Status
 from tests.conftest import Ended
 from tests.rayless import run_sweep
@@ -254,7 +255,7 @@ def test_prune_lists_first_and_deletes_when_asked_again(
     assert listed.code == 0, listed.err
     assert "nothing was deleted. To delete it, add --yes" in listed.out
     assert sorted(Path("results").rglob("*")) == everything
-    expected = {SWEEP / name / file for name in ended for file in ("best.pt", "checkpoint.pt")}
+    expected = {SWEEP / name / file for name in ended for file in WEIGHTS}
     expected |= {SWEEP / "ray", test_run}
     found, _ = prune.waste(Path("results"), 1)
     assert {

@@ -100,7 +100,7 @@ def test_a_sweep_is_extended_and_a_trial_repeated_bit_for_bit(here: Path, local_
     assert (frame["starts"] == 1).all()
     assert len(Journal.open(folder).study.trials) == 6
     gone = {at for at in before if at not in after}
-    assert {at.name for at in gone} == {runs.CHECKPOINT, runs.BEST}
+    assert {at.name for at in gone} == {runs.CHECKPOINT, runs.PREVIOUS, runs.BEST}
     assert all(after[at] == content for at, content in before.items() if at not in gone)
     kept = {at.parent.name for at in after if at.name == runs.CHECKPOINT}
     assert len(kept) == 1

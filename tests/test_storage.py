@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import html
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from hlvnn import runs
+from hlvnn import runs, trial
+from hlvnn.analysis import load_runs, load_sweep
 from hlvnn.errors import ConfigError, RunError
 from hlvnn.storage import Remote, files_below, is_address, local_copy
-from hlvnn.sweep import command, plan
+from hlvnn.sweep import command, driver, keeping, plan, preflight
 from hlvnn.sweep.mirror import Mirror, TrialCopy
 from hlvnn.sweep.patience import Patience
 from tests.chaos.server import s3_server
+from tests.conftest import Ended
 
 PLACES = ("s3", "file", "fsspec")
 
@@ -145,3 +149,68 @@ def test_a_sweep_at_an_address_is_told_by_it(
         plan.new_plan(command.parse(flags))
     with pytest.raises(RunError, match=r"is not a sweep: sweep\.json is missing"):
         command.parse(["--resume", str(Remote(address) / "none")])
+
+
+# a sweep that is read from its address
+
+
+def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
+    small_sweep: Path,
+    remote: Remote,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    analysis: Callable[..., Ended],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = remote / "small"
+    sweep.push(small_sweep, {}, files_below(small_sweep))
+    here, there = load_sweep(small_sweep, alive=False), load_sweep(str(sweep), alive=False)
+    assert there.trials.drop(columns="folder").equals(here.trials.drop(columns="folder"))
+    assert there.groups.read(trials=[0]).equals(here.groups.read(trials=[0]))
+    assert there.problems == []
+    assert len(load_runs(str(sweep)).trials) > 0
+
+    best = sweep / f"trial_{here.best_trial:04d}"
+    run = runs.load_run(str(best), "best")
+    assert run.config == trial.parse(["--from-trial", str(best)]).run_config()
+
+    ended = analysis(str(sweep))
+    assert ended.code == 0, ended.err
+    written = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert f"python train_one.py --from-trial {shlex.quote(str(best))}" in written
+    assert driver._report(small_sweep, sweep) == f"report: {sweep / 'report.html'}"
+    assert "hlvnn-copy" not in (sweep.read("report.html") or b"").decode()
+
+    placed = here.best(3)
+    freed = keeping.prune(sweep, placed.assign(unfinished=False), keep=1)
+    assert freed.trials == 2
+    weights = [name for name in sweep.names() if name.rpartition("/")[2] in keeping.WEIGHTS]
+    assert freed.bytes == sum(
+        (small_sweep / name).stat().st_size
+        for name in files_below(small_sweep)
+        if name.rpartition("/")[2] in keeping.WEIGHTS and name not in weights
+    )
+    assert {name.partition("/")[0] for name in weights}.isdisjoint(placed["name"].iloc[1:])
+    assert best.exists(runs.BEST)
+
+
+def test_a_node_proves_that_it_reaches_the_address(remote: Remote) -> None:
+    with preflight._token(remote) as request:
+        assert preflight.inspect(request).storage == ""
+        elsewhere = preflight.Request(str(remote / "elsewhere"), request.token, ())
+        assert "does not see the files" in preflight.inspect(elsewhere).storage
+    assert remote.names() == [], "nothing was left there"
+
+
+def test_a_new_sweep_learns_from_one_at_an_address_and_it_is_extended(
+    small_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_sweep.parent.parent.parent)
+    sweep = Remote.at(f"file://{tmp_path}/there")
+    sweep.push(small_sweep, {}, files_below(small_sweep))
+    planned = plan.of(command.parse(["study", "--warm-start", str(sweep), "--name", "warmed"]))
+    assert planned.earlier is not None
+    assert len(planned.earlier.trials) > 1
+    assert f"of {sweep} inform" in planned.earlier.told()
+    with pytest.raises(RunError, match=f"--extend {sweep}: trial 7 has not ended"):
+        plan.of(command.parse(["--extend", str(sweep), "--num-trials", "3"]))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
+from pathlib import Path
 
 import pandas as pd
 import ray
@@ -18,7 +20,7 @@ from rich.console import Console
 
 from hlvnn import runs
 from hlvnn.errors import RunError, StorageError
-from hlvnn.storage import readable
+from hlvnn.storage import Remote, readable
 from hlvnn.sweep import cluster, journal, keeping, outcomes, table, warm
 from hlvnn.sweep.board import Board
 from hlvnn.sweep.display import LiveDisplay, duration, front, leaderboard
@@ -29,7 +31,7 @@ from hlvnn.sweep.journaled import JournaledSearch
 from hlvnn.sweep.mirror import Mirror
 from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
 from hlvnn.sweep.patience import Patience
-from hlvnn.sweep.plan import Plan, begin, locked
+from hlvnn.sweep.plan import Plan, begin, locked, shown_path
 from hlvnn.sweep.recorder import Recorder
 from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
 from hlvnn.sweep.searchers import sampler
@@ -79,7 +81,6 @@ class _Driver:
         self.trials = table.TrialsTable(self.sweep, self.space, plan.remote)
         self.ending = Ending(self.options.time_budget)
         self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
-        self.ending.busy = lambda: bool(self.board.having(Status.RUNNING))
         self.rules = Rules(
             metric=self.space.metric,
             mode=self.space.mode,
@@ -299,7 +300,7 @@ class _Driver:
         ]
         best = ranked.iloc[0]
         if self.options.report:
-            lines.append(_report(self.plan))
+            lines.append(_report(self.sweep, self.plan.remote))
         found = best["status"] in table.PLACED and not pd.isna(
             best.get(f"best_{self.space.metric}")
         )
@@ -329,19 +330,21 @@ class _Driver:
         return [f"weights: kept the best {keep} trials', freed {freed.bytes / 1e6:.1f} MB"]
 
 
-def _report(plan: Plan) -> str:
-    """Write the sweep's report; return a line that says where it is, or why there is none.
+def _report(sweep: Path, remote: Remote | None = None) -> str:
+    """Write the report of a sweep; return a line that says where it is, or why there is none.
 
+    remote: the address at which it lives, when `sweep` is the driver's copy of a part of it.
     The sweep is over and recorded by then, so that nothing here may fail it.
     """
-    again = f"python -m hlvnn.analysis {plan.place()}"
+    place = shown_path(sweep) if remote is None else shlex.quote(str(remote))
+    again = f"python -m hlvnn.analysis {place}"
     try:
         from hlvnn.analysis import report
 
-        written = report.of_ended_sweep(readable(str(plan.remote or plan.sweep)))
-        if plan.remote is not None:
-            plan.remote.write(written.name, written.read_bytes())
-        return f"report: {plan.place(written.name)}"
+        written = report.of_ended_sweep(sweep if remote is None else readable(str(remote)))
+        if remote is not None:
+            remote.write(written.name, written.read_bytes())
+        return f"report: {shown_path(written)}"
     except ModuleNotFoundError as error:
         return f"no report: it needs {error.name}; pip install 'hlvnn[analysis]', then {again}"
     except Exception as error:  # noqa: BLE001

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -29,8 +29,8 @@ class Ending(tune.Stopper):
         """Whether it was interrupted a second time."""
         self.cut: set[str] = set()
         """Ray's ids of the trials that were ended after an epoch that was not their last."""
-        self.busy: Callable[[], bool] = lambda: False
-        """Whether a trial runs."""
+        self.busy = False
+        """Whether a trial runs: one that a scheduler has paused does not."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         last = result["epoch"] >= result["num_epochs"] or result["diverged"] or result.get("done")
@@ -40,7 +40,7 @@ class Ending(tune.Stopper):
         return True
 
     def stop_all(self) -> bool:
-        return self.out_of_time or (self.interrupted and not self.busy())
+        return self.out_of_time or (self.interrupted and not self.busy)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its arguments into a file that nobody reads

@@ -143,6 +143,7 @@ class Recorder(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         self.display.refresh()
+        self.ending.busy = any(trial.status == Trial.RUNNING for trial in trials)
         if self.ending.interrupted and not self.told_of_interrupt:
             self.told_of_interrupt = True
             self.display.event(
