@@ -92,6 +92,21 @@ def test_ctrl_c_once_finishes_the_epoch_and_saves_it(tmp_path: Path) -> None:
         sweep.check_repeatable(int(cut["trial"].iloc[0]))
 
 
+def test_ctrl_c_ends_a_sweep_whose_trials_wait_for_each_other(tmp_path: Path) -> None:
+    with Sweep(tmp_path, 6, 30, "--scheduler", "hyperband") as sweep:
+        wait_until(lambda: sweep.over() or sweep.epochs() >= 6, "some epochs")
+        sweep.driver.send_signal(signal.SIGINT)
+        wait_until(sweep.over, "its end")
+        text = sweep.said()
+        assert sweep.driver.returncode == 130, text
+        assert "Traceback" not in text
+        frame = pd.read_parquet(sweep.folder / "trials.parquet")
+        assert frame["unfinished"].any()
+        sweep.resume()
+        sweep.finish()
+        sweep.check()
+
+
 def test_ctrl_c_twice_stops_now_and_can_go_on(tmp_path: Path) -> None:
     with Sweep(tmp_path, 3, 50, "--grace-period", "50") as sweep:
         wait_until(under_way(sweep), "a trial under way")
@@ -180,8 +195,11 @@ def test_a_disk_that_stays_full_ends_the_sweep_with_one_message(tmp_path: Path) 
         frame = pd.read_parquet(sweep.folder / "trials.parquet")
         assert set(frame["status"]) <= {"completed", "failed"}
         for number, epochs in zip(frame["trial"], frame["epochs"], strict=True):
-            metrics = runs.read_metrics(outcomes.trial_folder(sweep.folder, number))
-            assert metrics["epoch"].tolist() == list(range(1, epochs + 1))
+            folder = outcomes.trial_folder(sweep.folder, number)
+            if epochs == 0:  # it met the full disk in its first epoch
+                assert not (folder / runs.METRICS).exists()
+                continue
+            assert runs.read_metrics(folder)["epoch"].tolist() == list(range(1, epochs + 1))
 
 
 def test_storage_that_goes_away_and_comes_back(tmp_path: Path) -> None:
