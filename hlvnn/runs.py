@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import secrets
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -339,9 +338,8 @@ def read_groups(folder: Path) -> pd.DataFrame:
         try:
             frames.append(pd.read_parquet(path))
         except Exception as error:  # what damaged bytes make a reader raise has no end
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(
-                f"{path}: not readable as Parquet ({said}); restore it from a copy, or remove it"
+                f"{path}: not readable as Parquet ({error!r:.200}); restore or remove it"
             ) from error
     if not frames:
         raise RunError(f"{folder / STATS}: no tables; the run has not finished an epoch")
@@ -400,11 +398,3 @@ def load_run(folder: Path | str, which: str = "last") -> Run:
         model = assemble(config.model, schema)
     load_weights(model, checkpoint["model"], path)
     return Run(folder, config, schema, model.eval(), checkpoint["epoch"])
-
-
-def to_terminal() -> None:
-    """Show what a run tells on standard output."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)

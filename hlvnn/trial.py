@@ -16,6 +16,7 @@ from pydantic import Field
 from hlvnn import runs, spaces
 from hlvnn.config import RunConfig, flat_settings, latent_text
 from hlvnn.errors import ConfigError
+from hlvnn.show import to_terminal
 from hlvnn.storage import readable
 
 HELP = """Train one model on grouped data, on this machine, and keep the run in a folder.
@@ -52,7 +53,7 @@ class TrainOne(RunConfig):
 def main(args: list[str]) -> int:
     """Parse the flags, run, and return the exit code."""
     command = parse(args)
-    runs.to_terminal()
+    to_terminal()
     if command.train.debug:
         with _opened_where_it_happened():
             return _run(command)

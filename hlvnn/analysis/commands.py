@@ -18,7 +18,7 @@ from hlvnn.analysis import (
     sampling,
     watch,
 )
-from hlvnn.runs import to_terminal
+from hlvnn.show import to_terminal
 from hlvnn.strict import Config
 
 

@@ -30,8 +30,8 @@ from hlvnn.files import replacing
 from hlvnn.metrics import group_table
 from hlvnn.model import HierarchicalModel
 from hlvnn.predict import score_rows
-from hlvnn.runs import load_run, to_terminal
-from hlvnn.show import text_of
+from hlvnn.runs import load_run
+from hlvnn.show import text_of, to_terminal
 from hlvnn.strict import Config
 
 logger = logging.getLogger("hlvnn")

@@ -55,11 +55,13 @@ def parse(args: list[str]) -> SweepConfig:
     if first.resume is not None and first.extend is not None:
         raise ConfigError("--resume and --extend: give only one of them")
     if first.resume is not None:
-        from hlvnn.sweep.plan import opened, saved_options
+        from hlvnn.sweep.mirror import opened
+        from hlvnn.sweep.plan import saved_options
 
         default = saved_options(opened(first.resume)[0])
     elif first.extend is not None:
-        from hlvnn.sweep.plan import opened, saved_options
+        from hlvnn.sweep.mirror import opened
+        from hlvnn.sweep.plan import saved_options
 
         default = saved_options(opened(first.extend)[0])
         default = default.model_copy(update={"num_trials": SweepConfig().num_trials})

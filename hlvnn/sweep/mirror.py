@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from hlvnn import runs
 from hlvnn.errors import RunError
-from hlvnn.storage import Remote, Sent, files_below
+from hlvnn.storage import Remote, Sent, files_below, is_address
 from hlvnn.sweep import outcomes
 from hlvnn.sweep.patience import Patience
 
@@ -81,6 +83,34 @@ def fetched(remote: Remote) -> Path:
     names = [name for name in remote.names() if "/" not in name or name.split("/", 1)[1] in wanted]
     remote.pull(sweep, names)
     return sweep
+
+
+def opened(place: str) -> tuple[Path, Remote | None]:
+    """Return a sweep's folder, and its address where the folder is a copy made by this process."""
+    if not is_address(place):
+        return Path(place).resolve(), None
+    return _copied(place)
+
+
+@contextmanager
+def to_read(place: str) -> Iterator[Path]:
+    """Yield a sweep's folder, or what a driver reads of it as a copy that is gone afterwards."""
+    sweep, remote = opened(place)
+    try:
+        yield sweep
+    finally:
+        if remote is not None:
+            _copied.cache_clear()
+            shutil.rmtree(sweep.parent, ignore_errors=True)
+
+
+@cache
+def _copied(address: str) -> tuple[Path, Remote]:
+    remote = Remote.at(address)
+    try:
+        return fetched(remote), remote
+    except OSError as error:
+        raise RunError(f"{remote}: cannot be read: {error}") from error
 
 
 class TrialCopy:

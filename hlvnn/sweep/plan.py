@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from hlvnn.predict import evaluate
 from hlvnn.spaces import Settings, Space
 from hlvnn.storage import Remote, is_address, origin
 from hlvnn.sweep import outcomes, warm
-from hlvnn.sweep.mirror import fetched
+from hlvnn.sweep.mirror import opened, to_read
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.searchers import check_grid
 from hlvnn.sweep.warm import Earlier
@@ -189,34 +188,6 @@ def resumed_plan(options: SweepConfig) -> Plan:
     fixed = record["fixed"] | _device(options, space)
     sample = spaces.check(space, options.seed, fixed)
     return Plan(options, space, sweep, fixed, sample, remote=remote)
-
-
-def opened(place: str) -> tuple[Path, Remote | None]:
-    """Return a sweep's folder, and its address where the folder is a copy made by this process."""
-    if not is_address(place):
-        return Path(place).resolve(), None
-    return _copied(place)
-
-
-@contextmanager
-def to_read(place: str) -> Iterator[Path]:
-    """Yield a sweep's folder, or what a driver reads of it as a copy that is gone afterwards."""
-    sweep, remote = opened(place)
-    try:
-        yield sweep
-    finally:
-        if remote is not None:
-            _copied.cache_clear()
-            shutil.rmtree(sweep.parent, ignore_errors=True)
-
-
-@cache
-def _copied(address: str) -> tuple[Path, Remote]:
-    remote = Remote.at(address)
-    try:
-        return fetched(remote), remote
-    except OSError as error:
-        raise RunError(f"{remote}: cannot be read: {error}") from error
 
 
 def extended_plan(options: SweepConfig) -> Plan:
