@@ -22,7 +22,9 @@ def main(seed: int) -> None:
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as here,
-        Stage(Path(here), NUM_TRIALS, NUM_EPOCHS, "--grace-period", "20") as stage,
+        Stage(
+            Path(here), NUM_TRIALS, NUM_EPOCHS, "--grace-period", "20", "--max-failures", "3"
+        ) as stage,
     ):
         survived: dict[str, int] = {}
         for kill in range(1, KILLS + 1):
