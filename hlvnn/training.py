@@ -210,6 +210,7 @@ class _Fit:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
         diverged, stopped = False, self._out_of_patience()
+        since = time.perf_counter()  # of the epochs that the next row tells of
         while state.epoch < config.num_epochs and not diverged and not stopped:
             started = time.perf_counter()
             model.train()
@@ -225,12 +226,13 @@ class _Fit:
             state.best = min(score, state.best)
             state.waited = 0 if is_best else state.waited + 1
             stopped = self._out_of_patience()
-            row["seconds"] = time.perf_counter() - started
+            row["seconds"] = time.perf_counter() - since
             row["rows_per_second"] = len(self.data.train) / train_seconds
             row |= self.gpu.read()
             state.history.append(row)
             if report is not None:
                 self._report(report, EpochReport(row, groups, is_best))
+            since = time.perf_counter()
         elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
         for sentence in [] if diverged else collapsed(model.latents):
             logger.warning(sentence)

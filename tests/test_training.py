@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import logging
 import math
 import random
@@ -183,6 +184,19 @@ def test_evaluation_happens_as_often_as_asked_and_at_the_end() -> None:
     assert epochs == [2, 4, 5]
     assert result.history["epoch"].tolist() == [2, 4, 5]
     assert result.epochs == 5
+
+
+def test_the_seconds_of_epochs_that_are_not_evaluated_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ticks(eval_every: int) -> float:
+        clock = itertools.count()
+        monkeypatch.setattr("hlvnn.training.time.perf_counter", lambda: float(next(clock)))
+        model, data, _ = case("no latents")
+        history = fit(model, data, train(num_epochs=6, eval_every=eval_every)).history
+        return float(history["seconds"].sum())
+
+    assert ticks(3) > 0.6 * ticks(1)
 
 
 def test_the_kl_weight_rises_linearly_and_stays() -> None:
