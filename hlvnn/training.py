@@ -337,9 +337,8 @@ class _Fit:
         for latent, total in zip(model.latents, totals, strict=True):
             row[f"kl_{latent.name.replace(' ', '_')}"] = total
         tables = []
-        finite = math.isfinite(row["train_loss"])
         for name, split in self.data.splits().items():
-            if name == "train" or not finite:
+            if name == "train" or not math.isfinite(row["train_loss"]):
                 continue
             result = evaluate(model, split, config.eval_samples)
             row |= {f"{name}_{metric}": value for metric, value in result.scalars.items()}
@@ -392,9 +391,8 @@ class _Fit:
         torch.set_rng_state(checkpoint["random"])
         if self.device.type == "cuda" and "random_cuda" in checkpoint:
             torch.cuda.set_rng_state(checkpoint["random_cuda"], self.device)
-        names = ("epoch", "step", "best", "waited")
-        history = list(checkpoint["history"])
-        self.state = _State(**{name: checkpoint[name] for name in names}, history=history)
+        kept = {name: checkpoint[name] for name in ("epoch", "step", "best", "waited")}
+        self.state = _State(**kept, history=list(checkpoint["history"]))
 
 
 def parameter_count(model: nn.Module) -> int:
