@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import tyro
 from pydantic import BaseModel
+from train_step import Loop, endless
 
 from hlvnn.build import build_model
 from hlvnn.config import ModelConfig
-from hlvnn.data.batches import Batch, Batches
+from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
-from hlvnn.objective import batch_loss
-from hlvnn.optim import RowwiseAdam
 
 COLUMNS, CLASSES, STEPS = 64, 10, 50
 
@@ -81,28 +80,14 @@ class Steps:
             target=Target("class", "class", None, CLASSES),
         )
         config = ModelConfig(backbone="mlp", latent_config=("factor",), z_dim=(size.width,))
-        self.model = build_model(config, GroupedDataset(schema, rows)).train()
-        tables = [table for latent in self.model.latents for table in latent.tables()]
-        known = {id(table) for table in tables}
-        dense = [p for p in self.model.parameters() if id(p) not in known]
-        self.optimizers = [torch.optim.AdamW(dense, lr=1e-3, fused=True), RowwiseAdam(tables, 1e-3)]
-        self.batches = self._endless(Batches(rows, size.batch, generator=generator))
-
-    @staticmethod
-    def _endless(batches: Batches) -> Iterator[Batch]:
-        while True:
-            yield from batches
+        self.loop = Loop(build_model(config, GroupedDataset(schema, rows)))
+        self.batches = endless(Batches(rows, size.batch, generator=generator))
 
     def seconds(self) -> float:
         """Train some steps; return the seconds of one."""
         began = time.perf_counter()
         for _ in range(STEPS):
-            loss = batch_loss(self.model, next(self.batches), 1.0, self.size.samples).loss
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
-            loss.backward()
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self.loop.step(next(self.batches), self.size.samples)
         return (time.perf_counter() - began) / STEPS
 
 

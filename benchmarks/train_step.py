@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hlvnn.build import build_model
 from hlvnn.config import ModelConfig, TrainConfig
-from hlvnn.data.batches import Batch
+from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import batch_loss
@@ -85,13 +86,19 @@ class Loop:
         if tables:
             self.optimizers.append(RowwiseAdam(tables, lr=1e-3))
 
-    def step(self, batch: Batch) -> None:
-        loss = batch_loss(self.model, batch, 1.0, 1).loss
+    def step(self, batch: Batch, samples: int = 1) -> None:
+        loss = batch_loss(self.model, batch, 1.0, samples).loss
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
+
+
+def endless(batches: Batches) -> Iterator[Batch]:
+    """Yield the batches of pass after pass."""
+    while True:
+        yield from batches
 
 
 def measure(name: str, options: Options) -> dict[str, float]:

@@ -54,6 +54,17 @@ def small_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return make_sweep(root)
 
 
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """Start one Ray for the sweeps of a file, in this process; its GPU is only a number."""
+    import ray
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 class Ended(NamedTuple):
     """How a command line ended: its exit status, and what it wrote."""
 

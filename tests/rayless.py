@@ -28,17 +28,22 @@ def run_sweep(root: Path, space: str, trials: int, flags: list[str] | None = Non
         plan.begin(planned)
         journal = Journal.create(planned.sweep, planned.space.mode)
         journal.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        proposer = Proposer(
-            planned.space,
-            seed=0,
-            fixed=planned.fixed,
-            earlier={},
-            folder_of=lambda number: outcomes.trial_folder(planned.sweep, number),
-            on_draw=lambda draw: None,
-        )
+        proposer = proposer_of(planned)
         for number in range(trials):
             proposer(journal.study.ask())
             folder = outcomes.trial_folder(planned.sweep, number)
             runs.execute(run_config(journal.draws()[number].settings, "test"), folder)
             outcomes.write(planned.sweep, Outcome(trial=number, status=Status.COMPLETED))
     return planned.sweep
+
+
+def proposer_of(planned: plan.Plan) -> Proposer:
+    """Return what draws a sweep's trials into its journal, as its driver would."""
+    return Proposer(
+        planned.space,
+        seed=0,
+        fixed=planned.fixed,
+        earlier={},
+        folder_of=lambda number: outcomes.trial_folder(planned.sweep, number),
+        on_draw=lambda draw: None,
+    )

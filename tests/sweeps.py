@@ -13,10 +13,11 @@ from hlvnn import runs, spaces
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
 from hlvnn.sweep import outcomes, plan, table
-from hlvnn.sweep.journal import Journal, Proposer
+from hlvnn.sweep.journal import Journal
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.outcomes import Outcome, Status
 from hlvnn.training import EpochReport
+from tests.rayless import proposer_of
 
 SPACE = '''"""Digits: does a latent of the writer help, and <how wide> should it be?
 
@@ -74,14 +75,7 @@ def make_sweep(root: Path, name: str = "small") -> Path:
     plan.begin(planned)
     journal = Journal.create(planned.sweep, planned.space.mode)
     journal.study.sampler = spaces.new_sampler(seed=0)
-    propose = Proposer(
-        planned.space,
-        seed=0,
-        fixed=planned.fixed,
-        earlier={},
-        folder_of=lambda number: outcomes.trial_folder(planned.sweep, number),
-        on_draw=lambda draw: None,
-    )
+    propose = proposer_of(planned)
     for number in range(DRAWN + 1):
         trial = journal.study.ask()
         config = propose(trial)

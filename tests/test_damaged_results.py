@@ -13,8 +13,9 @@ import pytest
 from hlvnn import files, runs, spaces, trial
 from hlvnn.errors import ConfigError, HlvnnError, RunError
 from hlvnn.sweep import command, journal, outcomes, plan, table
-from hlvnn.sweep.journal import Journal, Proposer
+from hlvnn.sweep.journal import Journal
 from hlvnn.sweep.outcomes import Outcome, Status
+from tests.rayless import proposer_of
 
 TRIES = 60
 """Damages of each file."""
@@ -47,14 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with plan.locked(planned.sweep):
         plan.begin(planned)
         study = Journal.create(planned.sweep, "max")
-        propose = Proposer(
-            planned.space,
-            seed=0,
-            fixed=planned.fixed,
-            earlier={},
-            folder_of=lambda number: outcomes.trial_folder(planned.sweep, number),
-            on_draw=lambda draw: None,
-        )
+        propose = proposer_of(planned)
         for number in range(3):
             config = propose(study.study.ask())
             if number == 2:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
 from rich.console import Console
 
 from hlvnn import runs
@@ -41,15 +39,6 @@ def space(trial):
         drawn["likelihood"] = "gaussian"
     return drawn
 """
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """Start one Ray for the sweeps that run in this process; its GPU is only a number."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
