@@ -2,10 +2,10 @@
 
     python benchmarks/epoch.py [--rounds 8] [--device cpu]
 
-The ideal is the bare step on one resident batch (see train_step.py) for as many steps as an epoch
-has, and then bare inference over the validation rows (no gradients, the draws of z in one batch,
-probabilities averaged) for nothing but loss and prediction. `fit` is timed as it tells it in
-`metrics.csv` (column `seconds`), with its tables of groups. PyTorch Lightning
+The ideal is the bare step on one resident batch (see train_step.py; on a GPU as a CUDA graph) for
+as many steps as an epoch has, and then bare inference over the validation rows (no gradients, the
+draws of z in one batch, probabilities averaged) for nothing but loss and prediction. `fit` is timed
+as it tells it in `metrics.csv` (column `seconds`), with its tables of groups. PyTorch Lightning
 (`pip install 'hlvnn[comparisons]'`, left out where absent) trains the same model with the same
 optimisers from a DataLoader and validates it with the same draws, without tables of groups, logger,
 checkpoints or progress bar. All take turns inside one run; a ratio is the median over rounds.
@@ -18,6 +18,7 @@ import logging
 import statistics
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -32,8 +33,9 @@ from hlvnn.build import build_model
 from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Split
+from hlvnn.latents.table import dense_gradients
 from hlvnn.model import HierarchicalModel
-from hlvnn.predict import ROWS_AT_ONCE, class_probabilities
+from hlvnn.predict import class_probabilities, rows_at_once
 from hlvnn.training import EpochReport, fit
 
 STEPS = {"cnn": 60, "lstm": 60, "mlp": 600}
@@ -55,6 +57,8 @@ class Options(BaseModel):
     """Draws of z in validation."""
     scale: float = 1.0
     """Share of the usual number of steps."""
+    lightning: int = 100
+    """Rounds in which Lightning takes part."""
 
     def steps(self, name: str) -> int:
         """Return the training steps of an epoch."""
@@ -75,7 +79,7 @@ def bare_inference(model: HierarchicalModel, rows: Split, draws: int) -> Tensor:
     total = torch.zeros((), device=model.device)
     samples = draws if model.sampling else 1
     with torch.inference_mode():
-        for batch in Batches(rows, ROWS_AT_ONCE // samples, device=model.device):
+        for batch in Batches(rows, rows_at_once(model.device) // samples, device=model.device):
             loss, _ = scored(model, batch, samples)
             total += loss.sum()
     model.train()
@@ -108,7 +112,8 @@ def lightning_seconds(data: GroupedDataset, config: ModelConfig, options: Option
             return self.loop.optimizers
 
         def training_step(self, rows: list[Tensor], index: int) -> None:
-            self.loop.step(Batch(*rows, rows[2]))
+            with dense_gradients() if options.device == "cuda" else nullcontext():
+                self.loop.step(Batch(*rows, rows[2]))
 
         def validation_step(self, rows: list[Tensor], index: int) -> None:
             draws = options.draws if self.model.sampling else 1
@@ -140,7 +145,7 @@ def lightning_seconds(data: GroupedDataset, config: ModelConfig, options: Option
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        size = ROWS_AT_ONCE // options.draws
+        size = rows_at_once(torch.device(options.device)) // options.draws
         trainer.fit(module, loader(data.train, BATCH, True), loader(data.val, size, False))
     return module.seconds[1:]
 
@@ -158,20 +163,22 @@ def measure(name: str, options: Options) -> tuple[float, float, list[float], lis
     assert data.val is not None
     config = ModelConfig(backbone=name, latent_config=(options.latent_config,))
     bare = Loop(build_model(config, data).to(options.device))
+    val = data.val.to(options.device)
     one = torch.arange(BATCH)
     train = data.train
     batch = Batch(train.x.take(one), train.groups[one], train.y[one], one)
     batch = Batch(*(part.to(options.device) for part in batch))
+    step = bare.recorded(batch).replay if options.device == "cuda" else lambda: bare.step(batch)
     ideal, ours, theirs = [], [], []
 
     def take_turns(epoch: EpochReport, checkpoint: object) -> None:
         ours.append(epoch.row["seconds"])
         began = now(options.device)
         for _ in range(options.steps(name)):
-            bare.step(batch)
-        bare_inference(bare.model, data.val, options.draws)
+            step()
+        float(bare_inference(bare.model, val, options.draws))
         ideal.append(now(options.device) - began)
-        if importlib.util.find_spec("lightning") is not None:
+        if importlib.util.find_spec("lightning") is not None and len(theirs) < options.lightning:
             theirs.append(statistics.mean(lightning_seconds(data, config, options)))
 
     settings = TrainConfig(

@@ -20,15 +20,17 @@ from pathlib import Path
 import torch
 import tyro
 from pydantic import BaseModel
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from hlvnn.build import build_model
 from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
+from hlvnn.latents.table import dense_gradients
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import batch_loss
-from hlvnn.optim import RowwiseAdam
+from hlvnn.optim import AdamW, RowwiseAdam
 from hlvnn.training import EpochReport, fit
 
 BATCH = 200
@@ -82,17 +84,38 @@ class Loop:
         tables = [latent.posterior.table for latent in model.latents]
         known = {id(table) for table in tables}
         dense = [p for p in model.parameters() if id(p) not in known]
-        self.optimizers = [torch.optim.AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True)]
+        on_gpu = model.device.type == "cuda"
+        adam = AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True, capturable=on_gpu)
+        self.optimizers: list[torch.optim.Optimizer] = [adam]
         if tables:
             self.optimizers.append(RowwiseAdam(tables, lr=1e-3))
 
+    def loss(self, batch: Batch, samples: int) -> Tensor:
+        return batch_loss(self.model, batch, 1.0, samples).loss
+
     def step(self, batch: Batch, samples: int = 1) -> None:
-        loss = batch_loss(self.model, batch, 1.0, samples).loss
+        loss = self.loss(batch, samples)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def recorded(self, batch: Batch) -> torch.cuda.CUDAGraph:
+        """Return the step on one batch as a CUDA graph."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with dense_gradients():
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self.step(batch)
+            torch.cuda.current_stream().wait_stream(side)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.step(batch)
+        return graph
 
 
 def endless(batches: Batches) -> Iterator[Batch]:

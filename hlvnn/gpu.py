@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
-SAMPLES = 10
-"""Times an epoch that the GPU is asked."""
+PERIOD = 0.5
+"""Seconds between two looks: one takes up to a millisecond."""
 
 
 class GpuMeter:
-    """The mean of a few looks at a GPU. Of a CPU, or without NVIDIA's library, it knows nothing.
+    """The mean of looks at a GPU. Of a CPU, or without NVIDIA's library, it knows nothing.
 
     (The library is the package `nvidia-ml-py`.)
     """
@@ -17,11 +19,13 @@ class GpuMeter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seen: list[float] = []
+        self.next = 0.0
 
-    def sample(self, step: int, steps: int) -> None:
-        """Look, if it is time to, at step `step` (from 1) of an epoch's `steps`."""
-        if self.device.type != "cuda" or step % max(1, steps // SAMPLES):
+    def sample(self) -> None:
+        """Look, if it is time to."""
+        if self.device.type != "cuda" or (now := time.perf_counter()) < self.next:
             return
+        self.next = now + PERIOD
         try:
             self.seen.append(float(torch.cuda.utilization(self.device)))
         except (ModuleNotFoundError, RuntimeError):

@@ -88,17 +88,21 @@ def expected_log_likelihood(
     return log_prob, model.latents.kl_rows(rows)
 
 
-def batch_loss(model: HierarchicalModel, batch: Batch, beta: float, num_samples: int) -> BatchLoss:
+def batch_loss(
+    model: HierarchicalModel, batch: Batch, beta: float | Tensor, num_samples: int
+) -> BatchLoss:
     """Return the loss of a training batch at the KL weight β."""
     return _loss(*expected_log_likelihood(model, batch, num_samples), beta)
 
 
-def parts_loss(model: HierarchicalModel, batch: Batch, beta: float, num_samples: int) -> BatchLoss:
+def parts_loss(
+    model: HierarchicalModel, batch: Batch, beta: float | Tensor, num_samples: int
+) -> BatchLoss:
     """Return the loss of random parts of the groups of a training batch, for encoders."""
     return _loss(*expected_log_likelihood(model, batch, num_samples, in_part=True), beta)
 
 
-def _loss(log_prob: Tensor, kl_rows: list[Tensor], beta: float) -> BatchLoss:
+def _loss(log_prob: Tensor, kl_rows: list[Tensor], beta: float | Tensor) -> BatchLoss:
     nll = -log_prob.mean()
     kl = [rows.mean() for rows in kl_rows]
     loss = nll

@@ -31,11 +31,14 @@ class AdamW(Plain, torch.optim.AdamW):
 
 
 class RowwiseAdam(Plain):
-    """Adam on tables [G, P] with sparse gradients, each row with a step count of its own.
+    """Adam on tables [G, P] of groups, each row with a step count of its own.
 
     Dense Adam moves rows whose gradient is zero, by their momentum, and touches the whole table and
     its moments every step. Here a group that is not in the batch stays as it is, and the bias
     correction counts the steps in which the group took part. Kingma and Ba (2015), row by row.
+
+    Sparse gradients cost what their rows cost. Others (see `latents.table.dense_gradients`) cost
+    what the table costs, and a group is not in the batch if its row of the gradient is all zero.
     """
 
     def __init__(
@@ -60,6 +63,9 @@ class RowwiseAdam(Plain):
                     state["rows"] = torch.zeros(len(table), device=table.device)
                     state["mean"] = torch.zeros_like(table)
                     state["square"] = torch.zeros_like(table)
+                if not table.grad.is_sparse:
+                    _dense_step(table, state, group)
+                    continue
                 index, gradient = coalesced(table)
                 steps = state["rows"].index_select(0, index).add_(1)
                 mean = state["mean"].index_select(0, index).lerp_(gradient, 1 - beta1)
@@ -76,6 +82,22 @@ class RowwiseAdam(Plain):
                 table.index_add_(0, index, mean.div_(scale).mul_(size), alpha=-1)
 
 
+def _dense_step(table: nn.Parameter, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Update a table whose gradient is not sparse: rows of zeros are of groups not in the batch."""
+    gradient = table.grad
+    assert gradient is not None
+    beta1, beta2 = group["betas"]
+    own = (gradient != 0).any(1, keepdim=True)  # [G, 1]
+    state["rows"].add_(own[:, 0])
+    mean = state["mean"].lerp_(gradient, (1 - beta1) * own)
+    square = state["square"].lerp_(gradient.square(), (1 - beta2) * own)
+    # steps of a group before its first have no bias correction, and no move
+    steps = state["rows"].clamp(min=1).unsqueeze(1)
+    root = torch.expm1(steps * math.log(beta2)).neg_().sqrt_()
+    size = own * (group["lr"] * root / (1 - beta1**steps))
+    table.sub_(size * mean / (square.sqrt() + group["eps"] * root))
+
+
 def coalesced(table: nn.Parameter) -> tuple[Tensor, Tensor]:
     """Return a table's sparse gradient as distinct rows: index [U] int64, values [U, P]."""
     gradient = table.grad
@@ -89,7 +111,11 @@ def coalesced(table: nn.Parameter) -> tuple[Tensor, Tensor]:
 def clip_gradients(dense: list[nn.Parameter], tables: list[nn.Parameter], limit: float) -> None:
     """Scale all gradients to a joint norm of at most `limit` (torch's own takes no sparse ones)."""
     gradients = [p.grad for p in dense if p.grad is not None]
-    gradients += [coalesced(table)[1] for table in tables if table.grad is not None]
+    gradients += [
+        coalesced(table)[1] if table.grad.is_sparse else table.grad
+        for table in tables
+        if table.grad is not None
+    ]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:

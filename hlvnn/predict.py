@@ -21,7 +21,9 @@ from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
 
 ROWS_AT_ONCE = 16384
-"""Rows × samples of one evaluation batch."""
+"""Rows × samples of one evaluation batch on a CPU …"""
+ROWS_AT_ONCE_GPU = 65536
+"""… and on a GPU, which fewer rows would not fill."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Evaluation:
 
     scalars: dict[str, float]
     groups: pd.DataFrame
+
+
+def rows_at_once(device: torch.device) -> int:
+    """Return rows × samples of one evaluation batch."""
+    return ROWS_AT_ONCE_GPU if device.type == "cuda" else ROWS_AT_ONCE
 
 
 def output_draws(
@@ -65,7 +72,8 @@ def output_draws(
             rest = split if len(places) == len(split) else split.subset(places)
             # by name: a group without training rows may have a latent by now (see `adapt`)
             rest = Split(rest.x, rest.gids, rest.y)
-            for batch in Batches(rest, max(1, ROWS_AT_ONCE // draws), device=model.device):
+            size = max(1, rows_at_once(model.device) // draws)
+            for batch in Batches(rest, size, device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
                 eta = model(batch.x, model.latents.sample(rows, draws))
                 unknown = torch.full((len(batch.y),), math.nan, dtype=torch.float64)
@@ -96,7 +104,7 @@ def integrated(model: HierarchicalModel, split: Split) -> Iterator[Integrated]:
     named = Split(split.x, split.gids, split.y)
     try:
         with torch.no_grad():
-            for batch in Batches(named, ROWS_AT_ONCE, device=model.device):
+            for batch in Batches(named, rows_at_once(model.device), device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
                 mean, variance = model.predictor_moments(batch.x, rows)
                 law = model.likelihood.marginal(mean, variance)

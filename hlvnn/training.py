@@ -16,28 +16,22 @@ from torch import Tensor, nn
 
 from hlvnn.bound import Bound, check_bound
 from hlvnn.config import TrainConfig
-from hlvnn.data.augment import jittered
-from hlvnn.data.batches import Batch, Batches
+from hlvnn.data.batches import Batch, Batches, fits
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.errors import ConfigError
 from hlvnn.gpu import GpuMeter
 from hlvnn.latents.collapse import collapsed
-from hlvnn.latents.latent import Latent
 from hlvnn.model import HierarchicalModel
-from hlvnn.objective import BatchLoss, Elbo, batch_loss, full_elbo, has_closed_form, parts_loss
-from hlvnn.optim import RowwiseAdam, clip_gradients, lr_factor
+from hlvnn.objective import Elbo, full_elbo
 from hlvnn.predict import evaluate
 from hlvnn.random import seeded
+from hlvnn.recorded import MIN_STEPS, RecordedSteps
+from hlvnn.step import Step
 
 logger = logging.getLogger("hlvnn")
 
 Checkpoint = dict[str, Any]
-
-LATENT_LR = 10.0
-"""Default learning rate of the posteriors with minibatches, as a multiple of the network's."""
-FREE_LATENT_LR = 5.0
-"""The same without a prior, where nothing holds an embedding back from overfitting."""
 
 
 @dataclass(frozen=True)
@@ -156,54 +150,23 @@ class _Fit:
             if self.bound is None
             else self.bound.batches(data.train, config.batch_size, self.generator, device)
         )
-        self.total_steps = config.num_epochs * len(self.batches)
+        self.evaluated = {
+            name: split.to(device) if device.type == "cuda" and fits(split, device) else split
+            for name, split in data.splits().items()
+            if name != "train"
+        }
+        self.step = Step(model, config, self.bound, len(self.batches))
+        self.recorded = self._recorded()
         self.state = _State()
         self.gpu = GpuMeter(device)
-        self.tables = [table for latent in model.latents for table in latent.tables()]
-        held = [p for latent in model.latents for p in latent.prior.parameters()]
-        self.held = held + list(model.likelihood.parameters())
-        self.closed = self._closed_form_priors()
-        read = [latent.posterior for latent in model.latents if latent.posterior.reads_rows]
-        self.encoders = [p for q in read for p in q.parameters() if p.requires_grad]
-        self.optimizers = self._optimizers()
-        self.base_lrs = [[group["lr"] for group in opt.param_groups] for opt in self.optimizers]
 
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        lr = self.config.lr
-        tables = {id(table) for table in self.tables}
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        dense = [p for p in trained if id(p) not in tables]
-        held = {id(p) for p in self.held}
-        matrices = [p for p in dense if p.dim() >= 2 and id(p) not in held]
-        others = [p for p in dense if p.dim() < 2 or id(p) in held]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.dense = dense
-        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, fused=True)]
-        if self.tables:
-            table_groups = [
-                {"params": latent.tables(), "lr": lr * self._latent_lr(latent)}
-                for latent in self.model.latents
-                if latent.tables()
-            ]
-            optimizers.append(RowwiseAdam(table_groups, lr=lr))
-        return optimizers
-
-    def _closed_form_priors(self) -> list[nn.Parameter]:
-        """Return the parameters of the priors that `LatentSet.update_priors` sets."""
-        if self.config.prior_updates == "gradient":
-            return []
-        chosen = [x for x in self.model.latents if x.centred and x.posterior.random]
-        return [p for latent in chosen for p in latent.prior.parameters()]
-
-    def _latent_lr(self, latent: Latent) -> float:
-        if self.config.latent_lr is not None:
-            return self.config.latent_lr
-        if len(self.batches) == 1 or (self.bound is None and has_closed_form(self.model)):
-            return 1.0
-        return LATENT_LR if latent.prior.proper else FREE_LATENT_LR
+    def _recorded(self) -> RecordedSteps | None:
+        config, step, batches = self.config, self.step, self.batches
+        wanted = self.device.type == "cuda" and config.cuda_graph and not config.debug
+        if not wanted or step.total < MIN_STEPS or not RecordedSteps.possible(step, batches):
+            return None
+        assert isinstance(batches, Batches)
+        return RecordedSteps(step, batches)
 
     def run(self, report: Report | None, resume: Checkpoint | None) -> FitResult:
         if resume is not None:
@@ -212,11 +175,11 @@ class _Fit:
         diverged, stopped = False, self._out_of_patience()
         since = time.perf_counter()  # of the epochs that the next row tells of
         while state.epoch < config.num_epochs and not diverged and not stopped:
-            started = time.perf_counter()
+            self.epoch_began = time.perf_counter()
             model.train()
             sums = self._epoch()
             state.epoch += 1
-            train_seconds = time.perf_counter() - started
+            train_seconds = time.perf_counter() - self.epoch_began
             if state.epoch % config.eval_every and state.epoch < config.num_epochs:
                 continue
             row, groups = self._evaluate(sums)
@@ -263,69 +226,56 @@ class _Fit:
 
     def _epoch(self) -> Tensor:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
-        model, config, state = self.model, self.config, self.state
-        warm_steps = config.prior_warmup * self.total_steps
-        sums = torch.zeros(2 + len(model.latents), device=self.device)
-        started, steps = time.perf_counter(), len(self.batches)
-        for number, batch in enumerate(self.batches, start=1):
-            if config.debug and state.step == 0:
-                self._log_shapes(batch)
-            if config.augment:
-                batch = batch._replace(x=jittered(batch.x, config.augment))
-            self._set_lr(lr_factor(config.lr_schedule, state.step / self.total_steps))
-            loss = self._loss(batch)
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
-            loss.loss.backward()
-            if self.encoders:
-                parts = parts_loss(model, batch, self._beta(state.step + 1), config.num_samples)
-                parts.loss.backward(inputs=self.encoders)
-            held = self.held if state.step < warm_steps else self.closed
-            for parameter in held:
-                parameter.grad = None
-            if config.clip_grad is not None:
-                clip_gradients(self.dense, self.tables, config.clip_grad)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            state.step += 1
-            means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
-            sums[: len(means)].add_(torch.stack(means).detach(), alpha=len(batch.y))
-            self.gpu.sample(number, steps)
-            if config.print_freq and number % config.print_freq == 0:
-                rate = min(number * self.batches.batch_size, len(self.data.train))
-                logger.info(
-                    "epoch %d  step %d/%d  loss %.4f  %s rows/s",
-                    *(state.epoch + 1, number, steps, float(loss.loss.detach())),
-                    f"{rate / (time.perf_counter() - started):,.0f}",
-                )
-        if self.closed and state.step >= warm_steps:
-            model.latents.update_priors()
+        sums = torch.zeros(2 + len(self.model.latents), device=self.device)
+        if self.recorded is not None:
+            self._replay(self.recorded, sums)
+        else:
+            for number, batch in enumerate(self.batches, start=1):
+                self._step(batch, sums)
+                self._tell(number)
+        if self.step.closed and not self.step.warming(self.state.step):
+            self.model.latents.update_priors()
         return sums
 
-    def _loss(self, batch: Batch) -> BatchLoss:
-        samples = self.config.num_samples
-        if self.bound is not None:
-            return self.bound.loss(self.model, batch, samples)
-        return batch_loss(self.model, batch, self._beta(self.state.step + 1), samples)
+    def _step(self, batch: Batch, sums: Tensor) -> None:
+        if self.config.debug and self.state.step == 0:
+            self._log_shapes(batch)
+        self.loss, means = self.step(batch, self.state.step)
+        self.state.step += 1
+        sums[: len(means)].add_(means, alpha=len(batch.y))
 
-    def _beta(self, steps: int) -> float:
-        """Return β at the fit's step number `steps` (from 1): a linear rise, then `kl_weight`."""
-        annealing_steps = self.config.kl_annealing * len(self.batches)
-        if annealing_steps == 0:
-            return self.config.kl_weight
-        return self.config.kl_weight * min(1.0, steps / annealing_steps)
+    def _replay(self, recorded: RecordedSteps, sums: Tensor) -> None:
+        order = recorded.batches.order()
+        recorded.begin(order, self.state.step)
+        self.loss = recorded.loss
+        for number in range(1, recorded.per_epoch + 1):
+            recorded(self.state.step)
+            self.state.step += 1
+            self._tell(number)
+        means = recorded.end()
+        sums[: len(means)].add_(means)
+        rest = order[len(recorded.order) :]
+        if len(rest):
+            self._step(recorded.batches.gather(rest), sums)
 
-    def _set_lr(self, factor: float) -> None:
-        for optimizer, lrs in zip(self.optimizers, self.base_lrs, strict=True):
-            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                group["lr"] = lr * factor
+    def _tell(self, number: int) -> None:
+        """Look at the GPU, and print a line, when it is time to; `number` steps are done."""
+        self.gpu.sample()
+        if self.config.print_freq and number % self.config.print_freq == 0:
+            rows = min(number * self.batches.batch_size, len(self.data.train))
+            loss = float(self.loss)
+            logger.info(
+                "epoch %d  step %d/%d  loss %.4f  %s rows/s",
+                *(self.state.epoch + 1, number, len(self.batches), loss),
+                f"{rows / (time.perf_counter() - self.epoch_began):,.0f}",
+            )
 
     def _evaluate(self, sums: Tensor) -> tuple[dict[str, float], pd.DataFrame]:
         """Return the epoch's row of metrics and its per-group tables."""
         model, config, rows = self.model, self.config, len(self.data.train)
         nll, *kl_shares, gap = (sums / rows).tolist()
         model.latents.refresh()
-        beta = self._beta(self.state.step)
+        beta = self.step.beta(self.state.step - 1)
         row: dict[str, float] = {"epoch": self.state.epoch}
         row["train_loss"] = nll + beta * sum(kl_shares) - gap
         row["train_nll"] = nll
@@ -337,18 +287,15 @@ class _Fit:
         for latent, total in zip(model.latents, totals, strict=True):
             row[f"kl_{latent.name.replace(' ', '_')}"] = total
         tables = []
-        for name, split in self.data.splits().items():
-            if name == "train" or not math.isfinite(row["train_loss"]):
-                continue
+        finite = math.isfinite(row["train_loss"])
+        for name, split in self.evaluated.items() if finite else ():
             result = evaluate(model, split, config.eval_samples)
             row |= {f"{name}_{metric}": value for metric, value in result.scalars.items()}
             table = result.groups
             table.insert(0, "epoch", self.state.epoch)
             table.insert(min(3, table.shape[1]), "split", name)
             tables.append(table)
-        row["lr"] = self.base_lrs[0][0] * lr_factor(
-            config.lr_schedule, (self.state.step - 1) / self.total_steps
-        )
+        row["lr"] = config.lr * self.step.lr_factor(self.state.step - 1)
         row["kl_weight"] = beta
         losses = (row["train_loss"], row.get("val_loss", 0.0))
         row["diverged"] = float(not all(math.isfinite(loss) for loss in losses))
@@ -379,14 +326,13 @@ class _Fit:
             "waited": state.waited,
             "history": list(state.history),
             "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": self.step.state_dict(),
             **streams,
         }
 
     def _load(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint["model"])
-        for optimizer, saved in zip(self.optimizers, checkpoint["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.step.load_state_dict(checkpoint["optimizers"])
         self.generator.set_state(checkpoint["order"])
         torch.set_rng_state(checkpoint["random"])
         if self.device.type == "cuda" and "random_cuda" in checkpoint:

@@ -231,7 +231,7 @@ def test_only_the_encoder_learns_from_parts(monkeypatch: pytest.MonkeyPatch) -> 
         assert isinstance(zero, Tensor)
         return BatchLoss(zero, zero, [])
 
-    monkeypatch.setattr("hlvnn.training.parts_loss", nothing)
+    monkeypatch.setattr("hlvnn.step.parts_loss", nothing)
     hlvnn.fit(without, data, one_step)
     for (name, one), other in zip(model.named_parameters(), without.parameters(), strict=True):
         if name.endswith("table"):

@@ -8,7 +8,10 @@ import itertools
 import logging
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,8 @@ from hlvnn.model import HierarchicalModel
 from hlvnn.objective import full_elbo
 from hlvnn.training import Checkpoint, EpochReport, FitResult, fit
 from tests.helpers import grouped_data, latent, same_bits, small_config
+
+ROOT = Path(__file__).parent.parent
 
 LEVELS = ("character", "play")
 TIMED = ["seconds", "rows_per_second"]
@@ -632,3 +637,26 @@ def test_a_fit_uses_its_own_number_of_threads_and_gives_the_callers_back() -> No
     fit(model, data, settings, lambda *_: during.append(torch.get_num_threads()))
     assert during == [before + 1]
     assert torch.get_num_threads() == before
+
+
+def test_a_fit_does_not_import_torchs_compiler() -> None:
+    """It takes seconds, in every worker of a sweep."""
+    code = """
+import sys
+from sklearn.datasets import load_iris
+from hlvnn import GroupedDataset
+from hlvnn.build import build_model
+from hlvnn.config import ModelConfig, TrainConfig
+from hlvnn.training import fit
+frame = load_iris(as_frame=True).frame
+frame["group"] = frame.index % 5
+features = [name for name in frame if name.endswith("(cm)")]
+data = GroupedDataset.from_frame(frame, "target", features, ["group"])
+config = ModelConfig(backbone="mlp", latent_config=("factor",))
+settings = TrainConfig(num_epochs=1, batch_size=20, clip_grad=1.0, device="cpu")
+fit(build_model(config, data), data, settings)
+print("torch._dynamo" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
+    assert ended.stdout.strip() == "False", ended.stderr

@@ -86,12 +86,13 @@ class Batches:
                 self.whole = Batch(split.x.all(), split.groups, split.y, order)
             yield self.whole
             return
-        chunks = self._order().split(self._rows_per_chunk())
-        fetched = map(self._gather, chunks) if self.resident else self._stream(chunks)
+        chunks = self.order().split(self._rows_per_chunk())
+        fetched = map(self.gather, chunks) if self.resident else self._stream(chunks)
         for chunk in fetched:
             yield from map(Batch, *(part.split(self.batch_size) for part in chunk))
 
-    def _order(self) -> Tensor:
+    def order(self) -> Tensor:
+        """Return the rows of the next pass in their order, [N] int64; draws one if need be."""
         if self.generator is None:
             order = torch.arange(self.size)
         else:
@@ -101,11 +102,12 @@ class Batches:
     def _rows_per_chunk(self) -> int:
         on_gpu = RESIDENT_CHUNK if self.resident else STREAM_CHUNK
         limit = CPU_CHUNK if self.on_cpu else on_gpu
-        one_row = self._gather(torch.zeros(1, dtype=torch.int64, device=self.split.y.device))
+        one_row = self.gather(torch.zeros(1, dtype=torch.int64, device=self.split.y.device))
         row = sum(part.nbytes for part in one_row)
         return self.batch_size * max(1, limit // (row * self.batch_size))
 
-    def _gather(self, index: Tensor) -> Batch:
+    def gather(self, index: Tensor) -> Batch:
+        """Return the rows `index` [B] int64 of the split, where it lies."""
         split = self.split
         return Batch(
             split.x.take(index),
@@ -127,7 +129,7 @@ class Batches:
                     part.record_stream(current)
             if index is not None:
                 with torch.cuda.stream(side):
-                    pinned = (part.pin_memory() for part in self._gather(index))
+                    pinned = (part.pin_memory() for part in self.gather(index))
                     ahead = Batch(*(part.to(self.device, non_blocking=True) for part in pinned))
             if ready is not None:
                 yield ready

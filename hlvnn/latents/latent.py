@@ -12,6 +12,7 @@ from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import Posterior
 from hlvnn.latents.posteriors.joint import Joint
 from hlvnn.latents.priors.base import Prior
+from hlvnn.latents.table import table_rows
 
 SIGNAL_TO_NOISE = 0.5
 """τ²/σ² at which the first dependence on a conditioner is the exact one: learned SDs start so."""
@@ -123,7 +124,7 @@ class Latent(nn.Module):
     def dependence(self, group: Tensor) -> Tensor:
         """Return Λ of the groups [U]: [U, Z, reach]."""
         assert self.slopes is not None
-        rows = F.embedding(group, self.slopes, sparse=torch.is_grad_enabled())
+        rows = table_rows(self.slopes, group)
         return rows.unflatten(-1, (self.width, -1))
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from hlvnn.data.grouped import Split
 from hlvnn.data.schema import Schema
 from hlvnn.latents.posteriors._members import Members
 from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.table import table_rows
 
 HIDDEN = 64
 TOKEN_WIDTH = 16
@@ -107,7 +108,7 @@ class Amortised(Posterior):
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]: encoded while training, else as last kept."""
         if not self.training or self.rows is None:
-            return self.law(F.embedding(group, self.table, sparse=torch.is_grad_enabled()))
+            return self.law(table_rows(self.table, group))
         distinct, inverse = group.unique(return_inverse=True)
         return self.law(self._encoded(distinct)[inverse])
 

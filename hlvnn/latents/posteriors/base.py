@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from hlvnn.data.grouped import Split
+from hlvnn.latents.table import table_rows
 
 
 class Posterior(nn.Module, ABC):
@@ -101,7 +101,7 @@ class Posterior(nn.Module, ABC):
 
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]."""
-        return self.law(F.embedding(group, self.table, sparse=torch.is_grad_enabled()))
+        return self.law(table_rows(self.table, group))
 
     def stratified(self, law: Distribution, num_samples: int) -> tuple[Tensor, Tensor | None]:
         """Draw from every stratum of a law of this posterior, with gradients.

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from hlvnn.latents.normals import whiten
 from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.table import table_rows
 
 
 class Joint(Posterior):
@@ -103,7 +104,7 @@ class Joint(Posterior):
     def _parts(self, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return m [U, Z], the log of L's diagonal [U, Z] and the rows of L [U, Z, G·Z]."""
         z = self.width
-        parameters = F.embedding(group, self.table, sparse=torch.is_grad_enabled())
+        parameters = table_rows(self.table, group)
         mean, log_diagonal, flat = parameters.split([z, z, z * z * self.num_groups], dim=-1)
         rows = flat.unflatten(-1, (z, -1)) * self.below[group]
         column = group.long()[:, None] * z + torch.arange(z, device=group.device)  # [U, Z]

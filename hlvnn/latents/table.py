@@ -1,0 +1,32 @@
+"""Reading tables with one row per group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_dense: ContextVar[bool] = ContextVar("dense", default=False)
+
+
+def table_rows(table: Tensor, group: Tensor) -> Tensor:
+    """Return the rows of the groups [B]: [B, P].
+
+    The gradient is sparse, so that a step touches the groups of its batch only; inside
+    `dense_gradients` it is an ordinary tensor.
+    """
+    return F.embedding(group, table, sparse=torch.is_grad_enabled() and not _dense.get())
+
+
+@contextmanager
+def dense_gradients() -> Iterator[None]:
+    """Give tables gradients of fixed size, as a recorded step needs them, inside the block."""
+    token = _dense.set(True)
+    try:
+        yield
+    finally:
+        _dense.reset(token)
