@@ -18,6 +18,7 @@ import logging
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -168,7 +169,8 @@ def measure(name: str, options: Options) -> tuple[float, float, list[float], lis
     train = data.train
     batch = Batch(train.x.take(one), train.groups[one], train.y[one], one)
     batch = Batch(*(part.to(options.device) for part in batch))
-    step = bare.recorded(batch).replay if options.device == "cuda" else lambda: bare.step(batch)
+    on_gpu = options.device == "cuda"
+    step: Callable[[], None] = bare.recorded(batch).replay if on_gpu else lambda: bare.step(batch)
     ideal, ours, theirs = [], [], []
 
     def take_turns(epoch: EpochReport, checkpoint: object) -> None:

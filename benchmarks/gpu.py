@@ -54,7 +54,7 @@ class Options(BaseModel):
 
 def network(name: str, size: str, latents: str = "factor") -> tuple[HierarchicalModel, Batch]:
     """Return a model and a batch on the GPU."""
-    data = dataset(name, 1)
+    data = dataset(name, 2)
     config = ModelConfig(backbone=name, latent_config=(latents,), model_size=size)
     one, rows = torch.arange(BATCH), data.train
     batch = Batch(rows.x.take(one), rows.groups[one], rows.y[one], one)
@@ -81,19 +81,28 @@ def ways(name: str, size: str, compiled: bool) -> dict[str, Step]:
     loop = Loop(model)
     found["Python"] = lambda: loop.step(batch)
     for kind in ("float32", "tf32", "bf16"):
-        model, rows = network(name, size)
         with products(kind):
-            found[f"graph, {kind}"] = Loop(model).recorded(rows).replay
+            found[f"graph, {kind}"] = replayed(*network(name, size))
     if compiled:
-        other, rows = network(name, size)
-        again = Loop(other)
-        again.loss = torch.compile(again.loss, dynamic=False)  # type: ignore[method-assign]
         try:
             with products("float32"):
-                found["graph, compiled"] = again.recorded(rows).replay
+                found["graph, compiled"] = replayed(*network(name, size), compiled=True)
         except Exception as error:  # noqa: BLE001 - a compiler may say anything
             print(f"{name} {size}: not compiled: {str(error).splitlines()[0][:150]}")
     return found
+
+
+def replayed(model: HierarchicalModel, batch: Batch, compiled: bool = False) -> Step:
+    """Return the recorded step; it keeps what the graph reads."""
+    loop = Loop(model)
+    if compiled:
+        loop.loss = torch.compile(loop.loss, dynamic=False)  # type: ignore[method-assign]
+    graph = loop.recorded(batch)
+
+    def step(kept: tuple[Loop, Batch] = (loop, batch)) -> None:
+        graph.replay()
+
+    return step
 
 
 def microseconds(step: Step, seconds: float = 0.1) -> float:
@@ -144,7 +153,12 @@ def fused(name: str, size: str, number: int) -> Step:
         vmap(loss, randomness="different")(parameters, buffers).sum().backward()
         optimizer.step()
 
-    return captured(step, optimizer).replay
+    graph = captured(step, optimizer)
+
+    def replay(kept: Step = step) -> None:
+        graph.replay()
+
+    return replay
 
 
 def captured(step: Step, *optimizers: torch.optim.Optimizer) -> torch.cuda.CUDAGraph:
@@ -166,7 +180,7 @@ def captured(step: Step, *optimizers: torch.optim.Optimizer) -> torch.cuda.CUDAG
 def shared(name: str, seconds: float, gate: Any, count: Any) -> None:
     """Replay the small network's step as one of several processes; add up the steps."""
     model, batch = network(name, "small", "none")
-    step = Loop(model).recorded(batch).replay
+    step = replayed(model, batch)
     step()
     torch.cuda.synchronize()
     gate.wait()

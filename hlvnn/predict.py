@@ -117,7 +117,10 @@ def integrated(model: HierarchicalModel, split: Split) -> Iterator[Integrated]:
 
 def _in_order(parts: Sequence[Tensor], index: Sequence[Tensor]) -> Tensor:
     """Return the parts of all rows together, each row at its place."""
-    return torch.cat(list(parts))[torch.cat(list(index)).argsort()]
+    whole, places = torch.cat(list(parts)), torch.cat(list(index))
+    if torch.equal(places, torch.arange(len(places))):
+        return whole
+    return whole[places.argsort()]
 
 
 def score_rows(

@@ -10,13 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hlvnn.data.batches import Batches
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.data.batches import Batch, Batches
+from hlvnn.errors import ResourceError
 from hlvnn.latents.table import dense_gradients
 from hlvnn.step import Step
 
 TRIAL_STEPS = 3
 """Steps done before one is recorded, in which optimisers and libraries make what they keep."""
+AT_ONCE = 8
+"""Steps of one recording."""
 MIN_STEPS = 100
 """Steps of a fit from which recording, some tenths of a second, is worth while."""
 MAX_TABLE = 1 << 20
@@ -26,16 +28,16 @@ MAX_TABLE = 1 << 20
 class RecordedSteps:
     """The steps of full batches of rows that lie on the GPU, replayed.
 
-    Not the last, smaller batch of an epoch, which `Step` does. On the CPU the same steps are done
-    one by one without a recording.
+    Not the last, smaller batch of an epoch, which `Step` does. at_once: steps of one recording,
+    which share the looking up. On the CPU the same steps are done without a recording.
     """
 
-    def __init__(self, step: Step, batches: Batches) -> None:
-        self.step, self.batches = step, batches
+    def __init__(self, step: Step, batches: Batches, at_once: int = AT_ONCE) -> None:
+        self.step, self.batches, self.at_once = step, batches, at_once
         self.device = batches.device
         self.per_epoch = batches.size // batches.batch_size
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self.graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self.graphs: dict[tuple[bool, int], torch.cuda.CUDAGraph] = {}
         self.tried = dict.fromkeys((True, False), 0)
         size = self.per_epoch * batches.batch_size
         self.order = torch.zeros(size, dtype=torch.int64, device=self.device)
@@ -44,7 +46,7 @@ class RecordedSteps:
             for number in range(step.total)
         ]
         self.schedule = torch.tensor(schedule, device=self.device)
-        self.now = self.schedule[:1].clone()  # [1, groups + 1]: the step's learning rates and β
+        self.ahead = torch.arange(at_once, device=self.device)
         self.counter = torch.zeros(2, dtype=torch.int64, device=self.device)  # batch, step
         self.loss = torch.zeros((), device=self.device)
         self.sums = torch.zeros(1 + len(step.model.latents), device=self.device)
@@ -58,7 +60,7 @@ class RecordedSteps:
             and batches.batch_size < batches.size
             and not step.encoders
             and sum(table.numel() for table in step.tables) <= MAX_TABLE
-            and not any(isinstance(latent.posterior, Joint) for latent in step.model.latents)
+            and all(latent.posterior.recordable for latent in step.model.latents)
         )
 
     def begin(self, order: Tensor, number: int) -> None:
@@ -68,31 +70,41 @@ class RecordedSteps:
         self.sums.zero_()
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        for index, group in enumerate(self.step.groups):
-            group["lr"] = self.now[0, index]
 
-    def __call__(self, number: int) -> None:
-        """Do the fit's step `number` on the epoch's next batch."""
+    def __call__(self, number: int, left: int) -> int:
+        """Do the fit's step `number`, and some of the `left` of its epoch; return how many."""
         warming = self.step.warming(number)
+        last = number + self.at_once - 1
+        together = left >= self.at_once and self.step.warming(last) == warming
+        steps = self.at_once if together else 1
         if self.stream is None:
-            self._once(warming)
-            return
+            self._do(warming, steps)
+            return steps
+        if self.tried[warming] < TRIAL_STEPS:
+            self.tried[warming] += 1
+            with torch.cuda.stream(self.stream):
+                self._do(warming, 1)
+            return 1
+        if (warming, steps) not in self.graphs:
+            self.graphs[warming, steps] = self._record(warming, steps)
         with torch.cuda.stream(self.stream):
-            if warming in self.graphs:
-                self.graphs[warming].replay()
-                return
-            if self.tried[warming] < TRIAL_STEPS:
-                self.tried[warming] += 1
-                self._once(warming)
-                return
+            self.graphs[warming, steps].replay()
+        return steps
+
+    def _record(self, warming: bool, steps: int) -> torch.cuda.CUDAGraph:
         for optimizer in self.step.optimizers:
             optimizer.zero_grad()  # gradients are made anew inside, where they stay
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            self._once(warming)
-        self.graphs[warming] = graph
-        with torch.cuda.stream(self.stream):
-            graph.replay()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self._do(warming, steps)
+        except RuntimeError as error:
+            raise ResourceError(
+                "the training step cannot be recorded as a CUDA graph: something in it waits for "
+                f"the GPU ({str(error).splitlines()[0]}); use --no-cuda-graph (a posterior of your "
+                "own says so by recordable = False)"
+            ) from error
+        return graph
 
     def end(self) -> Tensor:
         """Let what comes next wait for the epoch's steps; return sums over its rows.
@@ -103,13 +115,18 @@ class RecordedSteps:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
         return self.sums
 
-    def _once(self, warming: bool) -> None:
-        at, number = self.counter.split(1)
-        torch.index_select(self.schedule, 0, number, out=self.now)
-        rows = self.order.view(self.per_epoch, -1).index_select(0, at)[0]
+    def _do(self, warming: bool, steps: int) -> None:
+        at, number = (first + self.ahead[:steps] for first in self.counter.split(1))
+        schedule = self.schedule.index_select(0, number)
+        rows = self.order.view(self.per_epoch, -1).index_select(0, at).flatten()
+        parts = (part.split(self.batches.batch_size) for part in self.batches.gather(rows))
+        told = []
         with dense_gradients():
-            batch = self.batches.gather(rows)
-            loss, means = self.step.move(batch, self.now[0, -1], warming)
+            for now, *batch in zip(schedule, *parts, strict=True):
+                for index, group in enumerate(self.step.groups):
+                    group["lr"] = now[index]
+                loss, means = self.step.move(Batch(*batch), now[-1], warming)
+                told.append(means)
         self.loss.copy_(loss)
-        self.sums.add_(means, alpha=self.batches.batch_size)
-        self.counter.add_(1)
+        self.sums.add_(torch.stack(told).sum(0), alpha=self.batches.batch_size)
+        self.counter.add_(steps)

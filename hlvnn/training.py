@@ -26,7 +26,7 @@ from hlvnn.model import HierarchicalModel
 from hlvnn.objective import Elbo, full_elbo
 from hlvnn.predict import evaluate
 from hlvnn.random import seeded
-from hlvnn.recorded import MIN_STEPS, RecordedSteps
+from hlvnn.recorded import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.step import Step
 
 logger = logging.getLogger("hlvnn")
@@ -166,7 +166,7 @@ class _Fit:
         if not wanted or step.total < MIN_STEPS or not RecordedSteps.possible(step, batches):
             return None
         assert isinstance(batches, Batches)
-        return RecordedSteps(step, batches)
+        return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
 
     def run(self, report: Report | None, resume: Checkpoint | None) -> FitResult:
         if resume is not None:
@@ -224,7 +224,7 @@ class _Fit:
     def _out_of_patience(self) -> bool:
         return self.config.patience is not None and self.state.waited >= self.config.patience
 
-    def _epoch(self) -> Tensor:
+    def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
         sums = torch.zeros(2 + len(self.model.latents), device=self.device)
         if self.recorded is not None:
@@ -235,7 +235,7 @@ class _Fit:
                 self._tell(number)
         if self.step.closed and not self.step.warming(self.state.step):
             self.model.latents.update_priors()
-        return sums
+        return sums.tolist()  # waits for the GPU
 
     def _step(self, batch: Batch, sums: Tensor) -> None:
         if self.config.debug and self.state.step == 0:
@@ -248,10 +248,12 @@ class _Fit:
         order = recorded.batches.order()
         recorded.begin(order, self.state.step)
         self.loss = recorded.loss
-        for number in range(1, recorded.per_epoch + 1):
-            recorded(self.state.step)
-            self.state.step += 1
-            self._tell(number)
+        done = 0
+        while done < recorded.per_epoch:
+            steps = recorded(self.state.step, recorded.per_epoch - done)
+            self.state.step += steps
+            done += steps
+            self._tell(done)
         means = recorded.end()
         sums[: len(means)].add_(means)
         rest = order[len(recorded.order) :]
@@ -270,10 +272,10 @@ class _Fit:
                 f"{rows / (time.perf_counter() - self.epoch_began):,.0f}",
             )
 
-    def _evaluate(self, sums: Tensor) -> tuple[dict[str, float], pd.DataFrame]:
+    def _evaluate(self, sums: list[float]) -> tuple[dict[str, float], pd.DataFrame]:
         """Return the epoch's row of metrics and its per-group tables."""
         model, config, rows = self.model, self.config, len(self.data.train)
-        nll, *kl_shares, gap = (sums / rows).tolist()
+        nll, *kl_shares, gap = (value / rows for value in sums)
         model.latents.refresh()
         beta = self.step.beta(self.state.step - 1)
         row: dict[str, float] = {"epoch": self.state.epoch}

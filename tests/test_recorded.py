@@ -81,7 +81,7 @@ def trained(
     full = rows.train.subset(torch.arange(ROWS - ROWS % BATCH))
     batches = Batches(full, BATCH, generator=generator(1))
     step = Step(network, config, None, len(batches))
-    recorded = RecordedSteps(step, batches)
+    recorded = RecordedSteps(step, batches, at_once=4)
     torch.manual_seed(2)
     number = 0
     sums = torch.zeros(1 + len(network.latents))
@@ -89,9 +89,10 @@ def trained(
         sums = torch.zeros_like(sums)
         if looked_up:
             recorded.begin(batches.order(), number)
-            for _ in range(recorded.per_epoch):
-                recorded(number)
-                number += 1
+            left = recorded.per_epoch
+            while left:
+                done = recorded(number, left)
+                number, left = number + done, left - done
             sums = recorded.end().clone()
             continue
         for batch in batches:
@@ -157,6 +158,8 @@ def test_only_a_step_of_the_same_operations_is_recorded() -> None:
     assert not possible("factor", batch_size=None), "one batch of everything: nothing to look up"
     assert not possible("factor", posterior="amortised")
     assert not possible("factor", posterior="joint")
+    assert not possible("low rank")
+    assert not possible("mixture")
 
 
 def reports(rows: GroupedDataset, config: TrainConfig, **how: Any) -> pd.DataFrame:

@@ -12,8 +12,8 @@ def num_lower(width: int) -> int:
 
 
 @cache
-def _lower_index(width: int) -> Tensor:
-    row, column = torch.tril_indices(width, width, offset=-1)
+def _lower_index(width: int, device: torch.device) -> Tensor:
+    row, column = torch.tril_indices(width, width, offset=-1, device=device)
     return row * width + column
 
 
@@ -24,5 +24,5 @@ def scale_tril(log_diagonal: Tensor, lower: Tensor) -> Tensor:
     """
     width = log_diagonal.shape[-1]
     flat = torch.diag_embed(log_diagonal.exp()).flatten(-2)
-    index = _lower_index(width).to(flat.device)
+    index = _lower_index(width, flat.device)
     return flat.index_copy(-1, index, lower).unflatten(-1, (width, width))

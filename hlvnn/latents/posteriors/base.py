@@ -41,6 +41,10 @@ class Posterior(nn.Module, ABC):
     reads_rows: ClassVar[bool] = False
     """Whether q is read off the groups' own rows: the constructor takes the data's `schema`."""
 
+    recordable: ClassVar[bool] = True
+    """Whether a step does not wait for the GPU, as Cholesky factors and some draws do (see
+    `recorded`)."""
+
     def __init__(self, num_groups: int, width: int, scale: Tensor) -> None:
         """Start each group at mean 0 and SD `scale` ([Z] float, positive)."""
         super().__init__()

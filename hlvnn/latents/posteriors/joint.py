@@ -23,6 +23,7 @@ class Joint(Posterior):
     """
 
     normal = True
+    recordable = False
     below: Tensor
 
     def __init__(self, num_groups: int, width: int, scale: Tensor) -> None:

@@ -19,6 +19,7 @@ class LowRank(Posterior):
     """
 
     normal = True
+    recordable = False
     options = ("posterior_rank",)
 
     def __init__(

@@ -25,6 +25,7 @@ class Mixture(Posterior):
     """
 
     normal = False
+    recordable = False
     options = ("components",)
 
     def __init__(self, num_groups: int, width: int, scale: Tensor, *, components: int = 2) -> None:
