@@ -247,6 +247,9 @@ class TrainConfig(Config):
     cuda_graph: bool = True
     """On a GPU, record the training step once and replay it, where its operations are the same each
     time: small networks are several times faster."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of the network's matrix products and convolutions; latents, losses and updates stay float32.
+    On a GPU tf32 and bf16 are faster for large networks and do little for small ones."""
     threads: int = Field(1, gt=0)
     """CPU threads of torch during the fit. One suits small networks, and does not suffer when other
     processes share the cores; in a sweep it is --cpus-per-trial unless said otherwise."""

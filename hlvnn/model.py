@@ -15,6 +15,7 @@ from hlvnn.latents.draws import LatentRows
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
+from hlvnn.precision import Precision, products
 from hlvnn.stages import Recurrence
 
 
@@ -22,7 +23,7 @@ class HierarchicalModel(nn.Module):
     """Shared weights for everybody, latents for every group, a likelihood for y.
 
     schema: what the data are (levels, columns, target), kept for reading dataframes and for
-    reporting in the user's units.
+    reporting in the user's units. precision: of the backbone's products (see `products`).
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class HierarchicalModel(nn.Module):
         self.likelihood = likelihood
         self.schema = schema
         self.name = name
+        self.precision: Precision = "float32"
         self._entries: _Entries = {}
         for index, latent in enumerate(latents):
             for placement in latent.entries():
@@ -72,8 +74,9 @@ class HierarchicalModel(nn.Module):
         draws: one [S, B, Z] per latent, from `self.latents.sample`.
         """
         scaled = [latent.scaled(z) for latent, z in zip(self.latents, draws, strict=True)]
-        eta: Tensor = self.backbone(x, _Draws(self._entries, scaled))
-        return eta if eta.dim() == 3 else eta.unsqueeze(0)
+        with products(self.precision, x.device):
+            eta: Tensor = self.backbone(x, _Draws(self._entries, scaled))
+        return _exact(eta if eta.dim() == 3 else eta.unsqueeze(0))
 
     def predictor_moments(self, x: Tensor, rows: LatentRows) -> tuple[Tensor, Tensor]:
         """Return the output's mean and variance under q, [B, out] each (see `linear_at_output`).
@@ -87,8 +90,9 @@ class HierarchicalModel(nn.Module):
             for latent, (mean, own) in zip(self.latents, self.latents.moments(rows), strict=True)
         ]
         hook = _Moments(self._entries.get("output", []), moments)
-        mean = self.backbone(x, hook)
-        return mean, hook.variance
+        with products(self.precision, x.device):
+            mean = self.backbone(x, hook)
+        return _exact(mean), _exact(hook.variance)
 
     def observe(self, data: GroupedDataset) -> None:
         """Take scales and group counts from the training rows; done once, when a model is built."""
@@ -153,6 +157,10 @@ class HierarchicalModel(nn.Module):
 
 
 _Entries = dict[str, list[tuple[int, Placement]]]
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.float() if values.dtype == torch.bfloat16 else values
 
 
 class _Draws:

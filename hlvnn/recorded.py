@@ -38,6 +38,8 @@ class RecordedSteps:
         self.per_epoch = batches.size // batches.batch_size
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.graphs: dict[tuple[bool, int], torch.cuda.CUDAGraph] = {}
+        # one graph's memory may be another's: none reads what was made before it began
+        self.pool = torch.cuda.graph_pool_handle() if self.stream is not None else None
         self.tried = dict.fromkeys((True, False), 0)
         size = self.per_epoch * batches.batch_size
         self.order = torch.zeros(size, dtype=torch.int64, device=self.device)
@@ -96,7 +98,7 @@ class RecordedSteps:
             optimizer.zero_grad()  # gradients are made anew inside, where they stay
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 self._do(warming, steps)
         except RuntimeError as error:
             raise ResourceError(

@@ -110,6 +110,8 @@ def fit(
         stack.enter_context(seeded(seed, device))
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(config.threads)
+        stack.callback(setattr, model, "precision", model.precision)
+        model.precision = config.precision
         if config.debug:
             stack.enter_context(torch.autograd.set_detect_anomaly(True))
             stack.callback(

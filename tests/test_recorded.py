@@ -23,6 +23,7 @@ from hlvnn.training import EpochReport, fit
 from tests.helpers import generator
 
 ROWS, GROUPS, BATCH = 230, 7, 20
+KINDS = {"mlp": "features", "cnn": "image", "lstm": "tokens"}
 STRUCTURES: dict[str, dict[str, Any]] = {
     "none": {"latent_config": ("none",)},
     "factor": {"latent_config": ("factor",)},
@@ -173,11 +174,44 @@ def reports(rows: GroupedDataset, config: TrainConfig, **how: Any) -> pd.DataFra
     return pd.DataFrame(kept)
 
 
+@pytest.mark.parametrize("backbone", ["mlp", "cnn", "lstm"])
+def test_bf16_rounds_the_networks_products_and_nothing_else(backbone: str) -> None:
+    rows = data(KINDS[backbone])
+    network = model(rows, "film", backbone)
+    (batch,) = Batches(rows.train, None)
+    at = network.latents.at(batch.groups, unseen=False)
+    draws = [law.mean[None] for law in at.posteriors]
+    exact = network(batch.x, draws)
+    network.precision = "bf16"
+    rounded = network(batch.x, draws)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+    config = TrainConfig(num_epochs=2, batch_size=BATCH, device="cpu", precision="bf16")
+    fitted = fit(network, rows, config)
+    assert not fitted.diverged
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert network.precision == "bf16", "as it was before the fit"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("backbone", ["mlp", "cnn", "lstm"])
+def test_a_recorded_fit_in_low_precision_is_near_the_exact_one(
+    backbone: str, precision: str
+) -> None:
+    rows = data(KINDS[backbone])
+    settings = {"num_epochs": 20, "batch_size": BATCH, "device": "cuda"}
+    exact = reports(rows, TrainConfig(**settings), structure="film", backbone=backbone)
+    config = TrainConfig(**settings, precision=precision)
+    low = reports(rows, config, structure="film", backbone=backbone)
+    assert abs(low["train_loss"] - exact["train_loss"]).iloc[-1] < 0.1
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("backbone", ["mlp", "cnn", "lstm"])
 def test_a_recorded_fit_is_the_one_that_is_not(structure: str, backbone: str) -> None:
-    rows = data({"mlp": "features", "cnn": "image", "lstm": "tokens"}[backbone])
+    rows = data(KINDS[backbone])
     epochs = math.ceil(2 * MIN_STEPS / (ROWS // BATCH + 1))
     settings = {"num_epochs": epochs, "batch_size": BATCH, "device": "cuda", "prior_warmup": 0.5}
     how = {"structure": structure, "backbone": backbone, "dropout": 0.2}

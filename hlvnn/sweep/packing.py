@@ -19,7 +19,9 @@ from hlvnn.sweep.plan import Plan
 from hlvnn.training import fit, parameter_count
 
 STEPS = 3
-"""Steps that the probe trains: the optimizer's state is there after the first."""
+"""Steps that the probe trains: the optimizer's state is there after the first …"""
+EPOCHS = 40
+"""… times this on a GPU, enough for the step to be recorded (`hlvnn.recorded`)."""
 PROBED = 3
 """Draws that are trained, those of the most parameters and rows a step."""
 MARGIN = 1.2
@@ -95,7 +97,9 @@ def measure(settings: Sequence[dict[str, object]]) -> tuple[int, int]:
 
 def _train(config: RunConfig, data: GroupedDataset) -> None:
     model = build_model(config.model, data, config.seed)
-    fit(model, data, config.train.model_copy(update={"num_epochs": 1}), seed=config.seed)
+    epochs = EPOCHS if config.train.device == "cuda" else 1
+    short = config.train.model_copy(update={"num_epochs": epochs, "eval_every": epochs})
+    fit(model, data, short, seed=config.seed)
 
 
 def _few_rows(data: GroupedDataset, batch_size: int | None) -> GroupedDataset:
