@@ -201,7 +201,7 @@ def measure(name: str, options: Options) -> tuple[float, float, list[float], lis
     fit(build_model(config, data), data, settings, take_turns)
     pairs = list(zip(ideal, ours, strict=True))[1:]
     to_ideal = [best / own for best, own in pairs]
-    turns = zip(theirs, ours[1:], strict=False) if on_gpu else list(zip(theirs, ours))[1:]
+    turns = zip(theirs if on_gpu else theirs[1:], ours[1:], strict=False)
     to_lightning = [other / own for other, own in turns]
     medians = (statistics.median(x) for x in zip(*pairs, strict=True))
     return *medians, to_ideal, to_lightning  # type: ignore[return-value]
