@@ -40,6 +40,8 @@ class Script:
     name: str
     quick: str = ""
     reads: str = ""
+    needs_gpu: bool = False
+    """Whether it measures nothing without a GPU."""
     study: bool = False
     """Whether it measures quality, not speed, and takes long."""
 
@@ -47,6 +49,7 @@ class Script:
 SCRIPTS = (
     Script("train_step", "--rounds 4"),
     Script("epoch", "--rounds 2 --scale 0.4"),
+    Script("gpu", "--sizes small --no-compile --rounds 3 --trials 1 4", needs_gpu=True),
     Script("prediction", "--rounds 2 --batches 6"),
     Script("groups_scaling", "--groups 1000 100000 1000000 --rounds 4"),
     Script("growth", "--rounds 2"),
@@ -87,6 +90,15 @@ def chosen(options: Options) -> list[Script]:
     if options.only:
         return [known[name] for name in options.only]
     return [script for script in SCRIPTS if not script.study]
+
+
+def missing(script: Script) -> str | None:
+    """Return why a script cannot run here, or None."""
+    if script.reads and not (SHARED / script.reads).exists():
+        return f"{SHARED.name}/{script.reads} is not here"
+    if script.needs_gpu and not torch.cuda.is_available():
+        return "no GPU here"
+    return None
 
 
 def machine() -> dict[str, Any]:
@@ -170,9 +182,9 @@ def main(options: Options) -> int:
         flags = [] if options.full else script.quick.split()
         command = " ".join(["python", f"benchmarks/{script.name}.py", *flags])
         print(f"\n[{number}/{len(scripts)}] {command}", flush=True)
-        if script.reads and not (SHARED / script.reads).exists():
-            print(f"skipped: {SHARED.name}/{script.reads} is not here")
-            results["scripts"][script.name] = {"skipped": f"{script.reads} is not here"}
+        if lack := missing(script):
+            print(f"skipped: {lack}")
+            results["scripts"][script.name] = {"skipped": lack}
             continue
         code, text, seconds = run(script, flags)
         print(f"({seconds:.0f} s)", flush=True)

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from unipen import Options as FolderOptions
 from unipen import write_folder
 
-from hlvnn.analysis.data_efficiency import as_text, data_efficiency, load, write
+from hlvnn.analysis.data_efficiency import SIZES, as_text, data_efficiency, load, write
 from hlvnn.config import run_config
 from hlvnn.runs import RESULT, execute
 
@@ -28,12 +28,26 @@ HELD_OUT = 40
 WRITERS = 207
 LATE = "film@hidden+basis@output:rank=16"
 EVERYWHERE = "film@conv1+film@conv2+film@hidden+basis@output:rank=16"
+STUDY = {"norm": "batch", "augment": 1.0, "lr": 4e-3}
+"""What all methods of handwriting_study.py have."""
 MODELS: dict[str, dict[str, object]] = {
     "pooled": {},
     "factor": {"latent_config": "factor", "prior": "learned"},
     "amortised": {"latent_config": "factor", "prior": "learned", "posterior": "amortised"},
     "film-hidden": {"latents": [f"{LATE} level=writer width=32 prior=learned"], "latent_lr": 5.0},
     "film": {"latents": [f"{EVERYWHERE} level=writer width=32 prior=learned"], "latent_lr": 2.0},
+    "study-pooled": {**STUDY},
+    "study-film": {
+        **STUDY,
+        "latents": [f"{EVERYWHERE} level=writer width=32 prior=learned"],
+        "latent_lr": 10.0,
+        "kl_weight": 0.5,
+    },
+    "study-film-kl1": {
+        **STUDY,
+        "latents": [f"{EVERYWHERE} level=writer width=32 prior=learned"],
+        "latent_lr": 5.0,
+    },
 }
 """What is trained, by name."""
 
@@ -45,12 +59,14 @@ class Options(BaseModel):
     """The handwriting data."""
     results: Path = Path("results/new_writers")
     """Folder of the runs and of the table."""
-    models: tuple[str, ...] = tuple(MODELS)
+    models: tuple[str, ...] = ("pooled", "factor", "amortised", "film-hidden", "film")
     """Names among MODELS; the first is what the others are compared with."""
     repeats: int = 1
     """Random draws of the rows that a writer brings (a draw takes about 10 minutes)."""
     num_samples: int = 20
     """Draws of z averaged in a prediction."""
+    sizes: tuple[int, ...] = SIZES
+    """Rows that a writer brings."""
     steps: int = 100
     """Steps of `adapt` where it optimises; what an encoder read is not refined."""
     epochs: int = 12
@@ -96,6 +112,7 @@ def main(options: Options) -> None:
     table = data_efficiency(
         models,
         rows,
+        sizes=options.sizes,
         repeats=options.repeats,
         steps=options.steps,
         num_samples=options.num_samples,
