@@ -29,6 +29,16 @@ def is_address(place: str | Path) -> bool:
     return "://" in str(place)
 
 
+def folder_here(place: str, what: str) -> Path:
+    """Return a folder of this machine; raise `ConfigError` for an address, as `what` needs one."""
+    if is_address(place):
+        raise ConfigError(
+            f"{place}: {what} a folder of this machine; copy the results here first (with aws s3 "
+            "cp --recursive, say). Tables, reports and pictures are made from addresses, too"
+        )
+    return Path(place)
+
+
 @dataclass(frozen=True)
 class Remote:
     """A folder behind an address.

@@ -81,7 +81,7 @@ def test_a_running_sweep_is_shown_as_its_driver_shows_it(root: Path) -> None:
         results = load_sweep(SWEEP)
         assert results.alive
         board = watch.board_of(results)
-        watch.watch(watch.WatchOptions(sweep=SWEEP, once=True), console)
+        watch.watch(watch.WatchOptions(sweep=str(SWEEP), once=True), console)
     entries = board.entries
     assert [entries[n].status for n in range(4)] == [*[Status.COMPLETED] * 3, Status.RUNNING]
     assert list(entries) == [0, 1, 2, 3], "what is not drawn yet is only counted"
@@ -101,7 +101,7 @@ def test_a_running_sweep_is_shown_as_its_driver_shows_it(root: Path) -> None:
 def test_a_sweep_that_nobody_drives_is_shown_and_left(root: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in SWEEP.rglob("*")}
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
-    watch.watch(watch.WatchOptions(sweep=SWEEP), console)  # ends by itself
+    watch.watch(watch.WatchOptions(sweep=str(SWEEP)), console)  # ends by itself
     shown = console.file.getvalue()
     assert f"no driver works on {SWEEP}" in shown
     assert "stopped" in shown
@@ -112,6 +112,16 @@ def test_watch_says_what_is_no_sweep(root: Path, analysis: Callable[..., Ended])
     ended = analysis("watch", SWEEP / "trial_0000")
     assert ended.code == 2
     assert "is not a sweep: sweep.json is missing" in ended.err
+
+
+@pytest.mark.parametrize("command", ["watch", "promote", "prune"])
+def test_what_needs_a_folder_says_so_of_an_address(
+    root: Path, analysis: Callable[..., Ended], command: str
+) -> None:
+    ended = analysis(command, "s3://bucket/sweep")
+    assert ended.code == 2
+    assert "s3://bucket/sweep: " in ended.err
+    assert "a folder of this machine; copy the results here first" in ended.err
 
 
 # ----------------------------------------------------------------------------------- find

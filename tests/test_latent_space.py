@@ -260,6 +260,20 @@ def test_space_and_neighbours_of_a_run(
         assert "Traceback" not in ended.err
 
 
+def test_a_run_behind_an_address_is_looked_at_and_left(
+    digits_run: Path,
+    analysis: Callable[..., Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in digits_run.rglob("*")}
+    ended = analysis("space", digits_run.as_uri())  # file://
+    assert ended.code == 0, ended.err
+    assert {path: path.stat().st_mtime_ns for path in digits_run.rglob("*")} == before
+    assert len(pd.read_csv(tmp_path / "figures" / "space_writer.csv")) == 14
+
+
 def test_the_commands_are_listed(analysis: Callable[..., Ended]) -> None:
     ended = analysis("--help")
     assert ended.code == 0

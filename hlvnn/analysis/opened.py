@@ -17,6 +17,7 @@ from hlvnn.files import read_json
 from hlvnn.model import HierarchicalModel
 from hlvnn.random import seeded
 from hlvnn.runs import HYPERPARAMS, Run, load_run
+from hlvnn.storage import is_address
 from hlvnn.strict import Config
 
 FIGURES = "figures"
@@ -26,12 +27,13 @@ FIGURES = "figures"
 class RunOptions(Config):
     """What every command that opens a run can be told."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder of a run, or of a sweep's trial."""
+    run: tyro.conf.Positional[str]
+    """Folder of a run or of a sweep's trial, or its address (s3://…)."""
     weights: Literal["best", "last"] = "best"
     """Weights of the best epoch by validation loss, or of the last."""
     out: Path | None = None
-    """Where to write: OUT.png and OUT.csv; none given = figures/ in the run's folder."""
+    """Where to write: OUT.png and OUT.csv; none given = figures/ in the run's folder, or here for
+    an address."""
 
     def open(self) -> Run:
         """Read the run back."""
@@ -42,7 +44,7 @@ class RunOptions(Config):
 
         Raises `RunError` where that folder cannot be written.
         """
-        path = self.out or self.run / FIGURES / name
+        path = self.out or Path("" if is_address(self.run) else self.run) / FIGURES / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -25,6 +25,7 @@ from hlvnn.analysis import sweep_files
 from hlvnn.errors import ConfigError, RunError, unknown
 from hlvnn.runs import BEST, HYPERPARAMS, RESULT, load_run, read_config, read_metrics
 from hlvnn.spaces import number_text
+from hlvnn.storage import folder_here
 from hlvnn.strict import Config, validated
 from hlvnn.sweep import outcomes
 from hlvnn.sweep.plan import SWEEP
@@ -63,7 +64,7 @@ class Promoted(Config):
 class PromoteOptions(Config):
     """Copy a run or trial into results/sota, and bring its leaderboard up to date."""
 
-    trial: tyro.conf.Positional[Path]
+    trial: tyro.conf.Positional[str]
     """Folder of the run, or of the sweep's trial."""
     name: str | None = None
     """Name of the copy; none given = that of the run, after its sweep's."""
@@ -78,7 +79,7 @@ class PromoteOptions(Config):
 
 def promote(options: PromoteOptions) -> None:
     """Copy the run, and write the leaderboard."""
-    trial = options.trial.resolve()
+    trial = folder_here(options.trial, "promoting needs").resolve()
     config = read_config(trial)
     _check_ended(trial)
     kept = _ranked_by(trial, options)

@@ -26,6 +26,7 @@ from hlvnn.analysis.sweep_files import has_driver
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.runs import HYPERPARAMS
 from hlvnn.show import text_of
+from hlvnn.storage import folder_here
 from hlvnn.strict import Config
 from hlvnn.sweep.keeping import WEIGHTS
 from hlvnn.sweep.outcomes import Status
@@ -53,7 +54,7 @@ class Waste:
 class PruneOptions(Config):
     """List what of old sweeps could go; with --yes, delete it."""
 
-    path: tyro.conf.Positional[Path]
+    path: tyro.conf.Positional[str]
     """A sweep, the folder of a data set's sweeps, or the root of the results."""
     keep: int = Field(3, ge=0)
     """Trials of each sweep, the best ones, that keep their weights."""
@@ -63,9 +64,10 @@ class PruneOptions(Config):
 
 def prune(options: PruneOptions) -> None:
     """List, or delete."""
-    if not options.path.is_dir():
-        raise RunError(f"{options.path}: no such folder")
-    found, left_alone = waste(options.path, options.keep)
+    folder = folder_here(options.path, "pruning deletes from")
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder")
+    found, left_alone = waste(folder, options.keep)
     for sentence in left_alone:
         logger.info("left alone: %s", sentence)
     if not found:

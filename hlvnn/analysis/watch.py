@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from pathlib import Path
 
 import pandas as pd
 import tyro
@@ -19,6 +18,7 @@ from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.results import Results
 from hlvnn.errors import ConfigError
 from hlvnn.spaces import Settings, Space, shown
+from hlvnn.storage import folder_here
 from hlvnn.strict import Config
 from hlvnn.sweep.board import Board, Entry
 from hlvnn.sweep.display import live_view
@@ -34,7 +34,7 @@ PLAIN = 200, 40
 class WatchOptions(Config):
     """Show a sweep that runs, until it ends; nothing in its folder is touched."""
 
-    sweep: tyro.conf.Positional[Path]
+    sweep: tyro.conf.Positional[str]
     """Folder of the sweep."""
     every: float = Field(5.0, gt=0)
     """Seconds between looks, more where reading takes long."""
@@ -45,7 +45,8 @@ class WatchOptions(Config):
 def watch(options: WatchOptions, console: Console | None = None) -> None:
     """Show the sweep until no driver works on it."""
     console = console or Console()
-    results = load_sweep(options.sweep)
+    folder = folder_here(options.sweep, "watching needs")
+    results = load_sweep(folder)
     if not console.is_terminal or options.once:
         width, height = console.size if console.is_terminal else PLAIN
         console.print(live_view(board_of(results), height), width=width)
@@ -56,7 +57,7 @@ def watch(options: WatchOptions, console: Console | None = None) -> None:
                 if not results.alive:
                     break
                 began = time.monotonic()
-                results = load_sweep(options.sweep)
+                results = load_sweep(folder)
                 took = time.monotonic() - began
                 time.sleep(max(options.every, SHARE_OF_TIME * took))
     if not results.alive:
