@@ -143,13 +143,8 @@ class Step:
         return states
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take over the optimisers' state; learning rates and the device's ways stay as here."""
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            own = [
-                {name: value for name, value in group.items() if name != "params"}
-                for group in optimizer.param_groups
-            ]
-            optimizer.load_state_dict(state)
-            for group, kept in zip(optimizer.param_groups, own, strict=True):
-                group.update(kept)
+        """Take over the optimisers' state; learning rates, weight decay and the like stay."""
+        for optimizer, saved in zip(self.optimizers, states, strict=True):
+            now = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict(saved | {"param_groups": now})
         self.groups = [group for opt in self.optimizers for group in opt.param_groups]
