@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from hlvnn.analysis.figures import style
@@ -141,6 +142,7 @@ def kl_over_epochs(epochs: pd.DataFrame, trial: int, groups: dict[str, int]) -> 
         ha="right", va="bottom", fontsize=7, color=style.RED,
     )  # fmt: skip
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("epoch")
     axes.set_ylabel("KL, nats a group")
     style.whole_ticks(axes, own["epoch"].to_numpy())
@@ -177,6 +179,7 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     above.stairs(running, edges, fill=True, color=style.BLUE, alpha=0.5)
     above.set_ylabel("trials at a time")
     above.set_ylim(0, max(running) * 1.15)
+    above.yaxis.set_major_locator(MaxNLocator(integer=True))
     use = [str(name) for name in epochs if USE.fullmatch(str(name))]
     measured = use or ["rows_per_second"]
     at = epochs[epochs["trial"].isin(began)].copy()
