@@ -366,6 +366,21 @@ def test_learning_curves_hold_every_trial_and_the_rungs(swept: Results) -> None:
         figures.learning_curves(swept.trials, swept.epochs.iloc[:0], "val_loss", "min")
 
 
+def test_losses_that_fall_far_are_drawn_on_a_logarithmic_scale(swept: Results) -> None:
+    epochs = swept.epochs.assign(val_loss=4.0 / swept.epochs["epoch"])
+    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "min").axes
+    assert axes.get_yscale() == "log"
+    bottom, top = axes.get_ylim()
+    ticks = [t for t in axes.get_yticks() if bottom <= t <= top]
+    assert {0.7, 1, 2, 3, 4} <= {round(float(t), 6) for t in ticks}
+    assert not axes.yaxis.get_minorticklocs().size
+    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "max").axes
+    assert axes.get_yscale() == "linear"
+    near = epochs.assign(val_loss=3.0 + epochs["val_loss"])
+    (axes,) = figures.learning_curves(swept.trials, near, "val_loss", "min").axes
+    assert axes.get_yscale() == "linear"
+
+
 def test_kl_is_drawn_per_group_for_each_latent(swept: Results) -> None:
     drawn = figures.kl_over_epochs(swept.epochs, 2, {"writer": 14})
     (axes,) = drawn.axes
@@ -485,10 +500,15 @@ def test_optunas_plots_show_the_parameters_that_all_trials_drew(swept: Results) 
     parallel = figures.parallel_coordinates(study, "val_loss")
     names = [tick.get_text() for tick in parallel.axes[0].get_xticklabels()]
     assert names == ["val_loss", "dropout", "lr", "structure"]  # z_dim is drawn by some only
+    (lines,) = parallel.axes[0].collections
+    losses = [segment[0][1] for segment in lines.get_segments()]
+    assert losses == sorted(losses, reverse=True)  # the best are drawn last, over the others,
+    assert list(lines.get_array()) == list(range(len(losses)))  # and darkest
+    assert lines.to_rgba(len(losses) - 1)[0] < lines.to_rgba(0)[0] < 0.9  # all can be seen
     bars = figures.importances(study, "val_loss").axes[0]
     assert {t.get_text() for t in bars.get_yticklabels()} == {"dropout", "lr", "structure"}
     assert sum(bar.get_width() for bar in bars.patches) == pytest.approx(1)
-    assert bars.get_xlabel() == "share of the variance of val_loss"
+    assert bars.get_xlabel() == "share of the variance of validation nats a row"
     assert (dict(pyplot.rcParams), pyplot.get_fignums()) == before  # the caller's are left alone
 
 

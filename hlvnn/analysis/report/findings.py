@@ -283,5 +283,4 @@ def _unfinished(results: Results) -> list[Step]:
 
 
 def _of(row: pd.Series[Any], column: str) -> str:
-    value = row[f"best_{column}"]
-    return number(float(str(value)))
+    return f"{float(str(row[f'best_{column}'])):#.4g}".rstrip(".")

@@ -19,6 +19,7 @@ from hlvnn.analysis.gains import gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
 from hlvnn.errors import HlvnnError, RunError
+from hlvnn.sweep.outcomes import Status
 
 logger = logging.getLogger("hlvnn")
 
@@ -158,7 +159,7 @@ def sections(measured: Measured) -> list[Section]:
             (
                 "The longest bar explains most of the differences between trials; what has "
                 "next to no bar can be left as it is. Only parameters that every trial drew are "
-                "compared; with few trials, and many stopped early, take it as a hint."
+                "compared. Take it as a hint." + _stopped_early(results)
             ),
             "Bars: the share of the metric's variance that each parameter explains.",
             lambda: figures.importances(results.study, metric),
@@ -242,7 +243,8 @@ def sections(measured: Measured) -> list[Section]:
             "use",
             "How the machine was used",
             (
-                "Gaps above are slots that stood empty. Below, each dot is an epoch: a fall in "
+                "Gaps above are time in which no epoch ran: slots stood empty, or trials were "
+                "starting up or ending. Below, each dot is an epoch: a fall in "
                 "rows a second while more trials run means that they get in each other's way."
             ),
             "Trials at a time, and training rows a second of each trial, over minutes.",
@@ -250,6 +252,18 @@ def sections(measured: Measured) -> list[Section]:
         ),
     ]
     return [_section(measured, *one) for one in drawn]
+
+
+def _stopped_early(results: Results) -> str:
+    """Return a sentence that tells what trials that were stopped early do to a comparison."""
+    placed = results.placed
+    count = int((placed["status"] == Status.STOPPED).sum())
+    if not count:
+        return ""
+    return (
+        f" Trials that were stopped early ({count} of {len(placed)}) count with what they had "
+        "reached by then, so what makes the first epochs fast seems to matter more than it does."
+    )
 
 
 def _by_chance(last: pd.DataFrame | None, level: str) -> str:

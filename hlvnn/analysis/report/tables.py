@@ -99,7 +99,10 @@ def leaderboard(results: Results) -> Table:
     columns += [
         (name.removeprefix(PARAMETER), pd.api.types.is_numeric_dtype(best[name])) for name in drawn
     ]
-    told = {name: fixed(best[f"best_{name}"]) for name in measured}
+    told = {
+        name: fixed(best[f"best_{name}"], 3 if name.startswith("val_group") else 4)
+        for name in measured
+    }
     rows = []
     for place, (_, row) in enumerate(best.iterrows()):
         cells = [value(row["rank"]), value(row["trial"]), status(row["status"])]
