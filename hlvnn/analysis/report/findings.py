@@ -137,7 +137,8 @@ def _against_pooled(
         split = SPLITS[str(gains.attrs["split"])]
         sentences.append(
             f"Over the {len(gains)} groups the mean gain by latents in {split} {WORDS[measure]} is "
-            f"{found.mean:+.4f} ± {found.error:.4f} (standard error over groups): "
+            f"{found.mean:+.4f} ± {found.error:.4f} (standard error over groups, of one "
+            "seed each): "
             f"{plural(found.better, 'group', 'gain')}, {plural(found.worse, 'group', 'lose')}, "
             f"{found.same} as before.{near}"
         )

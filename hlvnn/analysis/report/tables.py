@@ -80,7 +80,7 @@ def status(given: object) -> Cell:
 
 
 def leaderboard(results: Results) -> Table:
-    """Return the best trials: rank, how they fared, and what was drawn."""
+    """Return the best trials: their place, how they fared, and what was drawn."""
     metric = results.metric
     measured = {
         metric: said(metric),
@@ -94,7 +94,7 @@ def leaderboard(results: Results) -> Table:
     measured = {name: word for name, word in measured.items() if f"best_{name}" in best}
     drawn = [str(name) for name in best if str(name).startswith(PARAMETER)]
     drawn = [name for name in drawn if best[name].notna().any()]
-    columns = [("rank", True), ("trial", True), ("status", False), ("best epoch", True)]
+    columns = [("place", True), ("trial", True), ("status", False), ("best epoch", True)]
     columns += [(word, True) for word in measured.values()]
     columns += [
         (name.removeprefix(PARAMETER), pd.api.types.is_numeric_dtype(best[name])) for name in drawn
