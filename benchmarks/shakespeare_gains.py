@@ -6,8 +6,9 @@
 characters and plays, with the same settings: Adam to 1e-2 with a cosine, batch 200, dropout 0.25,
 clipped gradients, the epoch with the best validation loss, test rows scored once with 10 draws of
 z. A gain is the pooled network's loss minus the structure's on the same test rows, same seed. ± of
-a mean over rows is its standard error from resampling characters with all their rows; ± of one
-character's gain is that from its rows.
+a mean over rows is its standard error from resampling characters with all their rows, which knows
+nothing of seeds: each seed's gain stands beside it. ± of one character's gain is that from its
+rows.
 """
 
 from __future__ import annotations
@@ -129,8 +130,10 @@ def main(options: Options) -> None:
     character = found[pooled, options.seeds[0]].character
     rows = by_character(np.ones(len(character)), character, size)
     gains: dict[str, Floats] = {}
-    print("| structure | accuracy | nats | gain over pooled, nats | characters that gain |")
-    print("|---|---|---|---|---|")
+    print(
+        "| structure | accuracy | nats | gain over pooled, nats | by seed | characters that gain |"
+    )
+    print("|---|---|---|---|---|---|")
     for model in options.models:
         scored = [found[model, seed] for seed in options.seeds]
         nats = [s.loss.mean() for s in scored]
@@ -138,7 +141,7 @@ def main(options: Options) -> None:
         told = f"| {model} | {np.mean([s.hit.mean() for s in scored]):.4f} "
         told += f"| {np.mean(nats):.4f}{spread} "
         if model == pooled:
-            print(f"{told}| | |")
+            print(f"{told}| | | |")
             continue
         gain = np.mean(
             [found[pooled, seed].loss - found[model, seed].loss for seed in options.seeds], 0
@@ -147,7 +150,13 @@ def main(options: Options) -> None:
         sums = by_character(gain, character, size)
         error = resampled(sums, rows)
         better = int((sums > 0).sum())
-        print(f"{told}| {gain.mean():+.4f} ± {error:.4f} | {better} of {size} |", flush=True)
+        told += f"| {gain.mean():+.4f} ± {error:.4f} "
+        each = [
+            found[pooled, seed].loss.mean() - s.loss.mean()
+            for s, seed in zip(scored, options.seeds, strict=True)
+        ]
+        told += f"| {', '.join(f'{one:+.3f}' for one in each)} "
+        print(f"{told}| {better} of {size} |", flush=True)
     best = max(gains, key=lambda model: float(gains[model].mean()))
     gain = gains[best]
     mean = by_character(gain, character, size) / rows

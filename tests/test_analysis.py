@@ -18,6 +18,7 @@ import hlvnn.analysis
 from hlvnn import runs
 from hlvnn.analysis import Results, compare, figures, load_runs, load_sweep
 from hlvnn.analysis.figures.curves import COLLAPSED
+from hlvnn.analysis.figures.uncertainty import interval
 from hlvnn.analysis.gains import Summary, gains
 from hlvnn.errors import RunError
 from hlvnn.metrics import across_groups
@@ -365,6 +366,21 @@ def test_learning_curves_hold_every_trial_and_the_rungs(swept: Results) -> None:
         figures.learning_curves(swept.trials, swept.epochs.iloc[:0], "val_loss", "min")
 
 
+def test_losses_that_fall_far_are_drawn_on_a_logarithmic_scale(swept: Results) -> None:
+    epochs = swept.epochs.assign(val_loss=4.0 / swept.epochs["epoch"])
+    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "min").axes
+    assert axes.get_yscale() == "log"
+    bottom, top = axes.get_ylim()
+    ticks = [t for t in axes.get_yticks() if bottom <= t <= top]
+    assert {0.7, 1, 2, 3, 4} <= {round(float(t), 6) for t in ticks}
+    assert not axes.yaxis.get_minorticklocs().size
+    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "max").axes
+    assert axes.get_yscale() == "linear"
+    near = epochs.assign(val_loss=3.0 + epochs["val_loss"])
+    (axes,) = figures.learning_curves(swept.trials, near, "val_loss", "min").axes
+    assert axes.get_yscale() == "linear"
+
+
 def test_kl_is_drawn_per_group_for_each_latent(swept: Results) -> None:
     drawn = figures.kl_over_epochs(swept.epochs, 2, {"writer": 14})
     (axes,) = drawn.axes
@@ -411,7 +427,7 @@ def test_the_spread_names_the_weakest_groups(swept: Results) -> None:
     fair = last[last["n"] >= last["n"].median()].sort_values("acc", kind="stable")
     worst = fair.iloc[0]
     assert title == f"weakest at the end, of those with {fair['n'].min()} rows or more (red):"
-    assert words[0].startswith(f"{worst['label']}: {worst['acc']:.2f} of {worst['n']} rows, ")
+    assert words[0].startswith(f"{worst['label']} {worst['acc']:.2f} ({worst['n']} rows), ")
     assert ", ".join(words).count(" rows") == 6
     assert axes.get_ylabel() == "accuracy of a group,\nvalidation rows"
 
@@ -431,6 +447,8 @@ def test_gains_are_drawn_against_rows_with_the_line_of_no_gain(swept: Results) -
     assert f"{(frame['gain'] < 0).sum()} lose" in labels
     assert axes.get_xlabel() == "training rows of the group"
     assert axes.get_ylabel() == "gain in test accuracy\nover the pooled model"
+    (squares,) = axes.containers
+    assert list(squares.lines[0].get_xdata()) == sorted(set(squares.lines[0].get_xdata()))
     pooled_only = figures.gain_by_rows(frame.assign(rows=np.nan))
     assert pooled_only.axes[0].get_xlabel() == "test rows of the group"
 
@@ -456,11 +474,20 @@ def test_calibration_of_classes_and_of_real_targets(swept: Results) -> None:
     np.testing.assert_allclose(np.asarray(curve.get_ydata(), float), used["accuracy"])
     assert [bar.get_height() for bar in below.patches] == frame["n"].tolist()
     assert frame["n"].sum() == 360  # the test rows of digits
+    (bars,) = above.containers
+    for segment in bars.lines[2][0].get_segments():
+        assert -1e-12 < segment[0, 1] <= segment[1, 1] < 1 + 1e-12
     assert below.get_ylabel() == "test rows"
     shares = pd.DataFrame({"low": [0, 0.5], "high": [0.5, 1], "n": [30, 10], "split": "val"})
     (axes,) = figures.calibration(shares.assign(share=[0.75, 0.25])).axes
     assert [bar.get_height() for bar in axes.patches[:2]] == [0.75, 0.25]
     assert axes.get_ylabel() == "share of validation rows"
+
+
+def test_intervals_of_shares_are_wilsons() -> None:
+    low, high = interval(np.array([1 / 3, 0.0, 1.0]), np.array([3.0, 10.0, 10.0]))
+    np.testing.assert_allclose(low, [0.0615, 0.0, 0.7225], atol=1e-4)
+    np.testing.assert_allclose(high, [0.7923, 0.2775, 1.0], atol=1e-4)
 
 
 def test_optunas_plots_show_the_parameters_that_all_trials_drew(swept: Results) -> None:
@@ -473,10 +500,15 @@ def test_optunas_plots_show_the_parameters_that_all_trials_drew(swept: Results) 
     parallel = figures.parallel_coordinates(study, "val_loss")
     names = [tick.get_text() for tick in parallel.axes[0].get_xticklabels()]
     assert names == ["val_loss", "dropout", "lr", "structure"]  # z_dim is drawn by some only
+    (lines,) = parallel.axes[0].collections
+    losses = [segment[0][1] for segment in lines.get_segments()]
+    assert losses == sorted(losses, reverse=True)  # the best are drawn last, over the others,
+    assert list(lines.get_array()) == list(range(len(losses)))  # and darkest
+    assert lines.to_rgba(len(losses) - 1)[0] < lines.to_rgba(0)[0] < 0.9  # all can be seen
     bars = figures.importances(study, "val_loss").axes[0]
     assert {t.get_text() for t in bars.get_yticklabels()} == {"dropout", "lr", "structure"}
     assert sum(bar.get_width() for bar in bars.patches) == pytest.approx(1)
-    assert bars.get_xlabel() == "share of the variance of val_loss"
+    assert bars.get_xlabel() == "share of the variance of validation nats a row"
     assert (dict(pyplot.rcParams), pyplot.get_fignums()) == before  # the caller's are left alone
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 
 from hlvnn.analysis import load_runs, load_sweep
-from hlvnn.analysis.report import main, write_report
+from hlvnn.analysis.report import coded, main, write_report
+from hlvnn.analysis.report.tables import fixed
 from hlvnn.errors import run_command
 from hlvnn.sweep import driver, outcomes
 from hlvnn.sweep.journal import JOURNAL
@@ -89,10 +92,33 @@ def test_the_report_says_what_won_and_escapes_what_it_was_told(
     assert f"Best is trial {results.best_trial}, latents {best['structure']}" in text
     assert f"validation nats a row {best['best_val_loss']:.4g}" in text
     assert "Over the 14 groups the mean gain by latents in test accuracy is" in text
+    assert "In test nats a row, which tell more of a few rows than accuracy does" in text
     assert "1 running" in text
+    assert "Trials that were stopped early (1 of 5) count with what they had reached" in html
     assert "1 trial failed" in text
     code = "".join(Pieces(html).texts["code"])
     assert f"train_one.py --from-trial {small_sweep / best['name']}" in code
+    assert f"<code>{best['structure']}</code>" in html
+    assert "on test rows its mean confidence is 0." in text
+    steps = html.split('<section id="next"')[1].split("</section>")[0]
+    command = f"python train_one.py --from-trial {small_sweep / best['name']} --seed 1"
+    assert f'difference:<pre tabindex="0"><code>{command}</code></pre>' in steps
+
+
+def test_measurements_of_a_column_have_the_same_decimals() -> None:
+    def shown(values: list[float], digits: int, sign: str = "") -> list[str]:
+        return [cell.text for cell in fixed(pd.Series(values), digits, sign)]
+
+    assert shown([0.07692, 0.2, math.nan], 3) == ["0.077", "0.200", ""]
+    assert shown([0.5, 1.0], 3) == ["0.50", "1.00"]
+    assert shown([0.1, -0.25, 0], 3, "+") == ["+0.100", "-0.250", "+0.000"]
+    assert shown([1752.04, 3.6], 4) == ["1752", "4"]
+    assert shown([math.nan, math.inf], 4) == ["", "inf"]
+    assert shown([], 4) == []
+
+
+def test_words_between_backticks_are_code() -> None:
+    assert coded("a <b> and `x<y`, `z`") == ("a &lt;b&gt; and <code>x&lt;y</code>, <code>z</code>")
 
 
 def test_failed_trials_are_told_with_their_tracebacks(report: Path) -> None:

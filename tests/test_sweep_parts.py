@@ -401,7 +401,11 @@ def test_the_board_estimates_the_time_left(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(1.25, "1.2 s"), (59.7, "1:00"), (185, "3:05"), (7384, "2:03:04")]
+    ("seconds", "shown"),
+    [
+        *((1.25, "1.2 s"), (45.4, "45 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s")),
+        *((3600, "1 h 00 min"), (7384, "2 h 03 min"), (7199, "2 h 00 min")),
+    ],
 )
 def test_durations_are_readable(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown

@@ -171,14 +171,16 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time: 8.2 s, 3:05, 2:03:04."""
+    """Return a length of time: 8.2 s, 45 s, 3 min 05 s, 2 h 03 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours:
-        return f"{hours}:{minutes:02d}:{whole % 60:02d}"
-    return f"{minutes}:{whole % 60:02d}"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _most_telling(board: Board, count: int) -> list[Entry]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hlvnn.analysis.figures import style
@@ -19,6 +20,8 @@ KL = "kl_"
 NOT_LATENTS = ("kl_weight",)
 COLLAPSED = 0.01
 """Nats a group below which a latent tells nothing of its groups."""
+WIDE = 3.0
+"""A loss that falls by more than this factor is drawn on a logarithmic scale."""
 STRETCHES = 60
 """Stretches of time in which the trials that ran are counted."""
 USE = re.compile(r"(gpu|cpu)_(use|util\w*|percent)")
@@ -76,6 +79,10 @@ def learning_curves(
             fontsize=7, rotation=90, ha="right", va="bottom", color=style.GREY,
         )  # fmt: skip
     cut = style.focus(axes, epochs[metric].to_numpy(np.float64), mode)
+    lowest, top = epochs[metric].min(), axes.get_ylim()[1]
+    if mode == "min" and 0 < lowest < top / WIDE:
+        axes.set_ylim(bottom=0.95 * lowest)
+        style.plain_log(axes)
     axes.set_xlabel("epoch" + (f" ({cut} far-off values are outside)" if cut else ""))
     axes.set_ylabel(f"{style.said(metric)}\n({'lower' if mode == 'min' else 'higher'} is better)")
     style.whole_ticks(axes, epochs["epoch"].unique())
@@ -140,7 +147,7 @@ def kl_over_epochs(epochs: pd.DataFrame, trial: int, groups: dict[str, int]) -> 
         "collapsed below this line", (0.99, COLLAPSED), xycoords=("axes fraction", "data"),
         ha="right", va="bottom", fontsize=7, color=style.RED,
     )  # fmt: skip
-    axes.set_yscale("log")
+    style.plain_log(axes)
     axes.set_xlabel("epoch")
     axes.set_ylabel("KL, nats a group")
     style.whole_ticks(axes, own["epoch"].to_numpy())
@@ -177,6 +184,7 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     above.stairs(running, edges, fill=True, color=style.BLUE, alpha=0.5)
     above.set_ylabel("trials at a time")
     above.set_ylim(0, max(running) * 1.15)
+    above.yaxis.set_major_locator(MaxNLocator(integer=True))
     use = [str(name) for name in epochs if USE.fullmatch(str(name))]
     measured = use or ["rows_per_second"]
     at = epochs[epochs["trial"].isin(began)].copy()

@@ -14,7 +14,7 @@ NAMED = 6
 """The weakest groups that are named."""
 PER_LINE = 2
 BINS = 6
-"""Bins of groups, equally many in each, whose mean gain is drawn."""
+"""Bins of groups, about equally many in each, whose mean gain is drawn."""
 
 
 def weakest(groups: pd.DataFrame, measure: str, count: int = NAMED) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def group_spread(
     end = float(x.iloc[-1])
     axes.plot([end] * len(named), named[measure], "_", color=style.RED, markersize=9)
     words = [
-        f"{row.label}: {getattr(row, measure):.2f} of {row.n} rows" for row in named.itertuples()
+        f"{row.label} {getattr(row, measure):.2f} ({row.n} rows)" for row in named.itertuples()
     ]
     lines = [", ".join(words[i : i + PER_LINE]) for i in range(0, len(words), PER_LINE)]
     title = f"weakest at the end, of those with {fair} rows or more (red):"
@@ -68,7 +68,7 @@ def gain_by_rows(gains: pd.DataFrame) -> Figure:
     """Draw each group's gain over the pooled model against its number of rows.
 
     gains: from `hlvnn.analysis.gains.gains`. The line of no gain is dashed; dots with bars are
-    means, ± one standard error, of bins with equally many groups.
+    means, ± one standard error, of bins with about equally many groups.
     """
     if not len(gains):
         raise RunError("no group was scored under both models")
@@ -109,8 +109,13 @@ def gain_by_rows(gains: pd.DataFrame) -> Figure:
 def _binned(
     x: np.ndarray[tuple[int], np.dtype[np.float64]], y: np.ndarray[tuple[int], np.dtype[np.float64]]
 ) -> tuple[list[float], list[float], list[float]]:
-    """Return centres, means and standard errors of bins with equally many values."""
-    parts = np.array_split(np.argsort(x, kind="stable"), min(BINS, max(1, len(x) // 5)))
+    """Return centres, means and standard errors of bins with about equally many values.
+
+    Values that are alike in x are in one bin.
+    """
+    edges = np.quantile(x, np.linspace(0, 1, min(BINS, max(1, len(x) // 5)) + 1)[1:-1])
+    at = np.searchsorted(np.unique(edges), x)
+    parts = [np.flatnonzero(at == one) for one in np.unique(at)]
     centres = [float(np.median(x[part])) for part in parts]
     means = [float(y[part].mean()) for part in parts]
     errors = [

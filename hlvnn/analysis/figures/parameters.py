@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import optuna
 from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from hlvnn.analysis.figures import style
@@ -39,13 +43,37 @@ def parallel_coordinates(study: optuna.Study, metric: str) -> Figure:
         made = _taken(axes.figure)  # type: ignore[arg-type]
     made.set_size_inches(style.SIZE[0] + 0.3 * len(names), 3.9)
     made.axes[0].set_title("")
-    made.axes[0].set_ylabel(metric)
+    made.axes[0].set_ylabel(style.said(metric))
+    _darken_by_rank(made.axes[0], study.direction)
     for one in list(made.axes):
         if one.get_label() == "<colorbar>":
             one.remove()  # the first axis says it, and the last one's names need the room
-        else:
-            one.tick_params(labelsize=8)
+            continue
+        if one.get_yscale() == "log":
+            style.plain_log(one)
+        one.tick_params(labelsize=8)
+        for label in one.get_yticklabels():  # lines run behind them
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
     return made
+
+
+def _darken_by_rank(axes: Axes, direction: optuna.study.StudyDirection) -> None:
+    """Colour the lines by the rank of their trial, the best darkest and on top of the others.
+
+    By the metric itself, a few bad trials would make all others look alike.
+    """
+    (lines,) = axes.collections
+    assert isinstance(lines, LineCollection)
+    values = np.asarray(lines.get_array(), float)
+    worst_first = np.argsort(values, kind="stable")
+    if direction == optuna.study.StudyDirection.MINIMIZE:
+        worst_first = worst_first[::-1]
+    segments = lines.get_segments()
+    lines.set_segments([segments[i] for i in worst_first])
+    lines.set_array(np.arange(len(values)))
+    blues = pyplot.get_cmap("Blues")(np.linspace(0.2, 1, 64))
+    lines.set_cmap(ListedColormap(blues))
+    lines.set_clim(0, max(1, len(values) - 1))
 
 
 def importances(study: optuna.Study, metric: str) -> Figure:
@@ -62,7 +90,7 @@ def importances(study: optuna.Study, metric: str) -> Figure:
     made.set_size_inches(style.SIZE[0], 1.3 + 0.35 * len(names))
     axes.set_title("", loc="left")
     axes.set_ylabel("")
-    axes.set_xlabel(f"share of the variance of {metric}")
+    axes.set_xlabel(f"share of the variance of {style.said(metric)}")
     axes.margins(x=0.1)
     axes.set_facecolor("white")
     axes.tick_params(labelsize=9, colors="black")

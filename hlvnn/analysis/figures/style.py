@@ -68,6 +68,18 @@ def whole_ticks(axes: Axes, values: Sequence[float] | NDArray[np.generic]) -> No
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(12, max(2, len(values)))))
 
 
+def plain_log(axes: Axes) -> None:
+    """Make the y axis logarithmic, with as many ticks as its range needs, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    between = (1.5, 2, 3, 4, 5, 7) if high < 10 * low else (2, 5) if high < 100 * low else ()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, *between)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
 def focus(axes: Axes, values: NDArray[np.float64], mode: str) -> int:
     """Cut the bad end of the y axis where a few values are far off; return how many are cut."""
     finite = values[np.isfinite(values)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from hlvnn.analysis.figures import style
 from hlvnn.errors import RunError
+
+Floats = NDArray[np.float64]
 
 
 def shrinkage(latents: pd.DataFrame) -> Figure:
@@ -50,10 +53,18 @@ def expected_error(calibration: pd.DataFrame) -> float:
     return float((gap * calibration["n"]).sum() / calibration["n"].sum())
 
 
+def interval(share: Floats, n: Floats) -> tuple[Floats, Floats]:
+    """Return the ends of a 95 % interval for shares of n rows (Wilson 1927): within 0 and 1."""
+    z = 1.96
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)
+
+
 def calibration(frame: pd.DataFrame) -> Figure:
     """Draw whether probabilities come true; frame: `Results.calibration()`.
 
-    Classes: accuracy against confidence, ± two standard errors, and the rows in each bin. Real
+    Classes: accuracy against confidence, with 95 % intervals, and the rows in each bin. Real
     targets: shares of the probability integral transform, which should all be alike.
     """
     split = style.SPLITS[str(frame["split"].iloc[0])]
@@ -61,15 +72,16 @@ def calibration(frame: pd.DataFrame) -> Figure:
         return _transform(frame, split)
     made, (above, below) = style.figures(2, 1, (style.SIZE[0], 4.6), sharex=True)
     used = frame[frame["n"] > 0]
-    error = np.sqrt(used["accuracy"] * (1 - used["accuracy"]) / used["n"])
+    share = used["accuracy"].to_numpy(np.float64)
+    low, high = interval(share, used["n"].to_numpy(np.float64))
     above.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="as it should be")
     above.errorbar(
-        *(used["confidence"], used["accuracy"], 2 * error),
+        *(used["confidence"], share, (share - low, high - share)),
         color=style.BLUE,
         marker="o",
         markersize=4,
         capsize=3,
-        label="± two standard errors",
+        label="with a 95 % interval",
     )
     above.set_ylabel("share that was right")
     above.set_ylim(-0.03, 1.03)

@@ -5,6 +5,7 @@ python -m hlvnn.analysis results/handwriting/SWEEP
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 import tyro
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pydantic import Field
 
 from hlvnn import spaces
@@ -38,6 +39,7 @@ WORDS = [
     ("latent", "a small vector of each group's own, learned beside the weights that all share"),
     ("pooled model", "a model without latents, which treats all groups alike"),
     ("validation, test", "rows to choose by, and rows that nothing was chosen by"),
+    ("10th percentile", "a tenth of the groups do worse than this; the worst group is the last"),
     ("nats a row", "minus the log of the probability given to the truth; 0 is perfect"),
     ("KL", "how much the latents say of their groups beyond the prior; part of the loss"),
     ("ASHA, rung", "at a rung the worse trials are stopped, so that the others get the time"),
@@ -84,6 +86,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["coded"] = coded
     about = spaces.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
     used = set(results.trials["status"])
     gains = measured.gains
@@ -110,6 +113,11 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=version("hlvnn"),
     )
+
+
+def coded(sentence: str) -> Markup:
+    """Return a sentence as HTML, what stands between backticks in it as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def commands(results: Results) -> list[tuple[str, str]]:

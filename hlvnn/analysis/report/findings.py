@@ -1,4 +1,7 @@
-"""What a report says in words: what won, by how much, for whom, and what to try next."""
+"""What a report says in words: what won, by how much, for whom, and what to try next.
+
+Words between backticks are set as code.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,19 @@ class Evidence:
     """What a report was able to measure; None where it could not be."""
 
     gains: pd.DataFrame | None = None
+    gains_in_nats: pd.DataFrame | None = None
     spread: pd.DataFrame | None = None
     pooled_spread: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
     level_sizes: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to try next and why, and the command that does it, where there is one."""
+
+    said: str
+    command: str = ""
 
 
 def test_column(metric: str) -> str:
@@ -89,7 +101,7 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
         if not isinstance(structure, str)
         else " without latents"
         if row["pooled"]
-        else f", latents {structure}"
+        else f", latents `{structure}`,"
     )
     measured = f"{said(metric)} {_of(row, metric)}"
     if not pd.isna(row.get(f"best_{test}")):
@@ -100,7 +112,7 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
             measured += f"; {said(name)} {_of(row, name)}"
     running = " It is still running." if row["status"] == Status.RUNNING else ""
     return (
-        f"Best is trial {row['trial']}{with_latents}, at epoch {text(row['best_epoch'])} of "
+        f"Best is trial {row['trial']}{with_latents} at epoch {text(row['best_epoch'])} of "
         f"{text(row.get('num_epochs', row['epochs']))}: {measured}.{running} It was chosen on "
         "validation rows; test rows were only scored."
     )
@@ -125,9 +137,19 @@ def _against_pooled(
         split = SPLITS[str(gains.attrs["split"])]
         sentences.append(
             f"Over the {len(gains)} groups the mean gain by latents in {split} {WORDS[measure]} is "
-            f"{found.mean:+.4f} ± {found.error:.4f} (standard error over groups): "
+            f"{found.mean:+.4f} ± {found.error:.4f} (standard error over groups, of one "
+            "seed each): "
             f"{plural(found.better, 'group', 'gain')}, {plural(found.worse, 'group', 'lose')}, "
             f"{found.same} as before.{near}"
+        )
+    if (gains := evidence.gains_in_nats) is not None and len(gains) > 1:
+        found = Summary.of(gains["gain"])
+        near = " That is within noise." if abs(found.mean) < 2 * found.error else ""
+        sentences.append(
+            f"In {SPLITS[str(gains.attrs['split'])]} nats a row, which tell more of a few rows "
+            f"than accuracy does, the mean gain is {found.mean:+.4f} ± {found.error:.4f} (so many "
+            f"fewer): {plural(found.better, 'group', 'gain')}, "
+            f"{plural(found.worse, 'group', 'lose')}.{near}"
         )
     return sentences
 
@@ -140,9 +162,9 @@ def _weak_end(evidence: Evidence) -> list[str]:
     mine, theirs = own["worst_decile"].iloc[-1], other["worst_decile"].iloc[-1]
     return [
         (
-            f"The weakest tenth of groups has a mean {word} of {number(float(mine))} on validation "
-            f"rows at the end of the best trial with latents, {number(float(theirs))} in the "
-            "pooled model."
+            f"The weakest tenth of groups has a mean {word} of {float(mine):.3g} on validation "
+            f"rows at the end of the best trial with latents, {float(theirs):.3g} in the pooled "
+            "model."
         )
     ]
 
@@ -157,24 +179,27 @@ def sureness(frame: pd.DataFrame) -> float:
 def _sureness(frame: pd.DataFrame) -> str:
     over = sureness(frame)
     word = "too sure" if over > TOO_SURE else "not sure enough" if over < -TOO_SURE else "honest"
+    rows = frame[frame["n"] > 0]
+    right = float((rows["accuracy"] * rows["n"]).sum() / rows["n"].sum())
+    split = SPLITS[str(frame["split"].iloc[0])]
     return (
-        f"The best trial's probabilities are {word}: its mean confidence is {over:+.3f} off its "
-        f"accuracy (expected calibration error {expected_error(frame[frame['n'] > 0]):.3f})."
+        f"The best trial's probabilities are {word}: on {split} rows its mean confidence is "
+        f"{right + over:.3f}, its accuracy {right:.3f} (expected calibration error "
+        f"{expected_error(rows):.3f})."
     )
 
 
-def next_steps(results: Results, evidence: Evidence) -> list[str]:
+def next_steps(results: Results, evidence: Evidence) -> list[Step]:
     """Return what the results suggest to try; each names its reason."""
-    steps = []
     best = results.best_trial
     if best is None:
         return _unfinished(results)
     row = results.row(best)
-    steps += _edges(results, best)
+    steps = _edges(results, best)
     if row["best_epoch"] == row.get("num_epochs") and row["status"] == Status.COMPLETED:
         steps.append(
             f"Trial {best} was best in its last epoch ({text(row['best_epoch'])}): more epochs "
-            "may help (--num-epochs)."
+            "may help (`--num-epochs`)."
         )
     pooled = results.placed[results.placed["pooled"].astype(bool)]
     if len(pooled) < FEW_POOLED < len(results.placed):
@@ -195,11 +220,12 @@ def next_steps(results: Results, evidence: Evidence) -> list[str]:
             f"{plural(len(failed), 'trial')} failed; see why below before you trust the search."
         )
     folder = shlex.quote(shown_path(results.path / str(row["name"])))
-    steps.append(
+    again = Step(
         "One trial is one seed. Repeat the best with other seeds before you believe a small "
-        f"difference: python train_one.py --from-trial {folder} --seed 1"
+        "difference:",
+        f"python train_one.py --from-trial {folder} --seed 1",
     )
-    return steps + _unfinished(results)
+    return [*map(Step, steps), again, *_unfinished(results)]
 
 
 def _edges(results: Results, best: int) -> list[str]:
@@ -219,7 +245,7 @@ def _edges(results: Results, best: int) -> list[str]:
         end = "lower" if place < EDGE else "upper" if place > 1 - EDGE else ""
         if end:
             found.append(
-                f"{name} = {text(value)} is at the {end} end of its range ({text(law.low)} to "
+                f"`{name}` = {text(value)} is at the {end} end of its range ({text(law.low)} to "
                 f"{text(law.high)}): widen it."
             )
     return found
@@ -236,26 +262,26 @@ def _collapsed(results: Results, trial: int, evidence: Evidence) -> list[str]:
             found.append(
                 f"The latent {name.removeprefix('kl_').replace('_', ' ', 1)} tells next to nothing "
                 f"of its groups (KL {number(float(value))} nats over {sizes[level]} of them): "
-                "leave it out, or weigh its KL less (--kl-weight, --kl-annealing)."
+                "leave it out, or weigh its KL less (`--kl-weight`, `--kl-annealing`)."
             )
     return found
 
 
-def _unfinished(results: Results) -> list[str]:
+def _unfinished(results: Results) -> list[Step]:
     if results.alive or results.record is None:
         return []
     open_ends = results.trials["unfinished"] | (results.trials["status"] == Status.NOT_STARTED)
     if not open_ends.any():
         return []
     folder = shlex.quote(shown_path(results.path))
+    count = int(open_ends.sum())
     return [
-        (
-            f"{int(open_ends.sum())} trials have not been finished; go on with: python "
-            f"tune_search.py --resume {folder}"
+        Step(
+            f"{plural(count, 'trial')} {'is' if count == 1 else 'are'} not finished. To go on:",
+            f"python tune_search.py --resume {folder}",
         )
     ]
 
 
 def _of(row: pd.Series[Any], column: str) -> str:
-    value = row[f"best_{column}"]
-    return number(float(str(value)))
+    return f"{float(str(row[f'best_{column}'])):#.4g}".rstrip(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from hlvnn.analysis.gains import gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
 from hlvnn.errors import HlvnnError, RunError
+from hlvnn.sweep.outcomes import Status
 
 logger = logging.getLogger("hlvnn")
 
@@ -49,6 +51,9 @@ class Measured:
         best, pooled = results.best_trial, results.pooled_trial
         groups = results.groups
         self.gains = self._try("gain", lambda: gains(results))
+        self.gains_in_nats = None
+        if self.gains is not None and {"acc", "loss"} <= set(groups.measures):
+            self.gains_in_nats = self._try("nats", lambda: gains(results, measure="loss"))
         self.spread = self._try("spread", lambda: groups.spread(trials=self._one(best)))
         self.last = self._try("last", lambda: self._last_groups(self._one(best)[0]))
         latent = results.latent_trial
@@ -65,7 +70,12 @@ class Measured:
     @property
     def evidence(self) -> Evidence:
         return Evidence(
-            self.gains, self.latent_spread, self.pooled_spread, self.calibration, self.sizes
+            self.gains,
+            self.gains_in_nats,
+            self.latent_spread,
+            self.pooled_spread,
+            self.calibration,
+            self.sizes,
         )
 
     def _latent_trial(self) -> int:
@@ -149,7 +159,7 @@ def sections(measured: Measured) -> list[Section]:
             (
                 "The longest bar explains most of the differences between trials; what has "
                 "next to no bar can be left as it is. Only parameters that every trial drew are "
-                "compared; with few trials, and many stopped early, take it as a hint."
+                "compared. Take it as a hint." + _stopped_early(results)
             ),
             "Bars: the share of the metric's variance that each parameter explains.",
             lambda: figures.importances(results.study, metric),
@@ -170,7 +180,7 @@ def sections(measured: Measured) -> list[Section]:
             (
                 "Does the weak end rise with the middle? A median that climbs while the 10th "
                 f"percentile stays tells of a model that serves the average {level} only. The "
-                "weakest with a fair number of rows are named; with few a score may be chance."
+                "weakest with a fair number of rows are named." + _by_chance(measured.last, level)
             ),
             (
                 "The distribution of the groups over epochs: median, middle half, 10th to 90th "
@@ -222,7 +232,9 @@ def sections(measured: Measured) -> list[Section]:
             f"Are its probabilities honest? (trial {best})",
             (
                 "On the dashed line, what the model calls 80 % likely comes true 80 times in 100. "
-                "Below it the model is too sure of itself, above it not sure enough."
+                "Below it the model is too sure of itself, above it not sure enough. (Scored anew, "
+                f"with {measured.num_samples} draws of z a row, so its accuracy may differ a "
+                "little from the one above.)"
             ),
             "How often predictions came true against their probability, and how many there are.",
             lambda: figures.calibration(measured.frame("calibration")),
@@ -231,7 +243,8 @@ def sections(measured: Measured) -> list[Section]:
             "use",
             "How the machine was used",
             (
-                "Gaps above are slots that stood empty. Below, each dot is an epoch: a fall in "
+                "Gaps above are time in which no epoch ran: slots stood empty, or trials were "
+                "starting up or ending. Below, each dot is an epoch: a fall in "
                 "rows a second while more trials run means that they get in each other's way."
             ),
             "Trials at a time, and training rows a second of each trial, over minutes.",
@@ -239,6 +252,31 @@ def sections(measured: Measured) -> list[Section]:
         ),
     ]
     return [_section(measured, *one) for one in drawn]
+
+
+def _stopped_early(results: Results) -> str:
+    """Return a sentence that tells what trials that were stopped early do to a comparison."""
+    placed = results.placed
+    count = int((placed["status"] == Status.STOPPED).sum())
+    if not count:
+        return ""
+    return (
+        f" Trials that were stopped early ({count} of {len(placed)}) count with what they had "
+        "reached by then, so what makes the first epochs fast seems to matter more than it does."
+    )
+
+
+def _by_chance(last: pd.DataFrame | None, level: str) -> str:
+    """Return a sentence that tells how much of the groups' spread in accuracy is chance."""
+    if last is None or "acc" not in last or not len(last):
+        return ""
+    rows = float(last["n"].median())
+    right = float((last["acc"] * last["n"]).sum() / last["n"].sum())
+    error = math.sqrt(right * (1 - right) / rows)
+    return (
+        f" A {level} has {rows:.0f} rows here (median): if all were equally easy, chance alone "
+        f"would still spread their accuracies by an SD of about {error:.2f}."
+    )
 
 
 def _section(

@@ -6,10 +6,12 @@ import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from hlvnn.analysis.figures.style import WORDS, said
+from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.report.findings import test_column
 from hlvnn.analysis.results import PARAMETER, Results
 from hlvnn.spaces import text
@@ -58,6 +60,19 @@ def value(given: object) -> Cell:
     return Cell(word, word, "long" if len(word) > LONG else "")
 
 
+def fixed(values: pd.Series[Any], digits: int = 4, sign: str = "") -> list[Cell]:
+    """Return the cells of a column of measurements, with the same decimals in all of them.
+
+    digits: of the largest value, where it has no more before the point. sign: "+" shows every sign.
+    """
+    numbers = values.astype(float)
+    largest = float(numbers[np.isfinite(numbers)].abs().max())
+    whole = math.floor(math.log10(largest)) + 1 if largest > 0 else 0
+    decimals = max(0, digits - whole)
+    shown = f"{sign}.{decimals}f"
+    return [Cell("") if math.isnan(one) else Cell(format(one, shown), one) for one in numbers]
+
+
 def status(given: object) -> Cell:
     """Return a cell of a trial's status, in its colour."""
     word = str(given)
@@ -65,7 +80,7 @@ def status(given: object) -> Cell:
 
 
 def leaderboard(results: Results) -> Table:
-    """Return the best trials: rank, how they fared, and what was drawn."""
+    """Return the best trials: their place, how they fared, and what was drawn."""
     metric = results.metric
     measured = {
         metric: said(metric),
@@ -79,19 +94,21 @@ def leaderboard(results: Results) -> Table:
     measured = {name: word for name, word in measured.items() if f"best_{name}" in best}
     drawn = [str(name) for name in best if str(name).startswith(PARAMETER)]
     drawn = [name for name in drawn if best[name].notna().any()]
-    columns = [("rank", True), ("trial", True), ("status", False), ("best epoch", True)]
+    columns = [("place", True), ("trial", True), ("status", False), ("best epoch", True)]
     columns += [(word, True) for word in measured.values()]
     columns += [
         (name.removeprefix(PARAMETER), pd.api.types.is_numeric_dtype(best[name])) for name in drawn
     ]
-    columns += [("latents", False)]
+    told = {
+        name: fixed(best[f"best_{name}"], 3 if name.startswith("val_group") else 4)
+        for name in measured
+    }
     rows = []
-    for _, row in best.iterrows():
+    for place, (_, row) in enumerate(best.iterrows()):
         cells = [value(row["rank"]), value(row["trial"]), status(row["status"])]
         cells += [value(row["best_epoch"])]
-        cells += [value(row[f"best_{name}"]) for name in measured]
-        cells += [value(row[name]) for name in drawn]
-        rows.append([*cells, value(row["structure"])])
+        cells += [told[name][place] for name in measured]
+        rows.append([*cells, *(value(row[name]) for name in drawn)])
     return Table("leaderboard", f"The best {len(best)} trials, by {said(metric)}", columns, rows)
 
 
@@ -100,8 +117,11 @@ def all_trials(results: Results) -> Table:
     metric = results.metric
     columns = [("trial", True), ("status", False), ("why", False), ("epochs", True)]
     columns += [(said(metric), True), ("seconds", True), ("starts", True), ("latents", False)]
+    absent = pd.Series(math.nan, results.trials.index)
+    told = fixed(results.trials.get(f"best_{metric}", absent))
+    seconds = [value(None if pd.isna(one) else round(one)) for one in results.trials["seconds"]]
     rows = []
-    for _, row in results.trials.iterrows():
+    for place, (_, row) in enumerate(results.trials.iterrows()):
         why = ": ".join(part for part in (row["reason"], row["error"]) if part)
         rows.append(
             [
@@ -109,8 +129,8 @@ def all_trials(results: Results) -> Table:
                 status(row["status"]),
                 value(why),
                 value(row["epochs"]),
-                value(row.get(f"best_{metric}")),
-                value(round(row["seconds"], 1) if not pd.isna(row["seconds"]) else None),
+                told[place],
+                seconds[place],
                 value(row["starts"]),
                 value(row["structure"]),
             ]
@@ -127,20 +147,24 @@ def some_groups(results: Results, gains: pd.DataFrame) -> Table:
     level = str(gains.attrs["level"])
     columns = [(level, False), ("training rows", True), (f"{gains.attrs['split']} rows", True)]
     columns += [(f"{measure}, with latents", True), (f"{measure}, pooled", True), ("gain", True)]
+    shown = weak.loc[weak.index.isin(index)]
+    own, pooled = (fixed(shown[name], 3) for name in ("trial", "pooled"))
+    gain = fixed(shown["gain"], 3, sign="+")
     rows = [
         [
             value(str(row["label"])),
             value(row["rows"]),
             value(row["n"]),
-            value(row["trial"]),
-            value(row["pooled"]),
-            Cell(f"{row['gain']:+.3f}", float(row["gain"])),
+            own[place],
+            pooled[place],
+            gain[place],
         ]
-        for _, row in weak.loc[weak.index.isin(index)].iterrows()
+        for place, (_, row) in enumerate(shown.iterrows())
     ]
     caption = (
         f"{len(rows)} of {len(gains)} groups: the weakest, and those that gain and lose most "
-        f"(level {level})"
+        f"(level {level}). Where a group has few {SPLITS[str(gains.attrs['split'])]} rows, being "
+        "at an end is mostly chance."
     )
     return Table("groups", caption, columns, rows)
 
@@ -198,7 +222,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
         known.append(("search space", record.space))
         options = record.options
         asha = (
-            f"grace period {options.get('grace_period')}, factor {options.get('reduction_factor')}"
+            f"grace period {text(options.get('grace_period'))}, "
+            f"factor {text(options.get('reduction_factor'))}"
         )
         known.append(("ASHA", f"{asha}; rungs at epochs {_joined(results.rungs)}"))
         if record.base:
