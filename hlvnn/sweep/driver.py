@@ -28,6 +28,7 @@ from hlvnn.sweep.ending import Ending, signals
 from hlvnn.sweep.halving import Row
 from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
 from hlvnn.sweep.journaled import JournaledSearch
+from hlvnn.sweep.mending import mended
 from hlvnn.sweep.mirror import Mirror
 from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
 from hlvnn.sweep.patience import Patience
@@ -110,7 +111,10 @@ class _Driver:
             try:
                 if to_run:
                     # Ray keeps its own state there; nothing of it is ever read back
-                    with tempfile.TemporaryDirectory(prefix="hlvnn-ray-") as state:
+                    with (
+                        tempfile.TemporaryDirectory(prefix="hlvnn-ray-") as state,
+                        mended(self._say),
+                    ):
                         self._fit(recorder, to_run, open_trials, state)
             except (tune.TuneError, RayError, StorageError) as error:
                 broke = self._broken(error)
@@ -125,6 +129,11 @@ class _Driver:
         if broke is not None:
             raise broke
         return self._conclude(frame)
+
+    def _say(self, text: str) -> None:
+        """Print a line, from whichever thread."""
+        clock = f"[{time.monotonic() - self.board.started:6.1f} s] "
+        self.console.print(clock + text, markup=False, highlight=False, soft_wrap=True)
 
     def _broken(self, error: Exception) -> RunError:
         """Return what to raise where the sweep cannot go on."""
