@@ -23,9 +23,9 @@ from hlvnn.errors import RunError, StorageError
 from hlvnn.storage import Remote, readable
 from hlvnn.sweep import cluster, journal, keeping, outcomes, table, trackers, warm
 from hlvnn.sweep.board import Board
+from hlvnn.sweep.comparing import Row
 from hlvnn.sweep.display import LiveDisplay, duration, front, leaderboard
 from hlvnn.sweep.ending import Ending, signals
-from hlvnn.sweep.halving import Row
 from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
 from hlvnn.sweep.journaled import JournaledSearch
 from hlvnn.sweep.mending import mended
