@@ -68,9 +68,8 @@ Report = Callable[[EpochReport, Callable[[], Checkpoint]], None]
 class FitResult:
     """How a fit ended.
 
-    elbo: the full-data ELBO at β = 1 in y's units, exact where it can be (`elbo_error` = 0),
-    else an estimate with its standard error; kl: Σ_g KL of each latent; history: a row per
-    evaluated epoch.
+    elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
+    standard error; kl: Σ_g KL of each latent; history: a row per evaluated epoch.
     """
 
     elbo: float
@@ -163,7 +162,7 @@ class _Fit:
         held = [p for latent in model.latents for p in latent.prior.parameters()]
         self.held = held + list(model.likelihood.parameters())
         self.closed = self._closed_form_priors()
-        read = [latent.posterior for latent in model.latents if latent.posterior.reads_rows]
+        read = [x.posterior for x in model.latents if x.posterior.reads_rows]
         self.encoders = [p for q in read for p in q.parameters() if p.requires_grad]
         self.optimizers = self._optimizers()
         self.base_lrs = [[group["lr"] for group in opt.param_groups] for opt in self.optimizers]
@@ -386,7 +385,8 @@ class _Fit:
     def _load(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint["model"])
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            now = optimizer.state_dict()["param_groups"]  # lr and weight decay may have changed
+            optimizer.load_state_dict(saved | {"param_groups": now})
         self.generator.set_state(checkpoint["order"])
         torch.set_rng_state(checkpoint["random"])
         if self.device.type == "cuda" and "random_cuda" in checkpoint:

@@ -1,6 +1,6 @@
 """`--scheduler`: which of Ray's schedulers decides when a trial ends early, in one table.
 
-Each is Ray's own class with the epoch as its time. Two rules are the same for all: a
+Each but `pbt` is Ray's own class with the epoch as its time. Two rules are the same for all: a
 diverged trial is not compared with others, and in its last epoch a trial is left to end by itself.
 """
 
@@ -21,6 +21,7 @@ from ray.tune.schedulers import (
 )
 
 from hlvnn.sweep.comparing import NO_CONTROLLER, PastTrial, Row, compared
+from hlvnn.sweep.population import Exchange, Population
 
 NEVER: Any = float("inf")
 MIN_TRIALS = 3
@@ -36,6 +37,11 @@ class Rules:
     max_epochs: int
     grace_period: int
     reduction_factor: float
+    num_trials: int = 1
+    perturb_every: int = 4
+    seed: int = 0
+    exchange: Exchange | None = None
+    """What lets a population's trials take over each other."""
 
 
 class Guarded(TrialScheduler):
@@ -124,7 +130,7 @@ class Guarded(TrialScheduler):
                 self.inner.on_trial_result(NO_CONTROLLER, trial, dict(row))
 
 
-EpochScheduler: TypeAlias = Guarded
+EpochScheduler: TypeAlias = Guarded | Population
 """A scheduler of Ray's that tells why it stopped a trial and can take up an earlier sweep."""
 
 
@@ -189,6 +195,18 @@ def median(rules: Rules) -> EpochScheduler:
     return Guarded(inner, rules.metric, "was behind the median of the other trials", replayed=True)
 
 
+def pbt(rules: Rules) -> EpochScheduler:
+    """Population based training: no trial is stopped, the worst take over the best."""
+    return Population(
+        metric=rules.metric,
+        mode=rules.mode,
+        num_trials=rules.num_trials,
+        perturb_every=rules.perturb_every,
+        seed=rules.seed,
+        exchange=rules.exchange,
+    )
+
+
 def none(rules: Rules) -> EpochScheduler:
     """Every trial runs to its end."""
     return Guarded(FIFOScheduler(), rules.metric, "", replayed=False)
@@ -198,6 +216,7 @@ SCHEDULERS: dict[str, Callable[[Rules], EpochScheduler]] = {
     "asha": asha,
     "hyperband": hyperband,
     "median": median,
+    "pbt": pbt,
     "none": none,
 }
 """`--scheduler`: a name -> what makes it."""
