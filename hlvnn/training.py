@@ -62,9 +62,8 @@ Report = Callable[[EpochReport, Callable[[], Checkpoint]], None]
 class FitResult:
     """How a fit ended.
 
-    elbo: the full-data ELBO at β = 1 in y's units, exact where it can be (`elbo_error` = 0),
-    else an estimate with its standard error; kl: Σ_g KL of each latent; history: a row per
-    evaluated epoch.
+    elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
+    standard error; kl: Σ_g KL of each latent; history: a row per evaluated epoch.
     """
 
     elbo: float

@@ -13,9 +13,10 @@ from pathlib import Path
 import tyro
 from pydantic import Field
 
-from hlvnn import runs, spaces
+from hlvnn import perturbations, runs, spaces
 from hlvnn.config import RunConfig, flat_settings, latent_text
 from hlvnn.errors import ConfigError
+from hlvnn.perturbations import Change
 from hlvnn.show import to_terminal
 from hlvnn.storage import readable
 
@@ -105,10 +106,23 @@ def parse(args: list[str]) -> TrainOne:
     if first.resume is not None:
         base = runs.read_config(first.resume)
     elif first.from_trial is not None:
-        base = runs.read_config(readable(first.from_trial))
+        folder = readable(first.from_trial)
+        base = runs.read_config(folder)
+        _check_repeatable(first.from_trial, perturbations.read(folder), base)
     elif first.space is not None and first.draw is not None:
         base = spaces.draw(spaces.load(first.space), first.draw)
     return _parse(args, TrainOne(**{name: getattr(base, name) for name in RunConfig.model_fields}))
+
+
+def _check_repeatable(place: str, changes: list[Change], config: RunConfig) -> None:
+    """Raise `ConfigError` for a trial that took over others: no single configuration repeats it."""
+    if changes:
+        told = "; ".join(change.told() for change in changes[1:])
+        raise ConfigError(
+            f"--from-trial {place}: it is one of a population (--scheduler pbt) and no settings of "
+            f"its own repeat it: {told}. Its weights are there ({runs.CHECKPOINT}, {runs.BEST}); "
+            f"to train anew with its last settings: python train_one.py {command_line(config)}"
+        )
 
 
 NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")

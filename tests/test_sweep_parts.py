@@ -6,6 +6,7 @@ import math
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -18,11 +19,11 @@ from hlvnn.sweep import cluster, command, journal, outcomes, table
 from hlvnn.sweep.board import Board, Entry
 from hlvnn.sweep.display import duration, leaderboard, live_view
 from hlvnn.sweep.estimate import expected_share
-from hlvnn.sweep.halving import EpochHalving
 from hlvnn.sweep.journal import Draw, Journal, Proposer
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.outcomes import Outcome, Status
 from hlvnn.sweep.plan import locked
+from hlvnn.sweep.schedulers import SCHEDULERS, Rules
 from hlvnn.sweep.trainable import scalars
 
 SPACE = """
@@ -172,13 +173,13 @@ def row(epoch: int, value: float, diverged: int = 0) -> dict[str, float]:
     return {"epoch": epoch, "num_epochs": 9, "val_acc": value, "diverged": diverged}
 
 
-def asha() -> EpochHalving:
-    return EpochHalving(
-        metric="val_acc", mode="max", max_epochs=9, grace_period=1, reduction_factor=3
+def asha() -> Any:
+    return SCHEDULERS["asha"](
+        Rules("val_acc", "max", max_epochs=9, grace_period=1, reduction_factor=3)
     )
 
 
-def decisions(scheduler: EpochHalving, number: int, values: list[float]) -> str:
+def decisions(scheduler: Any, number: int, values: list[float]) -> str:
     """Report a trial's values, an epoch each; return "STOP at" that epoch, or ""."""
     scheduler.on_trial_add(None, trial(number))
     for epoch, value in enumerate(values, start=1):
@@ -217,7 +218,7 @@ def test_a_refilled_asha_decides_as_an_uninterrupted_one() -> None:
     resumed.refill([rows[0], rows[2]], {1: rows[1]})
     resumed.on_trial_add(None, trial(1))
     rungs = [
-        [sorted(recorded.values()) for _, recorded in scheduler._brackets[0]._rungs]
+        [sorted(recorded.values()) for _, recorded in scheduler.inner._brackets[0]._rungs]
         for scheduler in (whole, resumed)
     ]
     assert rungs[0] == rungs[1]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.trial import FrozenTrial
 
-from hlvnn import files
+from hlvnn import files, perturbations
 from hlvnn.analysis import sweep_files
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import PARAMETER, POOLED, Results, read_metrics
@@ -53,7 +54,7 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
         folder = outcomes.trial_folder(sweep, number)
         about = _About(folder, problems)
         known = drawn.optuna.get(number)
-        params = {f"{PARAMETER}{k}": v for k, v in known.params.items()} if known else {}
+        params = {f"{PARAMETER}{k}": v for k, v in _params(known, folder).items()}
         if number in recorded:
             rows.append(recorded[number] | {"folder": str(folder)} | about.columns | params)
             continue
@@ -71,6 +72,12 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
         row = table.row_of(outcome, folder, settings, frame, selection)
         rows.append(row | about.columns | params)
     return _results(sweep, selection, rows, alive, record, problems, drawn)
+
+
+def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
+    """Return the parameters that a trial was drawn with, or was given last."""
+    changes = perturbations.read(folder)
+    return changes[-1].params if changes else known.params if known else {}
 
 
 def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> Results:

@@ -20,18 +20,23 @@ from rich.console import Console
 
 from hlvnn import runs
 from hlvnn.errors import RunError, StorageError
+from hlvnn.perturbations import PERTURBATIONS, Change, settings_now
+from hlvnn.spaces import shown
 from hlvnn.storage import Remote, readable
 from hlvnn.sweep import cluster, journal, keeping, outcomes, table, trackers, warm
 from hlvnn.sweep.board import Board
+from hlvnn.sweep.combinations import UNSTOPPED
+from hlvnn.sweep.comparing import Row
 from hlvnn.sweep.display import LiveDisplay, duration, front, leaderboard
 from hlvnn.sweep.ending import Ending, signals
-from hlvnn.sweep.halving import Row
 from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
 from hlvnn.sweep.journaled import JournaledSearch
+from hlvnn.sweep.mending import mended
 from hlvnn.sweep.mirror import Mirror
 from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
 from hlvnn.sweep.patience import Patience
 from hlvnn.sweep.plan import Plan, begin, locked, shown_path
+from hlvnn.sweep.population import Exchange
 from hlvnn.sweep.recorder import Recorder
 from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
 from hlvnn.sweep.searchers import sampler
@@ -87,6 +92,17 @@ class _Driver:
             max_epochs=plan.max_epochs,
             grace_period=self.options.grace_period,
             reduction_factor=self.options.reduction_factor,
+            num_trials=self.options.num_trials,
+            perturb_every=self.options.perturb_every,
+            seed=self.options.seed,
+            exchange=Exchange(
+                self.sweep,
+                self.space,
+                lambda number: self.journal.latest()[number].params,
+                self.patience.patiently,
+                self._perturbed,
+                self._say,
+            ),
         )
         self.scheduler = SCHEDULERS[self.options.scheduler](self.rules)
 
@@ -110,7 +126,10 @@ class _Driver:
             try:
                 if to_run:
                     # Ray keeps its own state there; nothing of it is ever read back
-                    with tempfile.TemporaryDirectory(prefix="hlvnn-ray-") as state:
+                    with (
+                        tempfile.TemporaryDirectory(prefix="hlvnn-ray-") as state,
+                        mended(self._say),
+                    ):
                         self._fit(recorder, to_run, open_trials, state)
             except (tune.TuneError, RayError, StorageError) as error:
                 broke = self._broken(error)
@@ -125,6 +144,15 @@ class _Driver:
         if broke is not None:
             raise broke
         return self._conclude(frame)
+
+    def _perturbed(self, number: int, change: Change) -> None:
+        self.board.entries[number].settings = shown(change.settings)
+        self._say(f"trial {number}: {change.told()}")
+
+    def _say(self, text: str) -> None:
+        """Print a line, from whichever thread."""
+        clock = f"[{time.monotonic() - self.board.started:6.1f} s] "
+        self.console.print(clock + text, markup=False, highlight=False, soft_wrap=True)
 
     def _broken(self, error: Exception) -> RunError:
         """Return what to raise where the sweep cannot go on."""
@@ -230,8 +258,8 @@ class _Driver:
             sampler=sampler(options.searcher, options.seed, len(self.journal)),
         )
         search.take_up(self.ending, open_trials)
-        brackets = options.scheduler == "hyperband"
-        os.environ[PENDING] = str(band_size(self.rules)) if brackets else "auto"
+        at_once = {"hyperband": band_size(self.rules), "pbt": to_run}.get(options.scheduler)
+        os.environ[PENDING] = "auto" if at_once is None else str(at_once)
         return tune.Tuner(
             tune.with_resources(Trainable, {"cpu": options.cpus_per_trial, "gpu": options.gpus}),
             param_space={
@@ -248,8 +276,8 @@ class _Driver:
                 num_samples=to_run,
                 # With a limit Ray starts that many processes at once, not one by one, and draws a
                 # trial only when it can begin, so that the sampler knows all there is to know.
-                # HyperBand's waiting trials would fill the limit; it draws brackets instead.
-                max_concurrent_trials=None if brackets else self.board.slots,
+                # Trials that wait for each other would fill the limit: these are drawn at once.
+                max_concurrent_trials=self.board.slots if at_once is None else None,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
@@ -267,7 +295,7 @@ class _Driver:
     def _announce(self, to_run: int) -> None:
         ended = len(self.board.entries) - len(self.board.having(Status.NOT_STARTED))
         told = ", ".join(f"{metric} ({mode})" for metric, mode in self.space.objectives)
-        if self.space.others and self.options.scheduler != "none":
+        if self.space.others and self.options.scheduler not in UNSTOPPED:
             told += f", stopping early on {self.space.metric}"
         already = f", {ended} over already" if ended else ""
         self.console.print(
@@ -289,7 +317,10 @@ class _Driver:
     def _conclude(self, frame: pd.DataFrame) -> int:
         """Print the leaderboard and where everything is; return the exit code."""
         ranked = table.ranked(frame, self.space)
-        drawn = {number: draw.drawn for number, draw in self.journal.draws().items()}
+        drawn = {
+            number: draw.drawn | settings_now(trial_folder(self.sweep, number))
+            for number, draw in self.journal.draws().items()
+        }
         self.console.print(leaderboard(ranked, self.space, drawn, self.console.width))
         numbers = frame["status"].value_counts().items()
         counts = ", ".join(f"{count} {status}" for status, count in numbers)
@@ -306,9 +337,11 @@ class _Driver:
         )
         if found:
             folder = trial_folder(self.sweep, int(best["trial"]))
-            lines.append(
-                f"repeat the best: python train_one.py --from-trial {self.plan.place(folder.name)}"
-            )
+            place = self.plan.place(folder.name)
+            if (folder / PERTURBATIONS).exists():
+                lines.append(f"the best took over other trials, see {place}/{PERTURBATIONS}")
+            else:
+                lines.append(f"repeat the best: python train_one.py --from-trial {place}")
         lines = [*front(ranked, self.space), *lines, *self._prune(ranked)]
         if (frame["unfinished"] | (frame["status"] == Status.NOT_STARTED)).any():
             lines.append(f"go on: {self.plan.resume_command}")

@@ -12,6 +12,7 @@ from hlvnn import runs, spaces
 from hlvnn.config import RunConfig
 from hlvnn.errors import HlvnnError
 from hlvnn.sweep import cluster
+from hlvnn.sweep.combinations import UNSTOPPED
 from hlvnn.sweep.display import duration
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan
@@ -91,7 +92,7 @@ def expected_share(options: SweepConfig, num_epochs: int) -> float:
 
     For the median rule and HyperBand this is a guess.
     """
-    if options.scheduler == "none":
+    if options.scheduler in UNSTOPPED:
         return 1.0
     total, alive, rung, before = 0.0, 1.0, float(options.grace_period), 0.0
     while rung < num_epochs:

@@ -103,14 +103,18 @@ class SweepConfig(Config):
     searcher: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
     """What proposes the trials: tpe and gp learn from those that ended; qmc spreads them evenly;
     random draws; grid tries every point of a small space once."""
-    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
+    scheduler: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
     """What stops trials early: asha (rungs, without waiting), hyperband (brackets whose trials wait
-    for each other), median (behind the median of the others), none."""
+    for each other), median (behind the median of the others), none. pbt stops none: the worst take
+    over the weights of the best, with other learning rates and the like (see --perturb-every)."""
     grace_period: int = Field(1, gt=0)
     """Epochs that every trial gets before asha or median may stop it."""
     reduction_factor: float = Field(3.0, gt=1)
     """asha, hyperband: at each rung about one trial in this many goes on, and rungs lie this factor
     apart."""
+    perturb_every: int = Field(4, gt=0)
+    """pbt: epochs between rounds, in each of which the worst quarter of all trials takes over the
+    best quarter."""
     max_failures: int = Field(1, ge=0)
     """Times a failed trial (its node was lost, say) goes on from its checkpoint before it has
     finished a further epoch."""

@@ -25,10 +25,9 @@ from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunEr
 from hlvnn.predict import evaluate
 from hlvnn.spaces import Settings, Space
 from hlvnn.storage import Remote, is_address, origin
-from hlvnn.sweep import outcomes, warm
+from hlvnn.sweep import combinations, outcomes, warm
 from hlvnn.sweep.mirror import opened, to_read
 from hlvnn.sweep.options import SweepConfig, check_changes
-from hlvnn.sweep.searchers import check_grid
 from hlvnn.sweep.warm import Earlier
 from hlvnn.training import parameter_count
 
@@ -124,7 +123,7 @@ def new_plan(options: SweepConfig) -> Plan:
                 _record(source)
                 earlier.append(warm.read(source, space, options.warm_start))
 
-    all_of(fix, draw, name, lambda: _check_search(options, space), learn)
+    all_of(fix, draw, name, lambda: combinations.check(options, space, sample), learn)
     sweep, remote = place[0]
     options = options.model_copy(update={"name": sweep.name})
     return Plan(options, space, sweep, fixed, sample, earlier[0] if earlier else None, remote)
@@ -175,6 +174,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
     sweep, remote = opened(options.resume)
     before = saved_options(sweep)
     check_changes(before, options)
+    combinations.check_more(before, options.num_trials - before.num_trials)
     assert options.space is not None
     space = spaces.load(options.space)
     record = _record(sweep)
@@ -184,9 +184,9 @@ def resumed_plan(options: SweepConfig) -> Plan:
             f"compared; put it back (its copy is {shown_path(sweep / SPACE_COPY)}), or start a new "
             "sweep"
         )
-    _check_search(options, space)
     fixed = record["fixed"] | _device(options, space)
     sample = spaces.check(space, options.seed, fixed)
+    combinations.check(options, space, sample)
     return Plan(options, space, sweep, fixed, sample, remote=remote)
 
 
@@ -205,6 +205,7 @@ def extended_plan(options: SweepConfig) -> Plan:
                 f"--extend {options.extend}: trial {number} has not ended; finish the sweep "
                 f"first: python tune_search.py --resume {options.extend}"
             )
+    combinations.check_more(before, options.num_trials)
     total = before.num_trials + options.num_trials
     changes = {"num_trials": total, "resume": options.extend, "extend": None}
     return resumed_plan(options.model_copy(update=changes))
@@ -324,17 +325,6 @@ def shown_path(path: Path) -> str:
     """Return a path as a user here would type it; of a copy, the address it is a copy of."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else origin(path)
-
-
-def _check_search(options: SweepConfig, space: Space) -> None:
-    """Raise `ConfigError` for a searcher or a scheduler that cannot work as it is asked to."""
-    if options.searcher == "grid":
-        check_grid(space, options.num_trials)
-    if options.scheduler == "hyperband" and options.max_concurrent is not None:
-        raise ConfigError(
-            f"--max-concurrent {options.max_concurrent}: hyperband's trials wait for each other, "
-            "and those that wait would count; leave it out, or give trials more --cpus-per-trial"
-        )
 
 
 def _fixed(options: SweepConfig, space: Space) -> Settings:

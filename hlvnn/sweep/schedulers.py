@@ -1,7 +1,7 @@
 """`--scheduler`: which of Ray's schedulers decides when a trial ends early, in one table.
 
-Each is Ray's own class with the epoch as its time. Two rules are the same for all: a diverged trial
-is not compared with others, and in its last epoch a trial is left to end by itself.
+Each but `pbt` is Ray's own class with the epoch as its time. Two rules are the same for all: a
+diverged trial is not compared with others, and in its last epoch a trial is left to end by itself.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Any, TypeAlias
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
     FIFOScheduler,
     HyperBandScheduler,
     MedianStoppingRule,
     TrialScheduler,
 )
 
-from hlvnn.sweep.halving import NO_CONTROLLER, EpochHalving, PastTrial, Row, compared
+from hlvnn.sweep.comparing import NO_CONTROLLER, PastTrial, Row, compared
+from hlvnn.sweep.population import Exchange, Population
 
 NEVER: Any = float("inf")
 MIN_TRIALS = 3
@@ -35,10 +37,18 @@ class Rules:
     max_epochs: int
     grace_period: int
     reduction_factor: float
+    num_trials: int = 1
+    perturb_every: int = 4
+    seed: int = 0
+    exchange: Exchange | None = None
+    """What lets a population's trials take over each other."""
 
 
 class Guarded(TrialScheduler):
     """One of Ray's schedulers, given only the results that are to be compared.
+
+    A diverged trial leaves nothing in it: an infinity in a rung of ASHA makes the percentile NaN,
+    and a NaN stops nobody.
 
     inner: the scheduler. metric: what it compares. why: the end of the sentence that says why a
     trial was stopped. replayed: whether results of earlier drivers count when a sweep goes on.
@@ -58,7 +68,11 @@ class Guarded(TrialScheduler):
         self._last: dict[str, Row] = {}
 
     def refill(self, ended: Iterable[list[Row]], unfinished: dict[int, list[Row]]) -> None:
-        """Take up an earlier driver's results (see `EpochHalving.refill`)."""
+        """Take up an earlier driver's results.
+
+        ended: the rows of each trial that ended; unfinished: those of each trial that will go on,
+        by its number (they count from when it is queued again, under its new id).
+        """
         if not self.replayed:
             return
         for position, rows in enumerate(ended):
@@ -116,19 +130,29 @@ class Guarded(TrialScheduler):
                 self.inner.on_trial_result(NO_CONTROLLER, trial, dict(row))
 
 
-EpochScheduler: TypeAlias = EpochHalving | Guarded
+EpochScheduler: TypeAlias = Guarded | Population
 """A scheduler of Ray's that tells why it stopped a trial and can take up an earlier sweep."""
 
 
 def asha(rules: Rules) -> EpochScheduler:
-    """Asynchronous successive halving."""
-    return EpochHalving(
+    """Asynchronous successive halving.
+
+    At rungs (epoch grace_period, then times reduction_factor, …) a trial whose metric is below the
+    best 1/reduction_factor of those that reached the rung before it is stopped.
+
+    Source: Li et al. (2020), A System for Massively Parallel Hyperparameter Tuning.
+    """
+    inner = AsyncHyperBandScheduler(
+        time_attr="epoch",
         metric=rules.metric,
         mode=rules.mode,
-        max_epochs=rules.max_epochs,
+        max_t=max(rules.max_epochs, rules.grace_period),
         grace_period=rules.grace_period,
         reduction_factor=rules.reduction_factor,
+        stop_last_trials=False,  # True compares late results with the lowest rungs' early ones
     )
+    why = f"was not among the best 1/{rules.reduction_factor:g}"
+    return Guarded(inner, rules.metric, why, replayed=True)
 
 
 def hyperband(rules: Rules) -> EpochScheduler:
@@ -171,6 +195,18 @@ def median(rules: Rules) -> EpochScheduler:
     return Guarded(inner, rules.metric, "was behind the median of the other trials", replayed=True)
 
 
+def pbt(rules: Rules) -> EpochScheduler:
+    """Population based training: no trial is stopped, the worst take over the best."""
+    return Population(
+        metric=rules.metric,
+        mode=rules.mode,
+        num_trials=rules.num_trials,
+        perturb_every=rules.perturb_every,
+        seed=rules.seed,
+        exchange=rules.exchange,
+    )
+
+
 def none(rules: Rules) -> EpochScheduler:
     """Every trial runs to its end."""
     return Guarded(FIFOScheduler(), rules.metric, "", replayed=False)
@@ -180,6 +216,7 @@ SCHEDULERS: dict[str, Callable[[Rules], EpochScheduler]] = {
     "asha": asha,
     "hyperband": hyperband,
     "median": median,
+    "pbt": pbt,
     "none": none,
 }
 """`--scheduler`: a name -> what makes it."""

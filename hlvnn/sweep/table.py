@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from hlvnn import files, runs
+from hlvnn import files, perturbations, runs
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
 from hlvnn.spaces import Settings, Space, text
@@ -104,10 +104,16 @@ def row_of(
 ) -> dict[str, Any]:
     """Return a trial's row of the table.
 
-    frame: its metrics.csv, None where it has no row yet.
+    frame: its metrics.csv, None where it has no row yet. Of settings that changed as it ran the
+    last are told.
     """
     row: dict[str, Any] = outcome.model_dump(mode="json")
     row |= {"folder": str(folder) if folder.is_dir() else None, "epochs": 0}
+    if changes := perturbations.read(folder)[1:]:
+        settings = settings | changes[-1].settings
+        epochs = ", ".join(str(change.epoch) for change in changes)
+        told = f"took over other trials after epochs {epochs} ({perturbations.PERTURBATIONS})"
+        row["reason"] = "; ".join(filter(None, [row["reason"], told]))
     row |= _columns(settings)
     if frame is not None:
         row["epochs"] = int(frame["epoch"].iloc[-1])

@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hlvnn import perturbations
 from hlvnn.errors import ConfigError
 from hlvnn.spaces import Space, text
 from hlvnn.sweep import outcomes, table
@@ -60,6 +61,9 @@ def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
         if outcome is None or outcome.status not in SERVING or not trial.params:
             continue
         values = _values(sweep, number, outcome.status, space)
+        if perturbations.read(outcomes.trial_folder(sweep, number)):
+            earlier.unfit.append(f"trial {number}: its settings changed as it ran")
+            continue
         try:
             distributions = fitted(space, trial.params)
         except Unfit as error:
