@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from hlvnn import files
-from hlvnn.config import Config, validated
+from hlvnn.config import Config, run_config, validated
 from hlvnn.errors import RunError
 from hlvnn.spaces import shown
 
@@ -49,7 +49,10 @@ def read(folder: Path) -> list[Change]:
     whole = isinstance(record, list) and all(isinstance(entry, dict) for entry in record)
     if not whole or len(record) < 2:
         raise RunError(f"{path}: damaged: expected a list of changes; restore it from a copy")
-    return [validated(Change, entry, str(path)) for entry in record]
+    changes = [validated(Change, entry, str(path)) for entry in record]
+    for change in changes:
+        run_config(change.settings, str(path))
+    return changes
 
 
 def write(folder: Path, changes: list[Change]) -> None:

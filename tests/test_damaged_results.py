@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hlvnn import files, runs, spaces, trial
+from hlvnn import files, perturbations, runs, spaces, trial
 from hlvnn.errors import ConfigError, HlvnnError, RunError
+from hlvnn.perturbations import Change
 from hlvnn.sweep import command, journal, outcomes, plan, table
 from hlvnn.sweep.journal import Journal
 from hlvnn.sweep.outcomes import Outcome, Status
@@ -58,6 +59,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             outcomes.write(planned.sweep, Outcome(trial=number, status=Status.COMPLETED))
             study.settle(number, [0.5])
         table.TrialsTable(planned.sweep, planned.space).write(study.draws(), 3, alive=False)
+        begun = Change(epoch=0, params={"lr": 0.01}, settings={"lr": 0.01})
+        after = Change(epoch=1, from_trial=0, params={"lr": 0.02}, settings={"lr": 0.02})
+        perturbations.write(outcomes.trial_folder(planned.sweep, 1), [begun, after])
     return planned.sweep
 
 
@@ -85,6 +89,7 @@ def resumed(sweep: Path, space: spaces.Space) -> None:
 
 
 TRIAL = "trial_0000"
+CHANGED = f"trial_0001/{perturbations.PERTURBATIONS}"
 READERS: dict[str, tuple[Callable[[Path, spaces.Space], None], ...]] = {
     plan.SWEEP: (resumed,),
     journal.JOURNAL: (read_table,),
@@ -95,6 +100,7 @@ READERS: dict[str, tuple[Callable[[Path, spaces.Space], None], ...]] = {
     f"{TRIAL}/{runs.STATS}/epoch_0001.parquet": (read_run,),
     f"{TRIAL}/{runs.CHECKPOINT}": (read_run,),
     f"{TRIAL}/{runs.BEST}": (read_best,),
+    CHANGED: (read_table,),
 }
 UNREAD = {
     *(plan.LOCK, plan.SPACE_COPY, plan.README, table.TRIALS),
@@ -125,7 +131,7 @@ def damaged(whole: bytes, chosen: random.Random) -> bytes:
 
 
 def test_every_kind_of_file_is_damaged_below(whole: Path) -> None:
-    kinds = {name for name in contents(whole) if not name.startswith("trial_0001/")}
+    kinds = {name for name in contents(whole) if not name.startswith("trial_0001/")} | {CHANGED}
     assert kinds == READERS.keys() | UNREAD | {f"{TRIAL}/{runs.STATS}/epoch_0002.parquet"}
 
 

@@ -19,7 +19,7 @@ import torch
 
 from hlvnn import files, runs, spaces
 from hlvnn.build import assemble, build_model
-from hlvnn.config import DataConfig, RunConfig, validated
+from hlvnn.config import DataConfig, RunConfig, run_config, validated
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
 from hlvnn.predict import evaluate
@@ -184,6 +184,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
             f"compared; put it back (its copy is {shown_path(sweep / SPACE_COPY)}), or start a new "
             "sweep"
         )
+    run_config(record["fixed"], shown_path(sweep / SWEEP))  # where damage is to be looked for
     fixed = record["fixed"] | _device(options, space)
     sample = spaces.check(space, options.seed, fixed)
     combinations.check(options, space, sample)
