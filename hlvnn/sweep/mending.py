@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError
 from ray.tune.execution.tune_controller import TuneController
 
+VERSION = "2.60."
+"""Of Ray, whose private parts these are."""
 LOST_STARTS = 10
 """Times that a trial may be lost before it ran, which do not count as its failures; after as many
 something is wrong with the nodes."""
@@ -60,8 +63,11 @@ def mended(tell: Callable[[str], None]) -> Iterator[None]:
     """Let Ray Tune use `Controller`, and tell Ray's notices in a line each.
 
     Such a notice (a node was lost, say) is up to a hundred lines of a log, which Ray prints over
-    whatever is on the terminal.
+    whatever is on the terminal. Another Ray is left as it is: these are its private parts.
     """
+    if not ray.__version__.startswith(VERSION):
+        yield
+        return
     worker: Any = importlib.import_module("ray._private.worker")
     tuning: Any = importlib.import_module("ray.tune.tune")
     before = worker.print_to_stdstream, tuning.TuneController
