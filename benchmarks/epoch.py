@@ -38,7 +38,7 @@ from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.latents.table import dense_gradients
 from hlvnn.model import HierarchicalModel
-from hlvnn.predict import class_probabilities, rows_at_once
+from hlvnn.predict import rows_at_once
 from hlvnn.training import EpochReport, fit
 
 STEPS = {"cnn": 60, "lstm": 60, "mlp": 600}
@@ -92,7 +92,7 @@ def bare_inference(model: HierarchicalModel, rows: Split, draws: int) -> Tensor:
 def scored(model: HierarchicalModel, batch: Batch, draws: int) -> tuple[Tensor, Tensor]:
     """Return each row's loss and prediction."""
     z = model.latents.sample(model.latents.at(batch.groups, unseen=False), draws)
-    probabilities = class_probabilities(model.likelihood(model(batch.x, z))).mean(0)
+    probabilities = model.likelihood.probabilities(model(batch.x, z)).mean(0)
     loss = -probabilities.gather(1, batch.y[:, None]).log()[:, 0]
     return loss, probabilities.argmax(-1)
 

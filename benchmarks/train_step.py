@@ -30,7 +30,7 @@ from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, Ten
 from hlvnn.latents.table import dense_gradients
 from hlvnn.model import HierarchicalModel
 from hlvnn.objective import batch_loss
-from hlvnn.optim import AdamW, RowwiseAdam
+from hlvnn.optim import RowwiseAdam
 from hlvnn.training import EpochReport, fit
 
 BATCH = 200
@@ -85,7 +85,7 @@ class Loop:
         known = {id(table) for table in tables}
         dense = [p for p in model.parameters() if id(p) not in known]
         on_gpu = model.device.type == "cuda"
-        adam = AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True, capturable=on_gpu)
+        adam = torch.optim.AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True, capturable=on_gpu)
         self.optimizers: list[torch.optim.Optimizer] = [adam]
         if tables:
             self.optimizers.append(RowwiseAdam(tables, lr=1e-3))

@@ -23,7 +23,7 @@ from hlvnn.data.grouped import Schema, Split
 from hlvnn.errors import ConfigError, DataError, unknown_label
 from hlvnn.metrics import Floats, Ints, group_sums
 from hlvnn.model import HierarchicalModel
-from hlvnn.predict import class_probabilities, output_draws
+from hlvnn.predict import output_draws
 
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
 """Probabilities of the central intervals that `coverage` asks about."""
@@ -167,8 +167,7 @@ def _class_rows(
     index = None if of is None else _class_index(model.schema, of)
     parts = [torch.zeros(3, 0, dtype=torch.float64)]
     for drawn in output_draws(model, split, num_samples, seed):
-        y, probabilities = drawn.y, class_probabilities(model.likelihood(drawn.eta))
-        probabilities = probabilities.mean(0).double()
+        y, probabilities = drawn.y, model.likelihood.probabilities(drawn.eta).mean(0).double()
         chosen = probabilities.argmax(-1) if index is None else torch.full_like(y, index)
         probability = probabilities.gather(-1, chosen[:, None]).squeeze(-1)
         of_y = probabilities.gather(-1, y[:, None]).squeeze(-1)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution
+from torch.distributions import Distribution
 
 from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
@@ -24,6 +24,8 @@ ROWS_AT_ONCE = 16384
 """Rows × samples of one evaluation batch on a CPU …"""
 ROWS_AT_ONCE_GPU = 65536
 """… and on a GPU, which fewer rows would not fill."""
+SMALLEST = 1e-30
+"""Probability of y below which its log is taken before the mean over draws."""
 
 
 @dataclass(frozen=True)
@@ -162,19 +164,16 @@ def _scored_by_draws(
     """Yield index, loss and prediction of the rows."""
     likelihood = model.likelihood
     for drawn in output_draws(model, split, num_samples, seed, reweight):
-        law = likelihood(drawn.eta)
         if likelihood.target == "class":
-            prediction = drawn.mean(class_probabilities(law)).argmax(-1)
+            probabilities = drawn.mean(likelihood.probabilities(drawn.eta))
+            prediction = probabilities.argmax(-1)
+            of_y = probabilities.gather(-1, drawn.y[:, None]).squeeze(-1)
+            if of_y.min() > SMALLEST:
+                yield drawn.index, -of_y.log(), prediction
+                continue
         else:
-            prediction = drawn.mean(law.mean)
+            prediction = drawn.mean(likelihood(drawn.eta).mean)
         yield drawn.index, -drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)), prediction
-
-
-def class_probabilities(law: Distribution) -> Tensor:
-    """Return the probabilities [S, B, K] of a law over classes."""
-    if isinstance(law, Bernoulli):
-        return torch.stack([1 - law.probs, law.probs], dim=-1)
-    return law.probs  # type: ignore[attr-defined]
 
 
 def evaluate(
@@ -232,12 +231,12 @@ def predict(
         parts.append(torch.stack([part.law.mean, part.law.stddev, part.sd_mean], dim=-1).cpu())
         places.append(part.index)
     for drawn in () if exact else output_draws(model, split, num_samples, seed, train):
-        law = model.likelihood(drawn.eta)
         if model.likelihood.target == "class":
-            probabilities = class_probabilities(law)
+            probabilities = model.likelihood.probabilities(drawn.eta)
             columns = [drawn.mean(probabilities), drawn.sd(probabilities)]
             parts.append(torch.cat(columns, dim=-1).double().cpu())
         else:
+            law = model.likelihood(drawn.eta)
             between = drawn.sd(law.mean)
             sd = (drawn.mean(law.variance) + between.square()).sqrt()
             parts.append(torch.stack([drawn.mean(law.mean), sd, between], dim=-1).double().cpu())

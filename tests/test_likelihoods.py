@@ -131,6 +131,20 @@ def test_an_expectation_is_exact_or_refused(name: str) -> None:
 # categorical
 
 
+def test_probabilities_of_classes_are_those_of_torch_and_exact_far_out() -> None:
+    """Also where one of two classes has next to none."""
+    eta = torch.tensor([-40.0, -3.0, 0.0, 2.0, 30.0]).unsqueeze(-1)
+    got = Bernoulli(2).probabilities(eta)
+    expected = special.expit(np.concatenate([-eta.double(), eta.double()], axis=-1))
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5)
+    eta = 5 * torch.randn(S, B, 4, generator=generator())
+    got = Categorical(4).probabilities(eta)
+    expected = special.softmax(eta.double().numpy(), axis=-1)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5)
+    with pytest.raises(TypeError, match="no classes"):
+        Gaussian(None).probabilities(eta)
+
+
 def test_categorical_is_the_log_softmax_at_y() -> None:
     likelihood = Categorical(4)
     eta = torch.randn(S, B, 4, generator=generator())

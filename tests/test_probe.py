@@ -16,7 +16,6 @@ from hlvnn.analysis.latent_space import space_of
 from hlvnn.build import build_model
 from hlvnn.config import LatentConfig, run_config
 from hlvnn.data.grouped import GroupedDataset
-from hlvnn.predict import class_probabilities
 from tests.conftest import Ended
 from tests.helpers import grouped_data, latent, randomise, small_config, untrained_run
 
@@ -83,9 +82,9 @@ def test_the_middle_of_the_way_is_what_the_model_reads_at_the_posterior_mean(
     torch.testing.assert_close(answers.sum(-1), torch.ones(41, 4, dtype=torch.float64))
     with torch.no_grad():
         draws = [part.expand(1, 4, -1) for part in z]
-        here = class_probabilities(model.likelihood(model(x, draws)))[0].double()
+        here = model.likelihood.probabilities(model(x, draws))[0].double()
         end = [part.expand(1, 4, -1) for part in space.moved(z, 2 * direction[None])]
-        there = class_probabilities(model.likelihood(model(x, end)))[0].double()
+        there = model.likelihood.probabilities(model(x, end))[0].double()
     torch.testing.assert_close(answers[20], here)
     torch.testing.assert_close(answers[40], there)
     assert not torch.allclose(here, there)

@@ -16,7 +16,6 @@ from hlvnn.build import build_model
 from hlvnn.config import LatentConfig, RunConfig, run_config
 from hlvnn.data.grouped import GroupedDataset, Target
 from hlvnn.model import HierarchicalModel
-from hlvnn.predict import class_probabilities
 from tests.conftest import Ended
 from tests.helpers import grouped_data, latent, randomise, small_config, untrained_run
 
@@ -69,7 +68,7 @@ def test_each_character_is_drawn_from_what_the_model_says_of_the_window_before_i
             rows = torch.tensor([whole[max(0, place - 12) : place]])
             with torch.no_grad():
                 eta = model(rows, [part.view(1, 1, -1) for part in text])
-            laws.append(class_probabilities(model.likelihood(eta))[0, 0].double())
+            laws.append(model.likelihood.probabilities(eta)[0, 0].double())
             below, up_to = laws[-1][: whole[place]].sum(), laws[-1][: whole[place] + 1].sum()
             drawn = uniform[place - prompt_length]
             assert below - 1e-6 <= drawn <= up_to + 1e-6

@@ -28,7 +28,6 @@ from hlvnn.analysis.opened import RunOptions, find_group, level_with_latents
 from hlvnn.data.grouped import Schema, Split
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.model import HierarchicalModel
-from hlvnn.predict import class_probabilities
 from hlvnn.show import text_of
 
 if TYPE_CHECKING:
@@ -84,10 +83,10 @@ def responses(
     moves = move.at[:, None] * move.direction
     draws = [part.unsqueeze(1).expand(-1, len(x), -1) for part in space.moved(list(z), moves)]
     model.eval()
-    law = model.likelihood(model(x.to(model.device), draws).expand(len(moves), -1, -1))
+    eta = model(x.to(model.device), draws).expand(len(moves), -1, -1)
     if model.likelihood.target == "class":
-        return class_probabilities(law).double().cpu()
-    mean: Tensor = law.mean.double().cpu()
+        return model.likelihood.probabilities(eta).double().cpu()
+    mean: Tensor = model.likelihood(eta).mean.double().cpu()
     return mean if mean.dim() == 3 else mean.unsqueeze(-1)
 
 

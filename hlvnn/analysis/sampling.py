@@ -32,7 +32,6 @@ from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.files import replacing
 from hlvnn.model import HierarchicalModel
-from hlvnn.predict import class_probabilities
 from hlvnn.runs import Run
 
 logger = logging.getLogger("hlvnn")
@@ -63,8 +62,8 @@ def write(
     window = model.schema.x_shape[0]
     written = prompt.to(model.device).long().expand(texts, -1)
     for number in uniform.to(model.device):
-        law = model.likelihood(model(written[:, -window:], draws))
-        token = _choose(class_probabilities(law)[0], temperature, number)
+        probabilities = model.likelihood.probabilities(model(written[:, -window:], draws))
+        token = _choose(probabilities[0], temperature, number)
         written = torch.cat([written, token.unsqueeze(1)], dim=1)
     return written[:, len(prompt) :].cpu()
 

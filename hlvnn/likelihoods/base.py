@@ -44,6 +44,10 @@ class Likelihood(nn.Module, ABC):
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """Return E[log p(y | η)] for η ~ N(mean, diag(variance)), [B]; mean, variance: [B, out]."""
 
+    def probabilities(self, eta: Tensor) -> Tensor:
+        """Return P(y = k | η) of every class k, [*, B, K]; `TypeError` for other targets."""
+        raise TypeError(f"{type(self).__name__}: its target has no classes")
+
     def marginal(self, mean: Tensor, variance: Tensor) -> Distribution:
         """Return y's exact law for η ~ N(mean, diag(variance)), batch shape [B].
 

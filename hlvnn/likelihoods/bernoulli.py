@@ -1,5 +1,6 @@
 """One of two classes."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
@@ -31,6 +32,9 @@ class Bernoulli(Likelihood):
     def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
         sign = 2 * y.to(eta.dtype) - 1
         return F.logsigmoid(sign * eta.squeeze(-1))
+
+    def probabilities(self, eta: Tensor) -> Tensor:
+        return torch.cat([torch.sigmoid(-eta), torch.sigmoid(eta)], dim=-1)
 
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         expected: Tensor = self.expectation(lambda eta: self.log_prob(eta, y), mean, variance)

@@ -25,5 +25,8 @@ class Categorical(Likelihood):
         index = y.unsqueeze(-1).expand(*eta.shape[:-1], 1)
         return eta.log_softmax(-1).gather(-1, index).squeeze(-1)
 
+    def probabilities(self, eta: Tensor) -> Tensor:
+        return eta.softmax(-1)
+
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         raise TypeError("the categorical likelihood has no closed form; draw samples")
