@@ -122,13 +122,14 @@ class RecordedSteps:
         schedule = self.schedule.index_select(0, number)
         rows = self.order.view(self.per_epoch, -1).index_select(0, at).flatten()
         parts = (part.split(self.batches.batch_size) for part in self.batches.gather(rows))
-        told = []
+        told: list[Tensor] = []
         with dense_gradients():
             for now, *batch in zip(schedule, *parts, strict=True):
                 for index, group in enumerate(self.step.groups):
                     group["lr"] = now[index]
                 loss, means = self.step.move(Batch(*batch), now[-1], warming)
-                told.append(means)
+                told += means
         self.loss.copy_(loss)
-        self.sums.add_(torch.stack(told).sum(0), alpha=self.batches.batch_size)
+        sums = torch.stack(told).view(steps, -1).sum(0)
+        self.sums.add_(sums, alpha=self.batches.batch_size)
         self.counter.add_(steps)

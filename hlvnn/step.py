@@ -98,18 +98,20 @@ class Step:
         """Return the factor of all learning rates at the fit's step `number` (from 0)."""
         return lr_factor(self.config.lr_schedule, number / self.total)
 
-    def __call__(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, number: int) -> tuple[Tensor, list[Tensor]]:
         """Do the fit's step `number` (from 0) as `move` does, at its learning rates and β."""
         factor = self.lr_factor(number)
         for group, lr in zip(self.groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
         return self.move(batch, self.beta(number), self.warming(number))
 
-    def move(self, batch: Batch, beta: float | Tensor, warming: bool) -> tuple[Tensor, Tensor]:
+    def move(
+        self, batch: Batch, beta: float | Tensor, warming: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         """Move the parameters once.
 
-        Returns the loss and, as one vector, means over rows: nll, each latent's KL_g / n_g and
-        the bound's gap, if there is a bound.
+        Returns the loss and means over rows: nll, each latent's KL_g / n_g and the bound's gap, if
+        there is a bound.
         """
         config = self.config
         if config.augment:
@@ -128,7 +130,7 @@ class Step:
         for optimizer in self.optimizers:
             optimizer.step()
         means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
-        return loss.loss.detach(), torch.stack(means).detach()
+        return loss.loss.detach(), [mean.detach() for mean in means]
 
     def _loss(self, batch: Batch, beta: float | Tensor) -> BatchLoss:
         if self.bound is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from hlvnn import runs
 from hlvnn.analysis import Results, compare, figures, load_runs, load_sweep
 from hlvnn.analysis.figures.curves import COLLAPSED
 from hlvnn.analysis.figures.uncertainty import interval
-from hlvnn.analysis.gains import Summary, gains
+from hlvnn.analysis.gains import Summary, alike, gains
 from hlvnn.errors import RunError
 from hlvnn.metrics import across_groups
 from hlvnn.sweep import outcomes, table
@@ -430,6 +431,20 @@ def test_the_spread_names_the_weakest_groups(swept: Results) -> None:
     assert words[0].startswith(f"{worst['label']} {worst['acc']:.2f} ({worst['n']} rows), ")
     assert ", ".join(words).count(" rows") == 6
     assert axes.get_ylabel() == "accuracy of a group,\nvalidation rows"
+
+
+def test_trials_that_validation_rows_cannot_tell_apart(swept: Results) -> None:
+    best, found = swept.best_trial, alike(swept)
+    others = [number for number in swept.placed["trial"] if number != best]
+    assert set(found) <= set(others)
+    for number in others:
+        pair = gains(swept, trial=best, pooled=number, split="val", measure="loss")
+        lead = np.average(pair["gain"], weights=pair["n"])
+        known = swept.row(number)["best_val_loss"] - swept.row(best)["best_val_loss"]
+        assert lead == pytest.approx(known, abs=1e-5)  # the metric itself, group by group
+        error = np.sqrt(np.square(pair["n"] * (pair["gain"] - lead)).sum()) / pair["n"].sum()
+        assert (number in found) == (lead < 2 * error)
+    assert alike(dataclasses.replace(swept, metric="val_group_p10", mode="max")) == []
 
 
 def test_gains_are_drawn_against_rows_with_the_line_of_no_gain(swept: Results) -> None:

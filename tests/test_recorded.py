@@ -97,7 +97,7 @@ def trained(
             sums = recorded.end().clone()
             continue
         for batch in batches:
-            sums += BATCH * step(batch, number)[1]
+            sums += BATCH * torch.stack(step(batch, number)[1])
             number += 1
     return network.state_dict(), sums
 

@@ -110,7 +110,7 @@ def test_measurements_of_a_column_have_the_same_decimals() -> None:
         return [cell.text for cell in fixed(pd.Series(values), digits, sign)]
 
     assert shown([0.07692, 0.2, math.nan], 3) == ["0.077", "0.200", ""]
-    assert shown([0.5, 1.0], 3) == ["0.50", "1.00"]
+    assert shown([0.5, 1.0], 3) == ["0.500", "1.000"]
     assert shown([0.1, -0.25, 0], 3, "+") == ["+0.100", "-0.250", "+0.000"]
     assert shown([1752.04, 3.6], 4) == ["1752", "4"]
     assert shown([math.nan, math.inf], 4) == ["", "inf"]

@@ -61,6 +61,27 @@ def gains(
     return both.sort_values("gid", ignore_index=True)
 
 
+def alike(results: Results, most: int = 20) -> list[int]:
+    """Return which of the best trials cannot be told from the best one on validation rows.
+
+    Those whose metric, paired group by group with that of the best trial, is less than two standard
+    errors (over groups) behind it. Empty where the metric is no mean over rows.
+    """
+    best, measure = results.best_trial, results.metric.removeprefix("val_")
+    if best is None or measure not in results.groups.measures:
+        return []
+    found = []
+    for number in results.placed["trial"].head(most):
+        if number != best:
+            pair = gains(results, trial=best, pooled=int(number), split="val", measure=measure)
+            n, lead = pair["n"].to_numpy(np.float64), pair["gain"].to_numpy(np.float64)
+            mean = (n * lead).sum() / n.sum()
+            error = np.sqrt(np.square(n * (lead - mean)).sum()) / n.sum()
+            if mean < 2 * error:
+                found.append(int(number))
+    return found
+
+
 def _training_rows(results: Results, trial: int, level: str | None) -> dict[int, int]:
     try:
         latents = results.latents(trial)

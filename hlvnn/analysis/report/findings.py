@@ -35,6 +35,7 @@ class Evidence:
 
     gains: pd.DataFrame | None = None
     gains_in_nats: pd.DataFrame | None = None
+    alike: tuple[int, ...] = ()
     spread: pd.DataFrame | None = None
     pooled_spread: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
@@ -80,6 +81,12 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
         return [*sentences, "No trial has a result, so there is no best one."]
     row = results.row(best)
     sentences.append(_best(results, row))
+    if evidence.alike:
+        others = ", ".join(map(str, evidence.alike))
+        sentences.append(
+            f"The validation rows cannot tell it from {plural(len(evidence.alike), 'other trial')} "
+            f"(less than two standard errors over groups behind): {others}."
+        )
     pooled = results.pooled_trial
     if pooled is None:
         sentences.append("No trial without latents has ended: what latents bring is not known.")
@@ -213,7 +220,10 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
     if evidence.calibration is not None and "confidence" in evidence.calibration:
         over = sureness(evidence.calibration)
         if over > TOO_SURE:
-            steps.append("The model is too sure of itself: more dropout or fewer epochs may help.")
+            steps.append(
+                "The best trial is too sure of itself, though it won: read its probabilities with "
+                "care. Stronger regularisation or fewer epochs may help."
+            )
     failed = results.trials[results.trials["status"] == Status.FAILED]
     if len(failed):
         steps.append(
@@ -246,7 +256,7 @@ def _edges(results: Results, best: int) -> list[str]:
         if end:
             found.append(
                 f"`{name}` = {text(value)} is at the {end} end of its range ({text(law.low)} to "
-                f"{text(law.high)}): widen it."
+                f"{text(law.high)}): there may be better ones beyond; widen it."
             )
     return found
 

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from hlvnn.analysis import figures
 from hlvnn.analysis.figures.groups import weakest
 from hlvnn.analysis.figures.style import said
-from hlvnn.analysis.gains import gains
+from hlvnn.analysis.gains import alike, gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
 from hlvnn.errors import HlvnnError, RunError
@@ -23,6 +24,7 @@ from hlvnn.sweep.outcomes import Status
 
 logger = logging.getLogger("hlvnn")
 
+T = TypeVar("T")
 DPI = 160
 
 
@@ -51,6 +53,7 @@ class Measured:
         best, pooled = results.best_trial, results.pooled_trial
         groups = results.groups
         self.gains = self._try("gain", lambda: gains(results))
+        self.alike = self._try("alike", lambda: alike(results)) or []
         self.gains_in_nats = None
         if self.gains is not None and {"acc", "loss"} <= set(groups.measures):
             self.gains_in_nats = self._try("nats", lambda: gains(results, measure="loss"))
@@ -72,6 +75,7 @@ class Measured:
         return Evidence(
             self.gains,
             self.gains_in_nats,
+            tuple(self.alike),
             self.latent_spread,
             self.pooled_spread,
             self.calibration,
@@ -99,7 +103,7 @@ class Measured:
             trials=[trial], epochs=[epoch], level=groups.lowest_level, split="val", labels=True
         )
 
-    def _try(self, what: str, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame | None:
+    def _try(self, what: str, measure: Callable[[], T]) -> T | None:
         try:
             return measure()
         except HlvnnError as error:

@@ -67,7 +67,7 @@ def fixed(values: pd.Series[Any], digits: int = 4, sign: str = "") -> list[Cell]
     """
     numbers = values.astype(float)
     largest = float(numbers[np.isfinite(numbers)].abs().max())
-    whole = math.floor(math.log10(largest)) + 1 if largest > 0 else 0
+    whole = math.ceil(math.log10(largest)) if largest > 0 else 0
     decimals = max(0, digits - whole)
     shown = f"{sign}.{decimals}f"
     return [Cell("") if math.isnan(one) else Cell(format(one, shown), one) for one in numbers]
@@ -148,7 +148,8 @@ def some_groups(results: Results, gains: pd.DataFrame) -> Table:
     columns = [(level, False), ("training rows", True), (f"{gains.attrs['split']} rows", True)]
     columns += [(f"{measure}, with latents", True), (f"{measure}, pooled", True), ("gain", True)]
     shown = weak.loc[weak.index.isin(index)]
-    own, pooled = (fixed(shown[name], 3) for name in ("trial", "pooled"))
+    both = fixed(pd.concat([shown["trial"], shown["pooled"]]), 3)
+    own, pooled = both[: len(shown)], both[len(shown) :]
     gain = fixed(shown["gain"], 3, sign="+")
     rows = [
         [
