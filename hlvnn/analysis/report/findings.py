@@ -154,8 +154,8 @@ def _against_pooled(
         near = " That is within noise." if abs(found.mean) < 2 * found.error else ""
         sentences.append(
             f"In {SPLITS[str(gains.attrs['split'])]} nats a row, which tell more of a few rows "
-            f"than accuracy does, the mean gain is {found.mean:+.4f} ± {found.error:.4f} (so many "
-            f"fewer): {plural(found.better, 'group', 'gain')}, "
+            f"than accuracy does, the mean gain is {found.mean:+.4f} ± {found.error:.4f} (the "
+            f"drop; fewer is better): {plural(found.better, 'group', 'gain')}, "
             f"{plural(found.worse, 'group', 'lose')}.{near}"
         )
     return sentences
