@@ -244,9 +244,9 @@ class TrainConfig(Config):
     """Stop after this many evaluations without a better validation loss; None never does."""
     device: str = "auto"
     """cpu, cuda, cuda:0 …; auto takes a GPU where there is one."""
-    cuda_graph: bool = True
-    """On a GPU, record the training step once and replay it, where its operations are the same each
-    time: small networks are several times faster."""
+    cuda_graph: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, record the training step once and replay it, where its operations are the
+    same each time; small networks are several times faster. off: launch each step anew."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Of the network's matrix products and convolutions; latents, losses and updates stay float32.
     On a GPU tf32 and bf16 are faster for large networks and do little for small ones."""

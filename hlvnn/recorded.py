@@ -103,8 +103,8 @@ class RecordedSteps:
         except RuntimeError as error:
             raise ResourceError(
                 "the training step cannot be recorded as a CUDA graph: something in it waits for "
-                f"the GPU ({str(error).splitlines()[0]}); use --no-cuda-graph (a posterior of your "
-                "own says so by recordable = False)"
+                f"the GPU ({str(error).splitlines()[0]}); use --cuda-graph off (a posterior of "
+                "your own says so by recordable = False)"
             ) from error
         return graph
 

@@ -192,7 +192,7 @@ class _Fit:
 
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
-        wanted = self.device.type == "cuda" and config.cuda_graph and not config.debug
+        wanted = self.device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
         if not wanted or step.total < MIN_STEPS or not RecordedSteps.possible(step, batches):
             return None
         assert isinstance(batches, Batches)

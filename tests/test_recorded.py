@@ -216,7 +216,7 @@ def test_a_recorded_fit_is_the_one_that_is_not(structure: str, backbone: str) ->
     settings = {"num_epochs": epochs, "batch_size": BATCH, "device": "cuda", "prior_warmup": 0.5}
     how = {"structure": structure, "backbone": backbone, "dropout": 0.2}
     graph = reports(rows, TrainConfig(**settings), **how)
-    plain = reports(rows, TrainConfig(**settings, cuda_graph=False), **how)
+    plain = reports(rows, TrainConfig(**settings, cuda_graph="off"), **how)
     names = [name for name in plain if name.endswith(("loss", "nll", "acc")) or "kl_" in name]
     early, late = graph.loc[0, names], graph.loc[len(graph) - 1, names]
     assert (early - plain.loc[0, names]).abs().max() < 0.02
@@ -224,8 +224,8 @@ def test_a_recorded_fit_is_the_one_that_is_not(structure: str, backbone: str) ->
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("graph", [True, False])
-def test_a_fit_resumes_on_a_gpu(graph: bool) -> None:
+@pytest.mark.parametrize("graph", ["auto", "off"])
+def test_a_fit_resumes_on_a_gpu(graph: str) -> None:
     rows = data()
     config = TrainConfig(num_epochs=20, batch_size=BATCH, device="cuda", cuda_graph=graph)
     saved: list[Any] = []
