@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import ray
 import torch
+from ray.cluster_utils import Cluster
 
 from hlvnn import errors, runs
 from hlvnn.config import DataConfig
@@ -153,6 +154,28 @@ def test_nodes_are_asked_and_trials_packed_where_the_gpu_is_only_declared(
     if not torch.cuda.is_available():
         with pytest.raises(HlvnnError, match=r"only declared.*say what each has with --gpu-mem"):
             packing.propose(unknown, nodes)
+
+
+@pytest.mark.ray
+def test_each_node_is_asked_and_one_that_is_lost_meanwhile_is_not_missed(here: Path) -> None:
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    small = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
+    head = {**small, "include_dashboard": False, "_system_config": quick}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        second = nodes.add_node(**small)
+        ray.init(address=nodes.address, log_to_driver=False)
+        with preflight._token(here) as request:
+            listed = preflight.living_nodes()
+            assert len(preflight.ask_nodes(request, listed)) == len(listed) == 2
+            nodes.remove_node(second, allow_graceful=False)
+            (answer,) = preflight.ask_nodes(request, listed)
+        assert not answer.data
+        assert not answer.storage
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
 
 
 def test_as_many_trials_share_a_gpu_as_fit() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -27,6 +28,8 @@ Found = TypeVar("Found")
 Place = Path | Remote
 NODE_SECONDS = 300
 """How long a node may take to answer: it loads the data."""
+LOST_SECONDS = 40
+"""How long Ray may take to see that a node is lost."""
 MAY_DIFFER = {"python"}
 """Versions whose last part may differ from node to node."""
 
@@ -138,7 +141,7 @@ def check_nodes(page: Page, root: Place, data: tuple[DataConfig, ...], everywher
     with _token(here) as request:
         request = replace(request, data=data)
         mine = inspect(request)
-        reports = [mine, *ask_nodes(request)]
+        reports = [mine, *ask_nodes(request, living_nodes())]
     page.check(f"storage on {len(reports) - 1} nodes", lambda: check_storage(reports, root))
     page.check("data on every node", lambda: check_data(reports))
     page.check("versions on every node", lambda: check_versions(reports))
@@ -214,23 +217,39 @@ def _storage_problem(request: Request) -> str:
     return ""
 
 
-def ask_nodes(request: Request) -> list[NodeReport]:
-    """Return what every living node of the cluster found, each asked on itself."""
+def living_nodes() -> list[dict[str, Any]]:
+    """Return what Ray knows of each living node of the cluster."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def ask_nodes(request: Request, nodes: Sequence[dict[str, Any]]) -> list[NodeReport]:
+    """Return what the nodes found, each asked on itself; of one that is lost meanwhile, nothing."""
     task = ray.remote(num_cpus=0)(inspect)
-    asked = {
-        node["NodeManagerHostname"]: task.options(
+    answers = [
+        task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(request)
-        for node in ray.nodes()
-        if node["Alive"]
-    }
+        for node in nodes
+    ]
     reports = []
-    for name, answer in asked.items():
+    for node, answer in zip(nodes, answers, strict=True):
         try:
             reports.append(ray.get(answer, timeout=NODE_SECONDS))
         except ray.exceptions.RayError as error:
-            reports.append(NodeReport(name, data=f"it did not answer ({_first_line(error)})"))
+            if not _lost(node):
+                said = f"it did not answer ({_first_line(error)})"
+                reports.append(NodeReport(node["NodeManagerHostname"], data=said))
     return reports
+
+
+def _lost(node: dict[str, Any]) -> bool:
+    """Return whether a node has left the cluster, which Ray may see a little later than we."""
+    until = time.monotonic() + LOST_SECONDS
+    while any(other["NodeID"] == node["NodeID"] for other in living_nodes()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def check_storage(reports: Sequence[NodeReport], root: Place) -> None:
