@@ -11,6 +11,7 @@ a second count K each. Medians of rounds; everything takes turns.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import statistics
 import time
@@ -24,7 +25,7 @@ import tyro
 from pydantic import BaseModel
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
-from train_step import BATCH, SHAPES, Loop, dataset
+from train_step import BATCH, SHAPES, Loop, captured, dataset
 
 from hlvnn.build import build_model
 from hlvnn.config import ModelConfig
@@ -105,8 +106,8 @@ def replayed(model: HierarchicalModel, batch: Batch, compiled: bool = False) -> 
     return step
 
 
-def microseconds(step: Step, seconds: float = 0.1) -> float:
-    """Return a step's time."""
+def steps_a_second(step: Step, seconds: float = 0.1) -> float:
+    """Return how often a second a step is done."""
     step()
     torch.cuda.synchronize()
     began, steps = time.perf_counter(), 0
@@ -115,7 +116,7 @@ def microseconds(step: Step, seconds: float = 0.1) -> float:
             step()
         torch.cuda.synchronize()
         steps += 20
-    return 1e6 * (time.perf_counter() - began) / steps
+    return steps / (time.perf_counter() - began)
 
 
 def table_of_ways(options: Options) -> None:
@@ -128,7 +129,7 @@ def table_of_ways(options: Options) -> None:
             times: dict[str, list[float]] = {way: [] for way in found}
             for _ in range(options.rounds):
                 for way, step in found.items():
-                    times[way].append(microseconds(step))
+                    times[way].append(1e6 / steps_a_second(step))
             middle = {way: statistics.median(took) for way, took in times.items()}
             for way, took in middle.items():
                 gain = f"{middle['Python'] / took:.2f}"
@@ -153,28 +154,12 @@ def fused(name: str, size: str, number: int) -> Step:
         vmap(loss, randomness="different")(parameters, buffers).sum().backward()
         optimizer.step()
 
-    graph = captured(step, optimizer)
+    graph = captured(step, [optimizer])
 
     def replay(kept: Step = step) -> None:
         graph.replay()
 
     return replay
-
-
-def captured(step: Step, *optimizers: torch.optim.Optimizer) -> torch.cuda.CUDAGraph:
-    """Return a step as a graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph
 
 
 def shared(name: str, seconds: float, gate: Any, count: Any) -> None:
@@ -184,14 +169,19 @@ def shared(name: str, seconds: float, gate: Any, count: Any) -> None:
     step()
     torch.cuda.synchronize()
     gate.wait()
-    began, steps = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        for _ in range(50):
-            step()
-        torch.cuda.synchronize()
-        steps += 50
+    speed = steps_a_second(step, seconds)
     with count.get_lock():
-        count.value += steps / (time.perf_counter() - began)
+        count.value += speed
+
+
+def as_one(name: str, number: int) -> float:
+    """Return the steps a second of `number` networks in one process; NaN for an LSTM.
+
+    (torch.func has no batched form of its fused kernels.)
+    """
+    if name == "lstm":
+        return math.nan
+    return number * steps_a_second(fused(name, "small", number), 0.5)
 
 
 def table_of_trials(options: Options) -> None:
@@ -209,12 +199,7 @@ def table_of_trials(options: Options) -> None:
                 worker.start()
             for worker in workers:
                 worker.join()
-            try:
-                together = number * 1e6 / microseconds(fused(name, "small", number), 0.5)
-            except (RuntimeError, NotImplementedError) as error:
-                if number == options.trials[0]:
-                    print(f"{name}: no batch of networks: {str(error).splitlines()[0][:100]}")
-                together = float("nan")
+            together = as_one(name, number)
             first = first or (count.value, together)
             print(
                 f"| {name} | {number} | {count.value:,.0f} | {count.value / first[0]:.2f} "

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
 
 import torch
 import tyro
 from pydantic import BaseModel
+from train_step import Loop, endless
 
 from hlvnn.build import build_model
 from hlvnn.config import ModelConfig
-from hlvnn.data.batches import Batch, Batches
+from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
-from hlvnn.objective import batch_loss
-from hlvnn.optim import RowwiseAdam
 
 BATCH, WIDTH, COLUMNS, CLASSES = 200, 10, 16, 10
 STEPS = 100
@@ -52,35 +50,25 @@ class Trained:
         )
         data = GroupedDataset(schema, Split(x, group, y))
         config = ModelConfig(backbone="mlp", latent_config=("factor",), z_dim=(WIDTH,))
-        self.model = build_model(config, data).train()
-        tables = [table for latent in self.model.latents for table in latent.tables()]
-        known = {id(table) for table in tables}
-        dense = [p for p in self.model.parameters() if id(p) not in known]
-        self.optimizers = [torch.optim.AdamW(dense, lr=1e-3, fused=True), RowwiseAdam(tables, 1e-3)]
-        self.batches = self._endless(Batches(data.train, BATCH, generator=generator))
-
-    @staticmethod
-    def _endless(batches: Batches) -> Iterator[Batch]:
-        while True:
-            yield from batches
+        self.loop = Loop(build_model(config, data))
+        self.batches = endless(Batches(data.train, BATCH, generator=generator))
 
     def steps(self) -> float:
         """Train `STEPS` steps; return the seconds of one."""
         started = time.perf_counter()
         for _ in range(STEPS):
-            loss = batch_loss(self.model, next(self.batches), 1.0, 1).loss
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
-            loss.backward()
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self.loop.step(next(self.batches))
         return (time.perf_counter() - started) / STEPS
 
     def bytes_per_group(self) -> float:
         """Return what a group takes in memory, optimiser and counts included."""
-        (latent,) = self.model.latents
+        (latent,) = self.loop.model.latents
         (table,) = latent.tables()
-        held = [table, *self.optimizers[1].state[table].values(), self.model.latents.counts(0)]
+        held = [
+            table,
+            *self.loop.optimizers[1].state[table].values(),
+            self.loop.model.latents.counts(0),
+        ]
         held += [buffer for buffer in latent.buffers() if len(buffer) == len(table)]
         return sum(tensor.numel() * tensor.element_size() for tensor in held) / len(table)
 

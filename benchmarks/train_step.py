@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -81,7 +81,7 @@ class Loop:
 
     def __init__(self, model: HierarchicalModel) -> None:
         self.model = model.train()
-        tables = [latent.posterior.table for latent in model.latents]
+        tables = [table for latent in model.latents for table in latent.tables()]
         known = {id(table) for table in tables}
         dense = [p for p in model.parameters() if id(p) not in known]
         on_gpu = model.device.type == "cuda"
@@ -103,19 +103,26 @@ class Loop:
 
     def recorded(self, batch: Batch) -> torch.cuda.CUDAGraph:
         """Return the step on one batch as a CUDA graph."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
         with dense_gradients():
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    self.step(batch)
-            torch.cuda.current_stream().wait_stream(side)
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.step(batch)
-        return graph
+            return captured(lambda: self.step(batch), self.optimizers)
+
+
+def captured(
+    step: Callable[[], None], optimizers: Sequence[torch.optim.Optimizer]
+) -> torch.cuda.CUDAGraph:
+    """Return a step as a CUDA graph, after three of them that are not recorded."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
 
 
 def endless(batches: Batches) -> Iterator[Batch]:
