@@ -2,8 +2,8 @@
 
 import sys
 
+from hlvnn.commands.train_one import main
 from hlvnn.errors import run_command
-from hlvnn.trial import main
 
 if __name__ == "__main__":
     run_command(lambda: main(sys.argv[1:]))

@@ -2,8 +2,8 @@
 
 import sys
 
+from hlvnn.commands.tune_search import main
 from hlvnn.errors import run_command
-from hlvnn.sweep.command import main
 
 if __name__ == "__main__":
     run_command(lambda: main(sys.argv[1:]))

@@ -27,7 +27,7 @@ import tyro
 from pydantic import BaseModel
 
 from hlvnn.errors import ConfigError, run_command, unknown
-from hlvnn.runs import versions
+from hlvnn.records.run_folder import versions
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parent.parent / "shared"

@@ -23,15 +23,15 @@ import pandas as pd
 import tyro
 from pydantic import BaseModel
 
-from hlvnn import files, runs
+from hlvnn import files
 from hlvnn.analysis import load_sweep
 from hlvnn.config import RunConfig, flatten
 from hlvnn.data.schema import Level, Schema, Target
 from hlvnn.errors import run_command
-from hlvnn.sweep import outcomes, table
-from hlvnn.sweep.journal import DRAW, NUMBER, Journal
-from hlvnn.sweep.outcomes import Outcome, Status
-from hlvnn.sweep.plan import SWEEP
+from hlvnn.records import outcomes, run_folder, trials_table
+from hlvnn.records.journal import DRAW, NUMBER, Journal
+from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.records.sweep_folder import SWEEP
 
 QUERIES = {
     "worst decile of the best trial": """
@@ -97,12 +97,12 @@ def make(sweep: Path, options: Options) -> None:
     for number in range(options.trials):
         one_trial(sweep, number, journal, schema, rows, ability, options.epochs, random)
     selection = load_sweep(sweep)
-    table.TrialsTable(sweep, selection).write(journal.draws(), options.trials, alive=False)
+    trials_table.TrialsTable(sweep, selection).write(journal.draws(), options.trials, alive=False)
 
 
 def one_trial(sweep, number, journal, schema, rows, ability, epochs, random) -> None:
     folder = outcomes.trial_folder(sweep, number)
-    (folder / runs.STATS).mkdir(parents=True)
+    (folder / run_folder.STATS).mkdir(parents=True)
     trial = journal.study.ask()
     config = RunConfig(seed=number)
     lr = trial.suggest_float("lr", 1e-4, 1e-2, log=True)
@@ -111,8 +111,10 @@ def one_trial(sweep, number, journal, schema, rows, ability, epochs, random) -> 
     trial.set_user_attr(NUMBER, number)
     trial.set_user_attr(DRAW, {"settings": settings, "drawn": {"lr": lr}, "problem": ""})
     about = {"config": settings, "model": "made up", "parameters": 1000, "data_hash": "0" * 16}
-    files.write_json(folder / runs.HYPERPARAMS, about | {"started": "2026-01-01T00:00:00+00:00"})
-    files.write_json(folder / runs.SCHEMA, schema)
+    files.write_json(
+        folder / run_folder.HYPERPARAMS, about | {"started": "2026-01-01T00:00:00+00:00"}
+    )
+    files.write_json(folder / run_folder.SCHEMA, schema)
     skill = -abs(np.log(lr / 2e-3)) / 3 + random.normal(0, 0.1)
     metrics = []
     for epoch in range(1, epochs + 1):
@@ -130,11 +132,11 @@ def one_trial(sweep, number, journal, schema, rows, ability, epochs, random) -> 
                 "loss": -np.log(chance) + random.normal(0, 0.05, len(rows)),
             }
         )
-        table.to_parquet(folder / runs.STATS / f"epoch_{epoch:04d}.parquet", index=False)
+        table.to_parquet(folder / run_folder.STATS / f"epoch_{epoch:04d}.parquet", index=False)
         loss = float((table["loss"] * rows).sum() / rows.sum())
         row = {"epoch": epoch, "train_loss": loss, "val_loss": loss, "val_acc": acc.mean()}
         metrics.append(row | {"seconds": 1.0, "rows_per_second": 1e4, "diverged": 0.0})
-    files.write_rows(folder / runs.METRICS, metrics)
+    files.write_rows(folder / run_folder.METRICS, metrics)
     outcomes.write(sweep, Outcome(trial=number, status=Status.COMPLETED, wall_seconds=epochs))
     journal.study.tell(trial, metrics[-1]["val_loss"])
 
@@ -160,7 +162,7 @@ def main() -> int:
             began = time.perf_counter()
             make(sweep, options)
             print(f"made in {time.perf_counter() - began:.0f} s: {sweep}")
-        tables = list(sweep.glob(f"*/{runs.STATS}/*.parquet"))
+        tables = list(sweep.glob(f"*/{run_folder.STATS}/*.parquet"))
         size = sum(path.stat().st_size for path in tables) / 1e9
         count = options.trials * options.epochs * options.groups
         print(f"{len(tables):,} tables, {count / 1e6:.1f} million rows, {size:.2f} GB")

@@ -28,9 +28,9 @@ from torch import Tensor
 import hlvnn
 from hlvnn.backbones.linear import Linear
 from hlvnn.data.grouped import GroupedDataset, Split
-from hlvnn.importance import first_of
+from hlvnn.inference.importance import first_of
 from hlvnn.likelihoods.gaussian import Gaussian
-from hlvnn.model import HierarchicalModel
+from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeded
 
 COORDINATES = ("intercept", "slope")

@@ -32,14 +32,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from train_step import BATCH, SHAPES, Loop, dataset
 
-from hlvnn.build import build_model
 from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Split
+from hlvnn.inference.predict import rows_at_once
 from hlvnn.latents.table import dense_gradients
-from hlvnn.model import HierarchicalModel
-from hlvnn.predict import rows_at_once
-from hlvnn.training import EpochReport, fit
+from hlvnn.models.build import build_model
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.training.loop import EpochReport, fit
 
 STEPS = {"cnn": 60, "lstm": 60, "mlp": 600}
 """Training steps of an epoch; validation has a fifth as many rows."""

@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from train_step import BATCH, SHAPES, Loop, captured, dataset
 
-from hlvnn.build import build_model
 from hlvnn.config import ModelConfig
 from hlvnn.data.batches import Batch
-from hlvnn.model import HierarchicalModel
+from hlvnn.models.build import build_model
+from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW
 
 Step = Callable[[], Any]

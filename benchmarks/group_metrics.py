@@ -20,7 +20,7 @@ import tyro
 from pydantic import BaseModel
 from sklearn.metrics import accuracy_score, f1_score
 
-from hlvnn.metrics import RowScores, group_table
+from hlvnn.inference.metrics import RowScores, group_table
 
 CLASSES = 62
 TIMES = 3

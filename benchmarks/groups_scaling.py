@@ -18,10 +18,10 @@ import tyro
 from pydantic import BaseModel
 from train_step import Loop, endless
 
-from hlvnn.build import build_model
 from hlvnn.config import ModelConfig
 from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
+from hlvnn.models.build import build_model
 
 BATCH, WIDTH, COLUMNS, CLASSES = 200, 10, 16, 10
 STEPS = 100

@@ -21,10 +21,10 @@ import tyro
 from pydantic import BaseModel
 from train_step import Loop, endless
 
-from hlvnn.build import build_model
 from hlvnn.config import ModelConfig
 from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
+from hlvnn.models.build import build_model
 
 COLUMNS, CLASSES, STEPS = 64, 10, 50
 

@@ -24,11 +24,11 @@ from pydantic import BaseModel
 from unipen import Options as FolderOptions
 from unipen import write_folder
 
-from hlvnn.build import build_model
 from hlvnn.config import run_config
 from hlvnn.data import load_data
-from hlvnn.predict import evaluate
-from hlvnn.training import fit
+from hlvnn.inference.predict import evaluate
+from hlvnn.models.build import build_model
+from hlvnn.training.loop import fit
 
 
 class Options(BaseModel):

@@ -46,16 +46,16 @@ from torch import Tensor, nn
 from unipen import Options as FolderOptions
 from unipen import write_folder
 
-from hlvnn.build import build_model
 from hlvnn.config import RunConfig, TrainConfig, run_config
 from hlvnn.data import load_data
 from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Split
 from hlvnn.errors import run_command
-from hlvnn.model import HierarchicalModel
-from hlvnn.predict import predict
+from hlvnn.inference.predict import predict
+from hlvnn.models.build import build_model
+from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeded
-from hlvnn.training import EpochReport, fit
+from hlvnn.training.loop import EpochReport, fit
 
 Floats = NDArray[np.float64]
 Settings = dict[str, Any]

@@ -28,11 +28,11 @@ import torch
 import tyro
 from pydantic import BaseModel
 
-from hlvnn.build import build_model
 from hlvnn.config import RunConfig, run_config
 from hlvnn.data import load_data
 from hlvnn.data.grouped import GroupedDataset
-from hlvnn.training import fit
+from hlvnn.models.build import build_model
+from hlvnn.training.loop import fit
 
 WRITERS, CLASSES, SIDE = 3_550, 62, 28
 PART = 20

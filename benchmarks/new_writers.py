@@ -20,9 +20,11 @@ from pydantic import BaseModel
 from unipen import Options as FolderOptions
 from unipen import write_folder
 
-from hlvnn.analysis.data_efficiency import SIZES, as_text, data_efficiency, load, write
+from hlvnn.analysis.data_efficiency import SIZES, as_text, data_efficiency, write
+from hlvnn.commands.data_efficiency import load
 from hlvnn.config import run_config
-from hlvnn.runs import RESULT, execute
+from hlvnn.records.run_folder import RESULT
+from hlvnn.training.execution import execute
 
 HELD_OUT = 40
 WRITERS = 207

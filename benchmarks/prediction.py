@@ -18,9 +18,9 @@ import tyro
 from pydantic import BaseModel
 from train_step import dataset
 
-from hlvnn.build import build_model
 from hlvnn.config import ModelConfig
-from hlvnn.predict import score_rows
+from hlvnn.inference.predict import score_rows
+from hlvnn.models.build import build_model
 
 DRAWS = (1, 10, 50)
 

@@ -74,13 +74,13 @@ def main() -> None:
 
 def run(point: dict[str, Any]) -> list[dict[str, Any]]:
     """Train one configuration; return a row per epoch."""
-    from hlvnn import runs
-    from hlvnn.build import build_model
     from hlvnn.config import run_config
-    from hlvnn.training import fit
+    from hlvnn.data import data_of
+    from hlvnn.models.build import build_model
+    from hlvnn.training.loop import fit
 
     config = run_config({**BASE, **point}, str(point))
-    data = replace(runs.data_of(config.data), test=None)  # not scored: the search selects on val
+    data = replace(data_of(config.data), test=None)  # not scored: the search selects on val
     model = build_model(config.model, data, config.seed)
     rows: list[dict[str, Any]] = []
 

@@ -13,10 +13,10 @@ import torch
 import tyro
 from pydantic import BaseModel
 
-from hlvnn.build import build_model
 from hlvnn.config import run_config
 from hlvnn.data import load_data
-from hlvnn.training import fit
+from hlvnn.models.build import build_model
+from hlvnn.training.loop import fit
 
 MODELS = (
     *(("digits", name) for name in ("none", "factor", "double", "bias")),

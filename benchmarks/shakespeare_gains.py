@@ -25,11 +25,11 @@ import tyro
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from hlvnn.build import build_model
 from hlvnn.config import run_config
 from hlvnn.data import load_data
-from hlvnn.predict import score_rows
-from hlvnn.training import EpochReport, fit
+from hlvnn.inference.predict import score_rows
+from hlvnn.models.build import build_model
+from hlvnn.training.loop import EpochReport, fit
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000

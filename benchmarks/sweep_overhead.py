@@ -26,10 +26,11 @@ import tyro
 from pydantic import BaseModel
 from rich.console import Console
 
-from hlvnn import runs, spaces
+from hlvnn import search_space
+from hlvnn.records.trials_table import TRIALS
 from hlvnn.sweep import cluster, driver, plan
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.table import TRIALS
+from hlvnn.training import execution
 
 SLOTS = 2
 SPACE = """
@@ -55,7 +56,7 @@ def main(chosen: Options) -> None:
     """Run both and print the table."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        Path(spaces.FOLDER).mkdir()
+        Path(search_space.FOLDER).mkdir()
         write_space(epochs=4)
         seconds(draw=0, name="warm")  # imports, the data
         epochs = max(2, round(4 * chosen.seconds / seconds(draw=0, name="calibration")))
@@ -100,14 +101,16 @@ def main(chosen: Options) -> None:
 
 
 def write_space(epochs: int) -> None:
-    (Path(spaces.FOLDER) / "overhead.py").write_text(SPACE.format(epochs=epochs), encoding="utf-8")
+    (Path(search_space.FOLDER) / "overhead.py").write_text(
+        SPACE.format(epochs=epochs), encoding="utf-8"
+    )
 
 
 def seconds(draw: int, name: str) -> float:
     """Return how long one draw takes in this process."""
-    config = spaces.draw(spaces.load("overhead"), draw)
+    config = search_space.draw(search_space.load("overhead"), draw)
     began = time.perf_counter()
-    runs.execute(config, Path(name))
+    execution.execute(config, Path(name))
     return time.perf_counter() - began
 
 

@@ -24,11 +24,11 @@ import tyro
 from pydantic import BaseModel
 from rich.console import Console
 
-from hlvnn import spaces
+from hlvnn import search_space
 from hlvnn.sweep import cluster, driver, plan
 from hlvnn.sweep.driver import JournaledSearch
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.recorder import Recorder
+from hlvnn.sweep.ray_callback import Recorder
 
 SLOTS, WINDOW = 2, 100
 MOST_SECONDS, MOST_GROWTH = 0.15, 1.3
@@ -101,8 +101,8 @@ def main(options: Options) -> None:
     clock.watch(Recorder, "on_step_end", "table")
     clock.note_ends(Recorder, "on_trial_complete")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        Path(spaces.FOLDER).mkdir()
-        (Path(spaces.FOLDER) / "tiny.py").write_text(SPACE, encoding="utf-8")
+        Path(search_space.FOLDER).mkdir()
+        (Path(search_space.FOLDER) / "tiny.py").write_text(SPACE, encoding="utf-8")
         config = SweepConfig(
             space="tiny", name="sweep", num_trials=trials, max_concurrent=SLOTS, report=False
         )

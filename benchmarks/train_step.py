@@ -23,15 +23,15 @@ from pydantic import BaseModel
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from hlvnn.build import build_model
 from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
+from hlvnn.inference.objective import batch_loss
 from hlvnn.latents.table import dense_gradients
-from hlvnn.model import HierarchicalModel
-from hlvnn.objective import batch_loss
+from hlvnn.models.build import build_model
+from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import RowwiseAdam
-from hlvnn.training import EpochReport, fit
+from hlvnn.training.loop import EpochReport, fit
 
 BATCH = 200
 GROUPS = 207

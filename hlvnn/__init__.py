@@ -4,14 +4,14 @@ import os
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # a user's message needs no link
 
-from hlvnn.adapt import adapt
-from hlvnn.build import build_model
 from hlvnn.config import DataConfig, LatentConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.data.grouped import GroupedDataset
-from hlvnn.model import HierarchicalModel
-from hlvnn.predict import evaluate, predict
-from hlvnn.runs import load_run
-from hlvnn.training import fit
+from hlvnn.inference.adapt import adapt
+from hlvnn.inference.predict import evaluate, predict
+from hlvnn.models.build import build_model
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.records.run_folder import load_run
+from hlvnn.training.loop import fit
 
 __version__ = "0.1.0"
 

@@ -1,13 +1,14 @@
 """The configuration: frozen, strict models with their defaults, and nothing that builds.
 
 Every setting of the project is a field here, once. The command lines are generated from these
-classes and `hyperparams.json` is their dump. A configuration never enters a module: `hlvnn.build`
-unpacks it.
+classes and `hyperparams.json` is their dump. A configuration never enters a module:
+`hlvnn.models.build` unpacks it.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -325,3 +326,26 @@ def flatten(config: RunConfig) -> dict[str, Any]:
         name: value for part in ("data", "model", "train") for name, value in dump.pop(part).items()
     }
     return flat | dump
+
+
+NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")
+"""Settings that say what is shown and where it goes: no part of how to repeat a run."""
+
+
+def command_line(config: RunConfig) -> str:
+    """Return the flags of `train_one.py` that make this configuration from the defaults."""
+    default = RunConfig()
+    words: list[str] = []
+    for name, part in flat_settings().items():
+        value, usual = (getattr(c, part) if part else c for c in (config, default))
+        value, usual = getattr(value, name), getattr(usual, name)
+        if value == usual or name in NOT_REPEATED:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if name == "latents":
+            words += [latent_text(latent) for latent in value]
+        elif isinstance(value, tuple):
+            words += [str(item) for item in value]
+        elif not isinstance(value, bool):
+            words.append(str(value))
+    return shlex.join(words)

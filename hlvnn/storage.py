@@ -238,3 +238,9 @@ def files_below(folder: Path) -> list[str]:
     found = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
     names = [str(path.relative_to(folder)) for path in found]
     return sorted(names, key=lambda name: (name.startswith("checkpoint."), name == "checkpoint.pt"))
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a user here would type it; of a copy, the address it is a copy of."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else origin(path)

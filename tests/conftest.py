@@ -19,15 +19,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import torch
 
-from hlvnn import trial
+from hlvnn.commands import train_one as train_one_command
 from hlvnn.config import DataConfig
 from hlvnn.data import GroupedDataset, load_data
 from hlvnn.errors import run_command
+from tests.helpers import ROOT
 from tests.sweeps import make_sweep
 
 torch.set_num_threads(1)  # models here are tiny: more threads only wait for each other
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +90,7 @@ def train_one(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     def run(*args: object) -> Ended:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            run_command(lambda: trial.main([str(arg) for arg in args]))
+            run_command(lambda: train_one_command.main([str(arg) for arg in args]))
         logger.handlers[:] = before
         code = ended.value.code
         return Ended(code if isinstance(code, int) else 1, *capsys.readouterr())

@@ -13,20 +13,24 @@ from torch import Tensor, nn
 
 from hlvnn import families
 from hlvnn.backbones.base import Backbone
-from hlvnn.build import build_model
-from hlvnn.checkpoint import save_checkpoint
 from hlvnn.config import LatentConfig, ModelConfig, RunConfig, flatten
+from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset, Level, Rows, Schema, Split, Target, TensorRows
 from hlvnn.files import write_json
 from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.likelihoods.base import Likelihood
-from hlvnn.model import HierarchicalModel
-from hlvnn.runs import BEST, CHECKPOINT, HYPERPARAMS, SCHEMA, data_of
+from hlvnn.models.build import build_model
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.records.checkpoint import save_checkpoint
+from hlvnn.records.run_folder import BEST, CHECKPOINT, HYPERPARAMS, SCHEMA
 from hlvnn.stages import Recurrence
 
 M = TypeVar("M", bound=nn.Module)
+
+ROOT = Path(__file__).parent.parent
+"""The repository."""
 
 BACKBONES = families.members("backbones")
 LIKELIHOODS = families.members("likelihoods")

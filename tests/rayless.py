@@ -7,11 +7,14 @@ from pathlib import Path
 import optuna
 import pytest
 
-from hlvnn import runs
+from hlvnn.commands import tune_search
 from hlvnn.config import run_config
-from hlvnn.sweep import command, outcomes, plan
-from hlvnn.sweep.journal import Journal, Proposer
-from hlvnn.sweep.outcomes import Outcome, Status
+from hlvnn.records import outcomes
+from hlvnn.records.journal import Journal
+from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.sweep import plan
+from hlvnn.sweep.proposer import Proposer
+from hlvnn.training import execution
 
 
 def run_sweep(root: Path, space: str, trials: int, flags: list[str] | None = None) -> Path:
@@ -23,7 +26,7 @@ def run_sweep(root: Path, space: str, trials: int, flags: list[str] | None = Non
     (root / "search_spaces" / "study.py").write_text(space, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        planned = plan.new_plan(command.parse(["study", "--name", "s", *(flags or [])]))
+        planned = plan.new_plan(tune_search.parse(["study", "--name", "s", *(flags or [])]))
         planned.sweep.mkdir(parents=True)
         plan.begin(planned)
         journal = Journal.create(planned.sweep, planned.space.mode)
@@ -32,7 +35,7 @@ def run_sweep(root: Path, space: str, trials: int, flags: list[str] | None = Non
         for number in range(trials):
             proposer(journal.study.ask())
             folder = outcomes.trial_folder(planned.sweep, number)
-            runs.execute(run_config(journal.draws()[number].settings, "test"), folder)
+            execution.execute(run_config(journal.draws()[number].settings, "test"), folder)
             outcomes.write(planned.sweep, Outcome(trial=number, status=Status.COMPLETED))
     return planned.sweep
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from hlvnn import runs, spaces
+from hlvnn import search_space
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
-from hlvnn.sweep import outcomes, plan, table
-from hlvnn.sweep.journal import Journal
+from hlvnn.records import outcomes, trials_table
+from hlvnn.records.journal import Journal
+from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.sweep import plan
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.outcomes import Outcome, Status
-from hlvnn.training import EpochReport
+from hlvnn.training import execution
+from hlvnn.training.loop import EpochReport
 from tests.rayless import proposer_of
 
 SPACE = '''"""Digits: does a latent of the writer help, and <how wide> should it be?
@@ -59,9 +61,9 @@ def make_sweep(root: Path, name: str = "small") -> Path:
     Four complete, one is stopped, one diverges, one fails, one is under way, one is drawn and
     waits, one is never drawn. The caller stands in `root`.
     """
-    (root / spaces.FOLDER).mkdir(exist_ok=True)
+    (root / search_space.FOLDER).mkdir(exist_ok=True)
     text = SPACE.replace("DIVERGED", str(DIVERGED)).replace("FAILED", str(FAILED))
-    (root / spaces.FOLDER / "study.py").write_text(text, encoding="utf-8")
+    (root / search_space.FOLDER / "study.py").write_text(text, encoding="utf-8")
     options = SweepConfig(
         space="study",
         name=name,
@@ -74,7 +76,7 @@ def make_sweep(root: Path, name: str = "small") -> Path:
     planned.sweep.mkdir(parents=True)
     plan.begin(planned)
     journal = Journal.create(planned.sweep, planned.space.mode)
-    journal.study.sampler = spaces.new_sampler(seed=0)
+    journal.study.sampler = search_space.new_sampler(seed=0)
     propose = proposer_of(planned)
     for number in range(DRAWN + 1):
         trial = journal.study.ask()
@@ -84,7 +86,9 @@ def make_sweep(root: Path, name: str = "small") -> Path:
         value = _run(planned.sweep, number, config)
         if number != RUNNING:
             journal.study.tell(trial, value, state=None if value is not None else _failed())
-    table.TrialsTable(planned.sweep, planned.space).write(journal.draws(), TRIALS, alive=True)
+    trials_table.TrialsTable(planned.sweep, planned.space).write(
+        journal.draws(), TRIALS, alive=True
+    )
     return planned.sweep
 
 
@@ -108,7 +112,9 @@ def _run(sweep: Path, number: int, config: dict[str, str]) -> float | None:
     try:
         with contextlib.suppress(_Stop):
             settings = json.loads(config["settings"])
-            result = runs.execute(run_config(settings, f"trial {number}"), folder, report=report)
+            result = execution.execute(
+                run_config(settings, f"trial {number}"), folder, report=report
+            )
             if result.diverged:
                 outcome = outcome.model_copy(
                     update={"status": Status.DIVERGED, "reason": "the loss was not finite"}

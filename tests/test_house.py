@@ -11,8 +11,8 @@ import pytest
 
 import hlvnn
 from hlvnn import families
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "hlvnn").rglob("*.py"))
 MAX_LINES = 400
 

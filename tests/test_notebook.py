@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from hlvnn.analysis import load_sweep
+from tests.helpers import ROOT
 from tests.rayless import run_sweep
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "results" / "analyze_results.ipynb"
 SPACE = """
 BASE = {"dataset": "digits", "backbone": "mlp", "hidden": [12], "batch_size": 64, "num_epochs": 3}

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 import hlvnn
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT
 
 
 def python_blocks() -> list[str]:
@@ -81,7 +80,16 @@ def test_the_new_posterior_is_held_to_its_familys_laws_after_adding_one_file(pac
     shutil.copytree(ROOT / "tests", package / "tests")
     shutil.copy(ROOT / "pyproject.toml", package)
     done = run(
-        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_latents.py", "-k", "chain"],
+        [
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/latents/test_latents.py",
+            "-k",
+            "chain",
+        ],
         package,
         package,
     )

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from hlvnn import runs, trial
 from hlvnn.analysis import load_runs, load_sweep
+from hlvnn.commands import train_one, tune_search
 from hlvnn.errors import ConfigError, RunError
+from hlvnn.patience import Patience
+from hlvnn.records import run_folder, sweep_folder, weight_files
 from hlvnn.storage import Remote, files_below, is_address, local_copy
-from hlvnn.sweep import command, driver, keeping, plan, preflight
-from hlvnn.sweep.mirror import Mirror, TrialCopy
-from hlvnn.sweep.patience import Patience
+from hlvnn.sweep import driver, plan, preflight
+from hlvnn.sweep.copies import Mirror, TrialCopy
 from tests.chaos.server import s3_server
 from tests.conftest import Ended
 
@@ -69,7 +70,7 @@ def test_a_trial_that_was_taken_over_uploads_no_more(remote: Remote, tmp_path: P
     def copied(token: str) -> TrialCopy:
         copy = TrialCopy(remote, Patience(0))
         copy.folder.mkdir(exist_ok=True)
-        (copy.folder / runs.WRITER).write_text(token)
+        (copy.folder / run_folder.WRITER).write_text(token)
         return copy
 
     first = copied("first")
@@ -83,7 +84,7 @@ def test_a_trial_that_was_taken_over_uploads_no_more(remote: Remote, tmp_path: P
     with pytest.raises(RunError, match="taken over by another process"):
         first.push()
     first.close()
-    (second.folder / runs.WRITER).unlink()  # as a run does when it has finished
+    (second.folder / run_folder.WRITER).unlink()  # as a run does when it has finished
     second.push()
     second.close()
     assert remote.names() == ["metrics.csv"]
@@ -140,15 +141,15 @@ def test_a_sweep_at_an_address_is_told_by_it(
 ) -> None:
     address = f"{s3.split('?')[0]}/told?{s3.split('?')[1]}"
     flags = ["digits", "--name", "one", "--results-dir", address]
-    planned = plan.new_plan(command.parse(flags))
+    planned = plan.new_plan(tune_search.parse(flags))
     told = str(Remote(address) / "digits" / "one")
     assert planned.place() == f"'{told}'"
     assert planned.resume_command == f"python tune_search.py --resume '{told}'"
-    (Remote(address) / "digits" / "one").write(plan.SWEEP, b"{}")
+    (Remote(address) / "digits" / "one").write(sweep_folder.SWEEP, b"{}")
     with pytest.raises(RunError, match=r"s3://.*exists already; nothing was overwritten"):
-        plan.new_plan(command.parse(flags))
+        plan.new_plan(tune_search.parse(flags))
     with pytest.raises(RunError, match=r"is not a sweep: sweep\.json is missing"):
-        command.parse(["--resume", str(Remote(address) / "none")])
+        tune_search.parse(["--resume", str(Remote(address) / "none")])
 
 
 # a sweep that is read from its address
@@ -171,8 +172,8 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
     assert len(load_runs(str(sweep)).trials) > 0
 
     best = sweep / f"trial_{here.best_trial:04d}"
-    run = runs.load_run(str(best), "best")
-    assert run.config == trial.parse(["--from-trial", str(best)]).run_config()
+    run = run_folder.load_run(str(best), "best")
+    assert run.config == train_one.parse(["--from-trial", str(best)]).run_config()
 
     ended = analysis(str(sweep))
     assert ended.code == 0, ended.err
@@ -182,16 +183,16 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
     assert "hlvnn-copy" not in (sweep.read("report.html") or b"").decode()
 
     placed = here.best(3)
-    freed = keeping.prune(sweep, placed.assign(unfinished=False), keep=1)
+    freed = weight_files.prune(sweep, placed.assign(unfinished=False), keep=1)
     assert freed.trials == 2
-    weights = [name for name in sweep.names() if name.rpartition("/")[2] in keeping.WEIGHTS]
+    weights = [name for name in sweep.names() if name.rpartition("/")[2] in weight_files.WEIGHTS]
     assert freed.bytes == sum(
         (small_sweep / name).stat().st_size
         for name in files_below(small_sweep)
-        if name.rpartition("/")[2] in keeping.WEIGHTS and name not in weights
+        if name.rpartition("/")[2] in weight_files.WEIGHTS and name not in weights
     )
     assert {name.partition("/")[0] for name in weights}.isdisjoint(placed["name"].iloc[1:])
-    assert best.exists(runs.BEST)
+    assert best.exists(run_folder.BEST)
 
 
 def test_a_node_proves_that_it_reaches_the_address(remote: Remote) -> None:
@@ -208,9 +209,9 @@ def test_a_new_sweep_learns_from_one_at_an_address_and_it_is_extended(
     monkeypatch.chdir(small_sweep.parent.parent.parent)
     sweep = Remote.at(f"file://{tmp_path}/there")
     sweep.push(small_sweep, {}, files_below(small_sweep))
-    planned = plan.of(command.parse(["study", "--warm-start", str(sweep), "--name", "warmed"]))
+    planned = plan.of(tune_search.parse(["study", "--warm-start", str(sweep), "--name", "warmed"]))
     assert planned.earlier is not None
     assert len(planned.earlier.trials) > 1
     assert f"of {sweep} inform" in planned.earlier.told()
     with pytest.raises(RunError, match=f"--extend {sweep}: trial 7 has not ended"):
-        plan.of(command.parse(["--extend", str(sweep), "--num-trials", "3"]))
+        plan.of(tune_search.parse(["--extend", str(sweep), "--num-trials", "3"]))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.results import Results
-from hlvnn.sweep.outcomes import Status
+from hlvnn.records.outcomes import Status
 
 
 def compare(sweeps: Sequence[Results | Path | str]) -> pd.DataFrame:

@@ -11,28 +11,23 @@ group's other rows, the same ones whatever it brought. Nothing is trained.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import tyro
-from pydantic import Field
 from rich.table import Table
 from torch import Tensor
 
-from hlvnn.adapt import STEPS, Method, adapt
 from hlvnn.data.grouped import Split
-from hlvnn.errors import ConfigError, DataError, run_command
+from hlvnn.errors import ConfigError, DataError
 from hlvnn.files import replacing
-from hlvnn.metrics import group_table
-from hlvnn.model import HierarchicalModel
-from hlvnn.predict import score_rows
-from hlvnn.runs import load_run
-from hlvnn.show import text_of, to_terminal
-from hlvnn.strict import Config
+from hlvnn.inference.adapt import STEPS, Method, adapt
+from hlvnn.inference.metrics import group_table
+from hlvnn.inference.predict import score_rows
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.terminal import text_of
 
 logger = logging.getLogger("hlvnn")
 
@@ -222,79 +217,3 @@ def write(table: pd.DataFrame, out: Path) -> pd.DataFrame:
         summary.to_csv(temporary, index=False)
     draw(summary, out.with_suffix(".png"))
     return summary
-
-
-class Command(Config):
-    """The flags of the command."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs with the same groups held out; the first is what the others are compared
-    with, a pooled model best."""
-    sizes: tuple[int, ...] = SIZES
-    """Rows that a new group brings."""
-    repeats: int = Field(3, gt=0)
-    """Random draws of these rows."""
-    steps: int = Field(STEPS, gt=0)
-    """Steps of `adapt` where it optimises."""
-    refine: int = Field(0, ge=0)
-    """Steps that refine what an encoder read."""
-    num_samples: int = Field(20, gt=0)
-    """Draws of z averaged in a prediction."""
-    seed: int = 0
-    """Seed of the rows drawn and of z."""
-    out: Path | None = None
-    """Where to write OUT.parquet, OUT.csv and OUT.png; None = data_efficiency beside the first."""
-
-
-def load(folders: Sequence[Path]) -> tuple[dict[str, HierarchicalModel], Split]:
-    """Return the models of runs by folder name, and the test rows of their data.
-
-    Raises `ConfigError` unless the same groups are known and new to all of them.
-    """
-    runs = [load_run(folder) for folder in folders]
-    if not runs:
-        raise ConfigError("no run was given; name one or more run folders")
-    for run in runs[1:]:
-        if run.schema.levels != runs[0].schema.levels:
-            raise ConfigError(
-                f"{run.folder}: its known and new groups are not those of {runs[0].folder}; train "
-                "both with the same data, --hold-out and --split-seed"
-            )
-    models = {run.folder.name: run.model for run in runs}
-    if len(models) < len(runs):
-        raise ConfigError("two run folders have the same name, by which lines are told apart")
-    test = runs[0].data.test
-    if test is None:
-        raise DataError(f"{runs[0].folder}: its data have no test rows")
-    return models, test
-
-
-def main(args: Sequence[str]) -> int:
-    """Parse the flags, measure, write and print."""
-    command = tyro.cli(
-        Command,
-        prog="python -m hlvnn.analysis.data_efficiency",
-        description=__doc__,
-        args=args,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    to_terminal()
-    models, rows = load(command.runs)
-    table = data_efficiency(
-        models,
-        rows,
-        sizes=command.sizes,
-        repeats=command.repeats,
-        steps=command.steps,
-        refine=command.refine,
-        num_samples=command.num_samples,
-        seed=command.seed,
-    )
-    out = command.out or command.runs[0].parent / "data_efficiency"
-    logger.info(as_text(write(table, out)))
-    logger.info("written: %s, .csv and .png", out.with_suffix(".parquet"))
-    return 0
-
-
-if __name__ == "__main__":
-    run_command(lambda: main(sys.argv[1:]))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hlvnn.data.schema import Schema
 from hlvnn.errors import RunError, unknown
-from hlvnn.runs import STATS
+from hlvnn.records.run_folder import STATS
 
 COLUMNS = ("trial", "epoch", "level", "gid", "split", "n")
 """Columns of every table; then acc and f1, or mse, and loss."""

@@ -17,25 +17,16 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from rich.table import Table
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily
 
 from hlvnn.analysis import canvas
-from hlvnn.analysis.opened import (
-    RunOptions,
-    data_or_none,
-    find_group,
+from hlvnn.analysis.places import (
     labels_of,
-    level_with_latents,
-    plain,
-    whereabouts,
 )
 from hlvnn.data.grouped import Schema
 from hlvnn.latents.distance import divide, unit_root
-from hlvnn.model import HierarchicalModel
-from hlvnn.show import text_of
+from hlvnn.models.model import HierarchicalModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -285,77 +276,12 @@ def _ellipses(
         )
 
 
-class SpaceOptions(RunOptions):
-    """Draw the groups of a level in two dimensions, with what is not known of them."""
-
-    level: str | None = None
-    """Group level; none given = the lowest one with a latent."""
-
-
-def space(options: SpaceOptions) -> None:
-    """Write the figure and its table."""
-    run = options.open()
-    level = level_with_latents(run.model, options.level)
-    found = space_of(run.model, level)
-    schema = run.schema
-    above, name = None, ""
-    if level + 1 < len(schema.levels):
-        data, problem = data_or_none(run)
-        if data is None:
-            logger.info("not coloured by the level above, the data cannot be used: %s", problem)
-        else:
-            name = schema.levels[level + 1].name
-            above = above_of(found, whereabouts(data.train, schema, level), schema)
-    table = positions(found, above)
-    out = options.target(f"space_{found.name}")
-    canvas.save(draw_positions(table, found, name), table, out)
-    _, variances = found.principal()
-    spread = ", ".join(f"{float(value) ** 0.5:.2f}" for value in variances[:6])
-    logger.info(
-        "%d groups of %s; SD of their means along the principal directions, in prior SDs: %s",
-        *(len(table), found.name, spread),
-    )
-    logger.info(canvas.written(out))
-
-
 def above_of(space: Space, places: Tensor, schema: Schema) -> pd.Series[Any]:
     """Return the label of each group's group one level up."""
     upper = schema.levels[space.level + 1]
     labels = labels_of(upper)
     above = places[space.groups, space.level + 1].tolist()
     return pd.Series([labels[group] if group >= 0 else "" for group in above], dtype=object)
-
-
-class NeighbourOptions(RunOptions):
-    """Name the groups nearest to one in the latent space."""
-
-    group: str
-    """The group, by its label or an unmistakable part of it."""
-    level: str | None = None
-    """Its level; none given = the lowest one with a latent."""
-    k: int = Field(10, gt=0)
-    """How many neighbours."""
-
-
-def neighbours(options: NeighbourOptions) -> None:
-    """Write the figure and its table, and print it."""
-    run = options.open()
-    level = level_with_latents(run.model, options.level)
-    described = run.schema.levels[level]
-    label = labels_of(described)[find_group(described, options.group)]
-    table = run.model.nearest(described.name, label, options.k)
-    out = options.target(f"neighbours_{described.name}_{plain(label)}")
-    far = usual_distance(run.model, level)
-    canvas.save(draw_neighbours(table, str(label), far), table, out)
-    shown = Table(box=None)
-    shown.add_column(described.name)
-    for column in ("rows", "distance", "of the means"):
-        shown.add_column(column, justify="right")
-    for row in table.itertuples(index=False):
-        shown.add_row(str(row[0]), f"{row[1]:,}", f"{row[2]:.2f}", f"{row[3]:.2f}")
-    far_text = f"two groups drawn from the prior are {far:.2f} apart"
-    logger.info("nearest to %s, in prior SDs (%s)\n%s", label, far_text, text_of(shown))
-    logger.info(canvas.written(out))
 
 
 def usual_distance(model: HierarchicalModel, level: int) -> float:

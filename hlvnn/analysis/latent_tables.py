@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hlvnn import calibration
 from hlvnn.data.grouped import GroupedDataset, Split
-from hlvnn.describe import Describer
 from hlvnn.errors import DataError
+from hlvnn.inference import calibration
 from hlvnn.latents.distance import prior_sd
-from hlvnn.runs import BEST, Run, load_run
+from hlvnn.models.describe import Describer
+from hlvnn.records.run_folder import BEST, Run, load_run
 
 LATENT_COLUMNS = (
     *("trial", "epoch", "level", "gid", "label", "rows", "latent", "coordinate"),

@@ -10,19 +10,18 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from hlvnn import files, perturbations
-from hlvnn.analysis import sweep_files
+from hlvnn import files
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import PARAMETER, POOLED, Results, read_metrics
-from hlvnn.analysis.sweep_files import Drawn, Record
 from hlvnn.data.schema import Schema
 from hlvnn.errors import HlvnnError, RunError
-from hlvnn.runs import HYPERPARAMS, METRICS, RESULT, SCHEMA
-from hlvnn.spaces import Settings
+from hlvnn.records import journal, outcomes, perturbations, sweep_folder, trials_table
+from hlvnn.records.journal import Draw, Drawn
+from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
+from hlvnn.records.sweep_folder import Record
 from hlvnn.storage import readable
-from hlvnn.sweep import outcomes, table
-from hlvnn.sweep.journal import Draw
-from hlvnn.sweep.outcomes import Outcome, Status
+from hlvnn.words import Settings
 
 DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
 """Parts of a latent's text that say nothing, because they are so unless said otherwise."""
@@ -41,10 +40,10 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     Raises `RunError` for a folder that is no sweep.
     """
     sweep = readable(path).resolve()
-    record = sweep_files.read_record(sweep)
-    alive = sweep_files.has_driver(sweep) if alive is None else alive
+    record = sweep_folder.read_record(sweep)
+    alive = sweep_folder.has_driver(sweep) if alive is None else alive
     problems: list[str] = []
-    drawn = sweep_files.read_journal(sweep, problems)
+    drawn = journal.read_journal(sweep, problems)
     on_disk = {int(folder.name[6:]) for folder in sweep.glob("trial_[0-9]*") if folder.is_dir()}
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
     selection = _Selection(record.objectives)
@@ -68,8 +67,8 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
         except HlvnnError as error:
             problems.append(str(error).replace(f"{sweep}/", ""))
             outcome = _guessed(folder, number, settings, frame)
-        outcome = outcome or table.without_outcome(folder, draw, number, alive)
-        row = table.row_of(outcome, folder, settings, frame, selection)
+        outcome = outcome or trials_table.without_outcome(folder, draw, number, alive)
+        row = trials_table.row_of(outcome, folder, settings, frame, selection)
         rows.append(row | about.columns | params)
     return _results(sweep, selection, rows, alive, record, problems, drawn)
 
@@ -97,7 +96,7 @@ def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> 
         about = _About(folder, problems)
         outcome = _outcome_of_run(folder, number, problems)
         frame = read_metrics(folder, problems)
-        row = table.row_of(outcome, folder, about.settings, frame, selection)
+        row = trials_table.row_of(outcome, folder, about.settings, frame, selection)
         rows.append(row | about.columns)
     return _results(parent, selection, rows, False, None, problems, Drawn())
 
@@ -148,7 +147,7 @@ def _results(
     problems: list[str],
     drawn: Drawn,
 ) -> Results:
-    frame = table.arranged(rows, selection)
+    frame = trials_table.arranged(rows, selection)
     frame["structure"] = _structures(frame)
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
@@ -215,7 +214,7 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
 
     Those of trials that have ended, and whose files have not changed since the table was written.
     """
-    path = sweep / table.TRIALS
+    path = sweep / trials_table.TRIALS
     try:
         frame = pd.read_parquet(path)
         written = path.stat().st_mtime_ns

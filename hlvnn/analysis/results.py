@@ -11,15 +11,15 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from hlvnn import runs
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
-from hlvnn.analysis.sweep_files import Drawn, Record
 from hlvnn.errors import RunError
-from hlvnn.runs import METRICS, Run
-from hlvnn.sweep import table
-from hlvnn.sweep.outcomes import Status
-from hlvnn.sweep.table import PLACED
+from hlvnn.records import run_folder, trials_table
+from hlvnn.records.journal import Drawn
+from hlvnn.records.outcomes import Status
+from hlvnn.records.run_folder import METRICS, Run
+from hlvnn.records.sweep_folder import Record
+from hlvnn.records.trials_table import PLACED
 
 POOLED = "none"
 """Structure of a trial without latents."""
@@ -84,7 +84,7 @@ class Results:
     @cached_property
     def ranked(self) -> pd.DataFrame:
         """`trials` with the best first; those without a place last."""
-        frame: pd.DataFrame = table.ranked(self.trials, self)
+        frame: pd.DataFrame = trials_table.ranked(self.trials, self)
         return frame
 
     @property
@@ -210,7 +210,7 @@ def read_metrics(folder: Path, problems: list[str]) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        frame = runs.read_metrics(folder)
+        frame = run_folder.read_metrics(folder)
         if not len(frame):
             return None
         plain = all(pd.api.types.is_numeric_dtype(frame[name]) for name in ("epoch", "seconds"))

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from hlvnn import errors
 from hlvnn.config import DataConfig
 from hlvnn.data.folder import load_folder
@@ -13,7 +15,7 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import DataError
 from hlvnn.families import member_module, members
 
-__all__ = ["GroupedDataset", "load_data"]
+__all__ = ["GroupedDataset", "data_of", "load_data"]
 
 SOURCES = "data.sources"
 """The family of data sources, one file each."""
@@ -41,3 +43,13 @@ def load_data(config: DataConfig) -> GroupedDataset:
         f"{known} Name one with --dataset, or put a folder of arrays at {place} "
         "(--data-dir moves the root)."
     )
+
+
+@lru_cache(maxsize=2)
+def _loaded(config: DataConfig) -> GroupedDataset:
+    return load_data(config)
+
+
+def data_of(config: DataConfig) -> GroupedDataset:
+    """Return the data set of a configuration; a process keeps the last two it loaded."""
+    return _loaded(config)

@@ -10,9 +10,10 @@ exists is never touched.
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import BinaryIO
 import numpy as np
 import tyro
 
-from hlvnn import errors
 from hlvnn.data import leaf, splits
 from hlvnn.data.folder import DESCRIPTION, SPLITS, Description
 from hlvnn.errors import ConfigError, DataError
@@ -269,14 +269,5 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits 2 with one message for what a user can mend."""
-    formats: dict[str, Callable[..., Leaf]] = {"leaf": Leaf}
-    prog = "python -m hlvnn.data.convert"
-    errors.run_command(
-        lambda: convert_leaf(tyro.extras.subcommand_cli_from_dict(formats, prog=prog, args=args))
-    )
-
-
 if __name__ == "__main__":
-    main()
+    runpy.run_module("hlvnn.commands.convert", run_name="__main__")

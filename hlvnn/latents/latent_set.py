@@ -12,8 +12,7 @@ from torch.distributions import Distribution
 from hlvnn.data.grouped import Split
 from hlvnn.errors import DataError
 from hlvnn.latents.divergence import cholesky, factor, kl
-from hlvnn.latents.draws import Draws, LatentRows
-from hlvnn.latents.held import Held
+from hlvnn.latents.draws import Draws, Held, LatentRows
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.normals import shifted, standard, whiten
 from hlvnn.latents.posteriors.joint import Joint

@@ -1,6 +1,7 @@
 """The sweep: Ray Tune spreads trials, Optuna proposes them, ASHA stops the bad ones early.
 
-The only package that imports ray. A trial is `hlvnn.runs.execute`, the same as `train_one.py` runs.
+The only package that imports ray. A trial is `hlvnn.training.execution.execute`, the same as
+`train_one.py` runs.
 """
 
 import os

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from hlvnn.config import RunConfig, flatten
 from hlvnn.errors import ConfigError, HlvnnError, Problems
-from hlvnn.spaces import Space, text
+from hlvnn.search_space import Space
 from hlvnn.storage import is_address
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.searchers import check_grid
+from hlvnn.words import text
 
 PERTURBED = ("lr", "latent_lr", "weight_decay", "kl_weight", "dropout", "augment", "clip_grad")
 """Settings that may change while a trial runs: its weights and its schedule fit all the same."""

@@ -18,29 +18,31 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from hlvnn import runs
 from hlvnn.errors import RunError, StorageError
-from hlvnn.perturbations import PERTURBATIONS, Change, settings_now
-from hlvnn.spaces import shown
-from hlvnn.storage import Remote, readable
-from hlvnn.sweep import cluster, journal, keeping, outcomes, table, trackers, warm
-from hlvnn.sweep.board import Board
+from hlvnn.patience import Patience
+from hlvnn.records import journal, outcomes, run_folder, trials_table, weight_files
+from hlvnn.records.board import Board
+from hlvnn.records.journal import STUDY, Draw, Journal
+from hlvnn.records.outcomes import Outcome, Status, trial_folder
+from hlvnn.records.perturbations import PERTURBATIONS, Change, settings_now
+from hlvnn.records.sweep_folder import locked
+from hlvnn.storage import Remote, readable, shown_path
+from hlvnn.sweep import cluster, trackers, warm
 from hlvnn.sweep.combinations import UNSTOPPED
 from hlvnn.sweep.comparing import Row
-from hlvnn.sweep.display import LiveDisplay, duration, front, leaderboard
+from hlvnn.sweep.copies import Mirror
 from hlvnn.sweep.ending import Ending, signals
-from hlvnn.sweep.journal import STUDY, Draw, Journal, Proposer
-from hlvnn.sweep.journaled import JournaledSearch
-from hlvnn.sweep.mending import mended
-from hlvnn.sweep.mirror import Mirror
-from hlvnn.sweep.outcomes import Outcome, Status, trial_folder
-from hlvnn.sweep.patience import Patience
-from hlvnn.sweep.plan import Plan, begin, locked, shown_path
+from hlvnn.sweep.plan import Plan, begin
 from hlvnn.sweep.population import Exchange
-from hlvnn.sweep.recorder import Recorder
+from hlvnn.sweep.proposer import Proposer
+from hlvnn.sweep.ray_callback import Recorder
+from hlvnn.sweep.ray_patch import mended
+from hlvnn.sweep.ray_search import JournaledSearch
 from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
 from hlvnn.sweep.searchers import sampler
 from hlvnn.sweep.trainable import Trainable, scalars
+from hlvnn.terminal import LiveDisplay, front, leaderboard
+from hlvnn.words import duration, shown
 
 PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 """Ray's variable: how many trials may be drawn before they can begin."""
@@ -83,7 +85,7 @@ class _Driver:
         )
         if plan.earlier is not None:
             warm.learn(self.journal.study, plan.earlier)
-        self.trials = table.TrialsTable(self.sweep, self.space, plan.remote)
+        self.trials = trials_table.TrialsTable(self.sweep, self.space, plan.remote)
         self.ending = Ending(self.options.time_budget)
         self.board = Board(self.space, self.options.num_trials, slots, self.ending.deadline)
         self.rules = Rules(
@@ -136,7 +138,7 @@ class _Driver:
             try:
                 recorder.close(self.ending.reason)
                 frame = self.patience.patiently(
-                    lambda: self._save_table(alive=False), str(self.sweep / table.TRIALS)
+                    lambda: self._save_table(alive=False), str(self.sweep / trials_table.TRIALS)
                 )
                 self.mirror.push()
             except StorageError as error:
@@ -216,7 +218,7 @@ class _Driver:
             return Outcome(trial=number, status=Status.OUT_OF_MEMORY, reason=reason)
         if last is None:
             return None
-        if (folder / runs.RESULT).exists():
+        if (folder / run_folder.RESULT).exists():
             return Outcome(trial=number, status=Status.COMPLETED)
         reason = f"stopped early at epoch {last['epoch']:g}, as the driver was killed"
         return Outcome(trial=number, status=Status.STOPPED, reason=reason)
@@ -231,7 +233,7 @@ class _Driver:
 
     def _rows(self, draw: Draw) -> list[Row]:
         """Return what Ray would have been told of a trial so far."""
-        frame = table.metrics(self.sweep, draw.number)
+        frame = trials_table.metrics(self.sweep, draw.number)
         if frame is None or draw.problem or not draw.settings:
             return []
         epochs = draw.settings["num_epochs"]
@@ -316,7 +318,7 @@ class _Driver:
 
     def _conclude(self, frame: pd.DataFrame) -> int:
         """Print the leaderboard and where everything is; return the exit code."""
-        ranked = table.ranked(frame, self.space)
+        ranked = trials_table.ranked(frame, self.space)
         drawn = {
             number: draw.drawn | settings_now(trial_folder(self.sweep, number))
             for number, draw in self.journal.draws().items()
@@ -326,13 +328,13 @@ class _Driver:
         counts = ", ".join(f"{count} {status}" for status, count in numbers)
         lines = [
             f"{len(frame)} trials in {duration(time.monotonic() - self.board.started)}: {counts}",
-            f"every trial: {self.plan.place(table.TRIALS)}",
+            f"every trial: {self.plan.place(trials_table.TRIALS)}",
             f"everything: {self.plan.place()}",
         ]
         best = ranked.iloc[0]
         if self.options.report:
             lines.append(_report(self.sweep, self.plan.remote))
-        found = best["status"] in table.PLACED and not pd.isna(
+        found = best["status"] in trials_table.PLACED and not pd.isna(
             best.get(f"best_{self.space.metric}")
         )
         if found:
@@ -357,7 +359,7 @@ class _Driver:
         if keep is None:
             return []
         try:
-            freed = keeping.prune(self.plan.remote or self.sweep, ranked, keep)
+            freed = weight_files.prune(self.plan.remote or self.sweep, ranked, keep)
         except OSError as error:
             return [f"weights: not all that was to go could be deleted: {error}"]
         return [f"weights: kept the best {keep} trials', freed {freed.bytes / 1e6:.1f} MB"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from hlvnn.sweep.display import duration
+from hlvnn.words import duration
 
 
 class Ending(tune.Stopper):

@@ -8,15 +8,16 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from hlvnn import runs, spaces
+from hlvnn import search_space, words
 from hlvnn.config import RunConfig
 from hlvnn.errors import HlvnnError
+from hlvnn.records import run_folder
 from hlvnn.sweep import cluster
 from hlvnn.sweep.combinations import UNSTOPPED
-from hlvnn.sweep.display import duration
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan
 from hlvnn.sweep.searchers import sampler
+from hlvnn.words import duration
 
 SHOWN = 10
 """Draws that are printed."""
@@ -28,14 +29,14 @@ def dry_run(plan: Plan, console: Console) -> int:
     """Print draws, resources and an estimate; return the exit code."""
     options, space = plan.options, plan.space
     count, proposer = min(SHOWN, options.num_trials), sampler(options.searcher, options.seed)
-    draws = spaces.draws(space, count, options.seed, plan.fixed, proposer)
-    drawn = [spaces.drawn_only(space, plan.fixed, settings) for settings in draws]
+    draws = search_space.draws(space, count, options.seed, plan.fixed, proposer)
+    drawn = [search_space.drawn_only(space, plan.fixed, settings) for settings in draws]
     columns = list(dict.fromkeys(name for settings in drawn for name in settings))
     table = Table(header_style="bold")
     for name in ("trial", *columns):
         table.add_column(name)
     for number, settings in enumerate(drawn):
-        cells = (spaces.text(settings[name]) if name in settings else "" for name in columns)
+        cells = (words.text(settings[name]) if name in settings else "" for name in columns)
         table.add_row(str(number), *cells)
     console.print(f"{space.name}: the first draws of seed {options.seed}", style="bold")
     console.print(table)
@@ -48,8 +49,8 @@ def _settings(plan: Plan) -> list[str]:
     space, options = plan.space, plan.options
     told = ", ".join(f"{metric} ({mode})" for metric, mode in space.objectives)
     return [
-        f"fixed: {spaces.shown({**space.base, **options.fixed_settings})}",
-        f"selecting on {told}; {spaces.CHECKED_DRAWS} draws were checked",
+        f"fixed: {words.shown({**space.base, **options.fixed_settings})}",
+        f"selecting on {told}; {search_space.CHECKED_DRAWS} draws were checked",
         f"would write to {plan.place()}",
     ]
 
@@ -105,11 +106,11 @@ def expected_share(options: SweepConfig, num_epochs: int) -> float:
 def past_seconds(parent: Path, like: RunConfig) -> list[float]:
     """Return the seconds of epochs of earlier runs with the same data and model size."""
     found: list[float] = []
-    files = [*parent.glob(f"*/{runs.METRICS}"), *parent.glob(f"*/*/{runs.METRICS}")]
+    files = [*parent.glob(f"*/{run_folder.METRICS}"), *parent.glob(f"*/*/{run_folder.METRICS}")]
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)[:PAST_RUNS]:
         try:
-            config = runs.read_config(file.parent)
-            seconds = runs.read_metrics(file.parent)["seconds"].tolist()
+            config = run_folder.read_config(file.parent)
+            seconds = run_folder.read_metrics(file.parent)["seconds"].tolist()
         except (HlvnnError, KeyError):
             continue
         same = (config.data.data_size, config.model.model_size)

@@ -9,19 +9,20 @@ from dataclasses import replace
 import ray
 import torch
 
-from hlvnn import runs
-from hlvnn.build import assemble, build_model
 from hlvnn.config import RunConfig, flatten, run_config
+from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import ConfigError, ResourceError
+from hlvnn.models.build import assemble, build_model
+from hlvnn.models.model import parameter_count
 from hlvnn.sweep import cluster
 from hlvnn.sweep.plan import Plan
-from hlvnn.training import fit, parameter_count
+from hlvnn.training.loop import fit
 
 STEPS = 3
 """Steps that the probe trains: the optimizer's state is there after the first …"""
 EPOCHS = 40
-"""… times this on a GPU, enough for the step to be recorded (`hlvnn.recorded`)."""
+"""… times this on a GPU, enough for the step to be recorded (`hlvnn.training.cuda_graph`)."""
 PROBED = 3
 """Draws that are trained, those of the most parameters and rows a step."""
 MARGIN = 1.2
@@ -66,7 +67,7 @@ def largest(sample: Sequence[RunConfig]) -> list[RunConfig]:
     """Return the draws that are likely to need the most memory."""
 
     def weight(config: RunConfig) -> tuple[int, int]:
-        data = runs.data_of(config.data)
+        data = data_of(config.data)
         rows = config.train.batch_size or len(data.train)
         return parameter_count(assemble(config.model, data.schema)), rows
 
@@ -87,7 +88,7 @@ def measure(settings: Sequence[dict[str, object]]) -> tuple[int, int]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for one in settings:
         config = run_config({**one, "device": device.type}, "probe")
-        _train(config, _few_rows(runs.data_of(config.data), config.train.batch_size))
+        _train(config, _few_rows(data_of(config.data), config.train.batch_size))
     if device.type == "cuda":
         context = max(0, free - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved())
         return torch.cuda.max_memory_reserved() + context, has

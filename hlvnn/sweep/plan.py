@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,29 +14,24 @@ from typing import Any
 
 import torch
 
-from hlvnn import files, runs, spaces
-from hlvnn.build import assemble, build_model
+from hlvnn import files, search_space, words
 from hlvnn.config import DataConfig, RunConfig, run_config, validated
+from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
-from hlvnn.predict import evaluate
-from hlvnn.spaces import Settings, Space
-from hlvnn.storage import Remote, is_address, origin
-from hlvnn.sweep import combinations, outcomes, warm
-from hlvnn.sweep.mirror import opened, to_read
+from hlvnn.inference.predict import evaluate
+from hlvnn.models.build import assemble, build_model
+from hlvnn.models.model import parameter_count
+from hlvnn.records import outcomes, run_folder
+from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, read_raw
+from hlvnn.search_space import Space
+from hlvnn.storage import Remote, is_address, shown_path
+from hlvnn.sweep import combinations, warm
+from hlvnn.sweep.copies import opened, to_read
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.warm import Earlier
-from hlvnn.training import parameter_count
+from hlvnn.words import Settings
 
-SWEEP = "sweep.json"
-"""The sweep's options, its search space's digest, metric and mode, versions and starts."""
-RECORDED = {"options": dict, "space": dict, "fixed": dict, "starts": list}
-SPACE_COPY = "search_space.py"
-"""Copy of the search space, to read; it is never run."""
-README = "README.md"
-"""What the sweep is about, for whoever opens its folder."""
-LOCK = "driver.lock"
-"""Held by the driver that works on the sweep."""
 BUILT_DRAWS = 16
 """Draws whose model is built before a sweep starts."""
 SHOWN_PROBLEMS = 4
@@ -99,9 +91,9 @@ def new_plan(options: SweepConfig) -> Plan:
     Raises `ConfigError`, `RunError` (the folder exists), `ResourceError`, or what loading raises.
     """
     if options.space is None:
-        known = ", ".join(spaces.names())
+        known = ", ".join(search_space.names())
         raise ConfigError(f"name a search space (there are: {known}), or a sweep with --resume")
-    space = spaces.load(options.space)
+    space = search_space.load(options.space)
     fixed: Settings = {}
     sample: list[RunConfig] = []
     place: list[tuple[Path, Remote | None]] = []
@@ -111,7 +103,7 @@ def new_plan(options: SweepConfig) -> Plan:
         fixed.update(_fixed(options, space))
 
     def draw() -> None:
-        sample.extend(spaces.check(space, options.seed, fixed or options.fixed_settings))
+        sample.extend(search_space.check(space, options.seed, fixed or options.fixed_settings))
 
     def name() -> None:
         title = sample[0].data.title if sample else _title(options, space)
@@ -120,7 +112,7 @@ def new_plan(options: SweepConfig) -> Plan:
     def learn() -> None:
         if options.warm_start is not None:
             with to_read(options.warm_start) as source:
-                _record(source)
+                read_raw(source)
                 earlier.append(warm.read(source, space, options.warm_start))
 
     all_of(fix, draw, name, lambda: combinations.check(options, space, sample), learn)
@@ -176,8 +168,8 @@ def resumed_plan(options: SweepConfig) -> Plan:
     check_changes(before, options)
     combinations.check_more(before, options.num_trials - before.num_trials)
     assert options.space is not None
-    space = spaces.load(options.space)
-    record = _record(sweep)
+    space = search_space.load(options.space)
+    record = read_raw(sweep)
     if record["space"]["sha256"] != space.sha256:
         raise ConfigError(
             f"{space.path} has changed since {shown_path(sweep)} began, so its trials could not be "
@@ -186,7 +178,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
         )
     run_config(record["fixed"], shown_path(sweep / SWEEP))  # where damage is to be looked for
     fixed = record["fixed"] | _device(options, space)
-    sample = spaces.check(space, options.seed, fixed)
+    sample = search_space.check(space, options.seed, fixed)
     combinations.check(options, space, sample)
     return Plan(options, space, sweep, fixed, sample, remote=remote)
 
@@ -214,7 +206,7 @@ def extended_plan(options: SweepConfig) -> Plan:
 
 def saved_options(sweep: Path) -> SweepConfig:
     """Return the options that a sweep was last started with."""
-    record = _record(sweep)
+    record = read_raw(sweep)
     return validated(SweepConfig, record["options"], str(sweep / SWEEP))
 
 
@@ -222,7 +214,7 @@ def begin(plan: Plan) -> None:
     """Make the folder of a new sweep, or note that an old one goes on."""
     record: dict[str, Any] = {"starts": []}
     if (plan.sweep / SWEEP).exists():
-        record = _record(plan.sweep)
+        record = read_raw(plan.sweep)
     else:
         shutil.copyfile(plan.space.path, plan.sweep / SPACE_COPY)
         (plan.sweep / README).write_text(readme(plan), encoding="utf-8")
@@ -236,10 +228,12 @@ def begin(plan: Plan) -> None:
         "metric": space.metric,
         "mode": space.mode,
         "others": space.others,
-        "base": {key: spaces.text(value) for key, value in space.base.items()},
+        "base": {key: words.text(value) for key, value in space.base.items()},
     }
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    record["starts"].append({"time": now, "host": platform.node(), "versions": runs.versions()})
+    record["starts"].append(
+        {"time": now, "host": platform.node(), "versions": run_folder.versions()}
+    )
     files.write_json(plan.sweep / SWEEP, record)
 
 
@@ -249,34 +243,12 @@ def readme(plan: Plan) -> str:
     trials = f"{options.num_trials} trials of `search_spaces/{space.name}.py`"
     parts = [
         f"# {plan.sweep.name}",
-        spaces.opening(space.path) or f"The study {space.name}.",
+        search_space.opening(space.path) or f"The study {space.name}.",
         options.description,
         f"{trials} (copied here as {SPACE_COPY}), selected by {space.metric} ({space.mode}).",
         f"    python -m hlvnn.analysis {where}    # what came out\n    {plan.resume_command}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-@contextmanager
-def locked(sweep: Path) -> Iterator[None]:
-    """Hold the sweep's lock, which the system frees when this process ends, however it ends.
-
-    Raises `RunError` when another driver holds it.
-    """
-    sweep.mkdir(parents=True, exist_ok=True)
-    with (sweep / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RunError(
-                f"{shown_path(sweep)} is being worked on by {holder}; wait for it, or end it first"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
 
 
 def preflight(plan: Plan) -> int:
@@ -289,7 +261,7 @@ def preflight(plan: Plan) -> int:
     largest = 0
     problems: list[HlvnnError] = []
     for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
-        data = runs.data_of(config.data)
+        data = data_of(config.data)
         where = f"{plan.space.path}: draw {number}"
         if data.val is None:
             raise ConfigError(f"{where}: the data have no validation rows to select on")
@@ -322,12 +294,6 @@ def _unmeasured(plan: Plan, config: RunConfig, data: GroupedDataset) -> list[Hlv
     ]
 
 
-def shown_path(path: Path) -> str:
-    """Return a path as a user here would type it; of a copy, the address it is a copy of."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else origin(path)
-
-
 def _fixed(options: SweepConfig, space: Space) -> Settings:
     """Return the settings fixed for all trials: the flags', and what all machines must agree on."""
     fixed = options.fixed_settings | _device(options, space)
@@ -353,21 +319,3 @@ def _device(options: SweepConfig, space: Space) -> Settings:
             )
         device = "cpu"  # auto would put every trial on the first GPU
     return {"device": device}
-
-
-def _record(sweep: Path) -> dict[str, Any]:
-    if not (sweep / SWEEP).exists():
-        raise RunError(
-            f"{shown_path(sweep)} is not a sweep: {SWEEP} is missing; give the folder that holds "
-            "it, RESULTS_DIR/DATASET/SWEEP"
-        )
-    record = files.read_json(sweep / SWEEP)
-    whole = isinstance(record, dict) and all(
-        isinstance(record.get(name), kind) for name, kind in RECORDED.items()
-    )
-    if not whole or not isinstance(record["space"].get("sha256"), str):
-        raise RunError(
-            f"{shown_path(sweep / SWEEP)}: damaged: expected {', '.join(RECORDED)} in it; restore "
-            "it from a copy"
-        )
-    return record

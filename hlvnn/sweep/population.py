@@ -30,15 +30,17 @@ from optuna.trial import FrozenTrial
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from hlvnn import files, perturbations, runs
-from hlvnn.checkpoint import load_checkpoint, previous, save_checkpoint
+from hlvnn import files
 from hlvnn.config import flatten, run_config
 from hlvnn.errors import CheckpointError
-from hlvnn.perturbations import Change
-from hlvnn.spaces import Settings, Space
+from hlvnn.records import perturbations, run_folder
+from hlvnn.records.checkpoint import load_checkpoint, previous, save_checkpoint
+from hlvnn.records.outcomes import trial_folder
+from hlvnn.records.perturbations import Change
+from hlvnn.search_space import Space
 from hlvnn.sweep.comparing import Row, compared
-from hlvnn.sweep.outcomes import trial_folder
 from hlvnn.sweep.searchers import Independent
+from hlvnn.words import Settings
 
 QUARTER = 0.25
 """Share of the population that is replaced in a round, and share that is taken over."""
@@ -232,10 +234,14 @@ class Exchange:
 
     def _write(self, folder: Path, donor: Path, changes: list[Change]) -> None:
         """Write the trial's new state; perturbations.json comes last: with it, it is done."""
-        own, state = (_of_epoch(changes[-1].epoch, at / runs.CHECKPOINT) for at in (folder, donor))
-        previous(folder / runs.CHECKPOINT).unlink(missing_ok=True)  # of the weights that are left
-        save_checkpoint({**state, **{key: own[key] for key in OWN}}, folder / runs.CHECKPOINT)
-        path = folder / runs.HYPERPARAMS
+        own, state = (
+            _of_epoch(changes[-1].epoch, at / run_folder.CHECKPOINT) for at in (folder, donor)
+        )
+        previous(folder / run_folder.CHECKPOINT).unlink(
+            missing_ok=True
+        )  # of the weights that are left
+        save_checkpoint({**state, **{key: own[key] for key in OWN}}, folder / run_folder.CHECKPOINT)
+        path = folder / run_folder.HYPERPARAMS
         record = files.read_json(path)
         config = run_config({**record["config"], **changes[-1].settings}, str(path))
         files.write_json(path, {**record, "config": flatten(config)})

@@ -16,13 +16,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from hlvnn import runs
 from hlvnn.config import DataConfig
+from hlvnn.data import data_of
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError
-from hlvnn.storage import Remote, is_address
-from hlvnn.sweep import cluster, outcomes, packing, plan, trackers
+from hlvnn.records import outcomes, run_folder
+from hlvnn.storage import Remote, is_address, shown_path
+from hlvnn.sweep import cluster, packing, plan, trackers
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.plan import Plan, shown_path
+from hlvnn.sweep.plan import Plan
 
 Found = TypeVar("Found")
 Place = Path | Remote
@@ -186,11 +187,11 @@ def _token(folder: Place) -> Iterator[Request]:
 
 def inspect(request: Request) -> NodeReport:
     """Look at this node: can it use the storage, has it the data, and which versions."""
-    report = NodeReport(socket.gethostname(), runs.versions(), _storage_problem(request))
+    report = NodeReport(socket.gethostname(), run_folder.versions(), _storage_problem(request))
     digests: list[str] = []
     for config in request.data:
         try:
-            digests.append(runs.data_of(config).digest())
+            digests.append(data_of(config).digest())
         except HlvnnError as error:
             report = replace(report, data=str(error))
             break

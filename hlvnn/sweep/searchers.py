@@ -16,9 +16,9 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from hlvnn import spaces
+from hlvnn import search_space
 from hlvnn.errors import ConfigError
-from hlvnn.spaces import Space
+from hlvnn.search_space import Space
 
 GRID_LIMIT = 2000
 """Points of the largest grid."""
@@ -26,13 +26,13 @@ GRID_LIMIT = 2000
 
 def tpe(seed: int, trials_before: int) -> BaseSampler:
     """Tree-structured Parzen estimators, which know conditional parameters."""
-    return spaces.new_sampler(seed, trials_before)
+    return search_space.new_sampler(seed, trials_before)
 
 
 def gp(seed: int, trials_before: int) -> BaseSampler:
     """A Gaussian process; conditional parameters are drawn at random."""
     return optuna.samplers.GPSampler(
-        seed=spaces.stream(seed, trials_before), warn_independent_sampling=False
+        seed=search_space.stream(seed, trials_before), warn_independent_sampling=False
     )
 
 
@@ -42,7 +42,7 @@ def qmc(seed: int, trials_before: int) -> BaseSampler:
         qmc_type="sobol",
         scramble=True,
         seed=seed,
-        independent_sampler=optuna.samplers.RandomSampler(spaces.stream(seed, trials_before)),
+        independent_sampler=optuna.samplers.RandomSampler(search_space.stream(seed, trials_before)),
         warn_asynchronous_seeding=False,
         warn_independent_sampling=False,
     )
@@ -50,12 +50,12 @@ def qmc(seed: int, trials_before: int) -> BaseSampler:
 
 def random(seed: int, trials_before: int) -> BaseSampler:
     """Independent draws."""
-    return optuna.samplers.RandomSampler(spaces.stream(seed, trials_before))
+    return optuna.samplers.RandomSampler(search_space.stream(seed, trials_before))
 
 
 def grid(seed: int, trials_before: int) -> BaseSampler:
     """Every point of a small space once, in random order; conditional parameters are understood."""
-    return optuna.samplers.BruteForceSampler(spaces.stream(seed, trials_before))
+    return optuna.samplers.BruteForceSampler(search_space.stream(seed, trials_before))
 
 
 SEARCHERS: dict[str, Callable[[int, int], BaseSampler]] = {

@@ -1,4 +1,4 @@
-"""What Ray runs: one trial, by `hlvnn.runs.execute`, told to Ray in a few numbers an epoch."""
+"""What Ray runs: one trial, by `execution.execute`, told to Ray in a few numbers an epoch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ import torch
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
-from hlvnn import runs
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
+from hlvnn.patience import Patience
+from hlvnn.records import run_folder
+from hlvnn.records.outcomes import ERROR, HUNG
 from hlvnn.storage import Remote
-from hlvnn.sweep.mirror import TrialCopy
-from hlvnn.sweep.outcomes import ERROR, HUNG
-from hlvnn.sweep.patience import Patience
-from hlvnn.training import EpochReport
+from hlvnn.sweep.copies import TrialCopy
+from hlvnn.training import execution
+from hlvnn.training.loop import EpochReport
 
 OUT_OF_MEMORY = "out_of_memory"
 """Flag of the one result of a trial that had too little memory."""
@@ -94,13 +95,13 @@ def _run_trial(config: dict[str, Any]) -> None:
             def execute() -> None:
                 if not folder.parent.is_dir():  # of a file system that is not mounted now
                     raise FileNotFoundError(errno.ENOENT, "the sweep's folder is away")
-                runs.execute(run, folder, report=report, resume=True)
+                execution.execute(run, folder, report=report, resume=True)
 
             patience.patiently(execute, str(folder))
             if copy is not None:
                 copy.push()
             if not reports:  # it had ended before the driver that watched it was killed
-                last = runs.read_metrics(folder).iloc[-1].to_dict()
+                last = run_folder.read_metrics(folder).iloc[-1].to_dict()
                 tune.report(scalars(last, settings["num_epochs"], config["worst"]))
     except Exception as error:
         with suppress(OSError):
@@ -123,7 +124,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _tell_out_of_memory(folder: Path, num_epochs: int, worst: Mapping[str, float]) -> None:
     """End a trial that had too little memory: an outcome, as divergence is, and not tried again."""
-    epochs = len(runs.read_metrics(folder)) if (folder / runs.METRICS).exists() else 0
+    epochs = len(run_folder.read_metrics(folder)) if (folder / run_folder.METRICS).exists() else 0
     row = {"epoch": epochs + 1, "diverged": 1.0}
     tune.report(scalars(row, num_epochs, worst) | {OUT_OF_MEMORY: 1})
 

@@ -16,13 +16,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hlvnn import perturbations
 from hlvnn.errors import ConfigError
-from hlvnn.spaces import Space, text
-from hlvnn.sweep import outcomes, table
-from hlvnn.sweep.journal import Journal
-from hlvnn.sweep.outcomes import Status
+from hlvnn.records import outcomes, perturbations, trials_table
+from hlvnn.records.journal import Journal
+from hlvnn.records.outcomes import Status
+from hlvnn.search_space import Space
 from hlvnn.sweep.searchers import Independent
+from hlvnn.words import text
 
 SOURCE = "warm_start"
 """Attribute of an Optuna trial that came from elsewhere: the folder of that trial."""
@@ -148,7 +148,7 @@ class _Replay(Independent):
 
 def _values(sweep: Path, number: int, status: Status, space: Space) -> list[float]:
     """Return what the trial's last epoch measured, in this space's metrics."""
-    frame = table.metrics(sweep, number)
+    frame = trials_table.metrics(sweep, number)
     if frame is None or status in (Status.DIVERGED, Status.OUT_OF_MEMORY):
         return list(space.worsts.values())
     last = frame.iloc[-1]

@@ -18,13 +18,13 @@ import pandas as pd
 import psutil
 from ray.cluster_utils import Cluster
 
-from hlvnn import runs
-from hlvnn.sweep import outcomes
-from hlvnn.sweep.journal import NUMBER, Journal
+from hlvnn.records import outcomes, run_folder
+from hlvnn.records.journal import NUMBER, Journal
+from hlvnn.training import execution
+from tests.helpers import ROOT
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-ROOT = Path(__file__).parent.parent.parent
 SPACE = """
 BASE = {"dataset": "digits", "backbone": "mlp", "hidden": [16], "batch_size": 32, "patience": None}
 METRIC, MODE = "val_acc", "max"
@@ -114,12 +114,12 @@ class Sweep:
 
     def epochs(self) -> int:
         """Return the epochs that were trained so far, of all trials."""
-        return len(list(self.folder.glob(f"trial_*/{runs.STATS}/epoch_*.parquet")))
+        return len(list(self.folder.glob(f"trial_*/{run_folder.STATS}/epoch_*.parquet")))
 
     def under_way(self) -> list[int]:
         """Return the trials with a checkpoint that have not ended."""
         ended = self.ended()
-        paths = self.folder.glob(f"trial_*/{runs.CHECKPOINT}")
+        paths = self.folder.glob(f"trial_*/{run_folder.CHECKPOINT}")
         return sorted({int(path.parent.name[6:]) for path in paths} - set(ended))
 
     def wait_for_progress(self) -> None:
@@ -191,12 +191,12 @@ class Sweep:
         for row in frame.to_dict("records"):
             trial = outcomes.trial_folder(self.folder, row["trial"])
             epochs = list(range(1, row["epochs"] + 1))
-            assert runs.read_metrics(trial)["epoch"].tolist() == epochs
-            groups = runs.read_groups(trial)
+            assert run_folder.read_metrics(trial)["epoch"].tolist() == epochs
+            groups = run_folder.read_groups(trial)
             assert sorted(groups["epoch"].unique()) == epochs
             assert not groups.duplicated(["epoch", "level", "gid", "split"]).any()
             assert (groups.groupby("epoch").size() == len(groups) / len(epochs)).all()
-            assert (row["status"] == "completed") == (trial / runs.RESULT).exists()
+            assert (row["status"] == "completed") == (trial / run_folder.RESULT).exists()
         for path, content in self.finished.items():
             assert path.read_bytes() == content, f"{path} of a finished trial has changed"
         study = Journal.open(self.folder).study
@@ -209,8 +209,8 @@ class Sweep:
     def check_repeatable(self, number: int) -> None:
         """Check that a trial is what it would have been, had nothing been killed."""
         trial = outcomes.trial_folder(self.folder, number)
-        metrics = runs.read_metrics(trial)
-        state = runs.load_checkpoint(trial / runs.CHECKPOINT)
+        metrics = run_folder.read_metrics(trial)
+        state = execution.load_checkpoint(trial / run_folder.CHECKPOINT)
 
         class EnoughError(Exception):
             pass
@@ -221,14 +221,14 @@ class Sweep:
 
         again = self.here / f"again_{number}"
         with suppress(EnoughError):
-            runs.execute(runs.read_config(trial), again, report=report)
+            execution.execute(run_folder.read_config(trial), again, report=report)
         assert state["epoch"] == len(metrics)
         pd.testing.assert_frame_equal(
-            runs.read_metrics(again).drop(columns=TIMED),
+            run_folder.read_metrics(again).drop(columns=TIMED),
             metrics.drop(columns=TIMED),
             check_exact=True,
         )
-        theirs = runs.load_checkpoint(again / runs.CHECKPOINT)["model"]
+        theirs = execution.load_checkpoint(again / run_folder.CHECKPOINT)["model"]
         assert all((state["model"][name] == theirs[name]).all() for name in theirs)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hlvnn import runs
-from hlvnn.sweep import outcomes
+from hlvnn.records import outcomes, run_folder
+from hlvnn.training import execution
 from tests.chaos.stage import Sweep, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.slow]
@@ -55,7 +55,7 @@ def test_a_hung_trial_leaves_word_of_where_it_was(tmp_path: Path) -> None:
         wait_until(lambda: sweep.over() or (sweep.folder / "sweep.json").exists(), "the sweep")
         trial = outcomes.trial_folder(sweep.folder, 0)
         trial.mkdir()
-        os.mkfifo(trial / runs.LOG)
+        os.mkfifo(trial / run_folder.LOG)
         wait_until(sweep.over, "the sweep's end")
         assert sweep.driver.returncode == 1, sweep.said()
         outcome = outcomes.read(sweep.folder, 0)
@@ -71,7 +71,7 @@ def test_ctrl_c_once_finishes_the_epoch_and_saves_it(tmp_path: Path) -> None:
     flags = ("--grace-period", "60", "--checkpoint-every", "50")
     with Sweep(tmp_path, 3, 60, *flags) as sweep:
         wait_until(lambda: sweep.over() or sweep.epochs() >= 3, "some epochs")
-        assert not list(sweep.folder.glob(f"trial_*/{runs.CHECKPOINT}"))
+        assert not list(sweep.folder.glob(f"trial_*/{run_folder.CHECKPOINT}"))
         sweep.driver.send_signal(signal.SIGINT)
         wait_until(sweep.over, "its end")
         text = sweep.said()
@@ -85,7 +85,7 @@ def test_ctrl_c_once_finishes_the_epoch_and_saves_it(tmp_path: Path) -> None:
         assert (cut["reason"] == "the sweep was interrupted; --resume goes on with it").all()
         for number, epochs in zip(cut["trial"], cut["epochs"], strict=True):
             folder = outcomes.trial_folder(sweep.folder, number)
-            assert runs.load_checkpoint(folder / runs.CHECKPOINT)["epoch"] == epochs
+            assert execution.load_checkpoint(folder / run_folder.CHECKPOINT)["epoch"] == epochs
         sweep.resume()
         sweep.finish()
         sweep.check()
@@ -197,9 +197,9 @@ def test_a_disk_that_stays_full_ends_the_sweep_with_one_message(tmp_path: Path) 
         for number, epochs in zip(frame["trial"], frame["epochs"], strict=True):
             folder = outcomes.trial_folder(sweep.folder, number)
             if epochs == 0:  # it met the full disk in its first epoch
-                assert not (folder / runs.METRICS).exists()
+                assert not (folder / run_folder.METRICS).exists()
                 continue
-            assert runs.read_metrics(folder)["epoch"].tolist() == list(range(1, epochs + 1))
+            assert run_folder.read_metrics(folder)["epoch"].tolist() == list(range(1, epochs + 1))
 
 
 def test_storage_that_goes_away_and_comes_back(tmp_path: Path) -> None:

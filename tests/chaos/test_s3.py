@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hlvnn import runs
+from hlvnn.records import run_folder
 from hlvnn.storage import Remote, local_copy
 from tests.chaos.server import s3_server
 from tests.chaos.stage import Sweep, wait_until
@@ -26,7 +26,7 @@ def test_a_sweep_on_s3_completes_resumes_and_is_read_from_there(tmp_path: Path) 
         sweep.place = str(remote)
 
         def uploaded() -> set[str]:
-            return {name for name in remote.names() if name.endswith(runs.CHECKPOINT)}
+            return {name for name in remote.names() if name.endswith(run_folder.CHECKPOINT)}
 
         with sweep:
             wait_until(lambda: sweep.over() or uploaded(), "a checkpoint on S3")
@@ -44,6 +44,6 @@ def test_a_sweep_on_s3_completes_resumes_and_is_read_from_there(tmp_path: Path) 
         frame = sweep.check()
         assert frame["folder"].str.startswith("s3://").all()
         sweep.check_repeatable(0)
-        run = runs.load_run(sweep.folder / "trial_0000")
+        run = run_folder.load_run(sweep.folder / "trial_0000")
         assert run.epoch == frame["epochs"][0]
         shutil.rmtree(sweep.folder)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hlvnn.analysis.figures import style
 from hlvnn.errors import RunError
-from hlvnn.sweep.outcomes import Status
+from hlvnn.records.outcomes import Status
 
 KL = "kl_"
 NOT_LATENTS = ("kl_weight",)

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hlvnn.sweep.outcomes import Status
+from hlvnn.records.outcomes import Status
 
 SIZE = (5.4, 3.4)
 """Inches; small, so that letters stay readable on a phone."""

@@ -8,27 +8,22 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
-import tyro
 from markupsafe import Markup, escape
-from pydantic import Field
 
-from hlvnn import spaces
-from hlvnn.analysis.loading import load_runs, load_sweep
+from hlvnn import search_space
+from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.report import findings, tables
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
-from hlvnn.errors import RunError
 from hlvnn.files import replacing
-from hlvnn.storage import is_address, readable
-from hlvnn.strict import Config
-from hlvnn.sweep.outcomes import Status
-from hlvnn.sweep.plan import SPACE_COPY, SWEEP, shown_path
+from hlvnn.records.outcomes import Status
+from hlvnn.records.sweep_folder import SPACE_COPY
+from hlvnn.storage import shown_path
 
 REPORT = "report.html"
 """The page, in the sweep's folder."""
@@ -87,7 +82,9 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         trim_blocks=True,
     )
     environment.filters["coded"] = coded
-    about = spaces.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
+    about = (
+        search_space.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
+    )
     used = set(results.trials["status"])
     gains = measured.gains
     return environment.get_template("page.html").render(
@@ -148,48 +145,6 @@ def in_python(results: Results) -> str:
         "sweep.trials, sweep.epochs, sweep.best(10), sweep.latents(), "
         "sweep.groups.read(trials=[sweep.best_trial], labels=True)"
     )
-
-
-class Command(Config):
-    """Write the report of a sweep, or of a folder of single runs: one HTML file, to open anywhere.
-
-    A sweep writes it itself when it ends. While it runs, or after it was killed, this does.
-    """
-
-    path: tyro.conf.Positional[str]
-    """Folder of a sweep (RESULTS_DIR/DATASET/SWEEP), or one with runs of train_one.py in it; or its
-    address (s3://…)."""
-    out: Path | None = None
-    """File to write; None = report.html in the folder, or here where PATH is an address."""
-    metric: str = "val_loss"
-    """Column of metrics.csv by which single runs are ranked; a sweep has its own."""
-    mode: str = Field("min", pattern="^(min|max)$")
-    """Whether --metric is better when it is low (min) or high (max)."""
-    num_samples: int = Field(20, gt=0)
-    """Draws of z averaged in a prediction, for the calibration."""
-
-
-def main(args: Sequence[str]) -> int:
-    """Parse the flags, write the report, say where it is."""
-    command = tyro.cli(
-        Command,
-        prog="python -m hlvnn.analysis",
-        args=list(args),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    folder = readable(command.path)
-    if not folder.is_dir():
-        raise RunError(f"{command.path}: no such folder; give that of a sweep")
-    headless()
-    if (folder / SWEEP).exists():
-        results = load_sweep(folder)
-    else:
-        results = load_runs(folder, command.metric, command.mode)
-    out = command.out or (Path(REPORT) if is_address(command.path) else None)
-    path = write_report(results, out, num_samples=command.num_samples)
-    print(f"{len(results.trials)} trials: {findings.counts(results)}")
-    print(f"report: {shown_path(path)}")
-    return 0
 
 
 def headless() -> None:

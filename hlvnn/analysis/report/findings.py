@@ -18,10 +18,9 @@ from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.figures.uncertainty import expected_error
 from hlvnn.analysis.gains import Summary
 from hlvnn.analysis.results import Results
-from hlvnn.spaces import text
-from hlvnn.sweep.display import duration, number
-from hlvnn.sweep.outcomes import Status
-from hlvnn.sweep.plan import shown_path
+from hlvnn.records.outcomes import Status
+from hlvnn.storage import shown_path
+from hlvnn.words import duration, number, text
 
 EDGE = 0.05
 """A drawn value this near to an end of its range, as a share of the range, is at the edge."""

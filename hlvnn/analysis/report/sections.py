@@ -20,7 +20,7 @@ from hlvnn.analysis.gains import alike, gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
 from hlvnn.errors import HlvnnError, RunError
-from hlvnn.sweep.outcomes import Status
+from hlvnn.records.outcomes import Status
 
 logger = logging.getLogger("hlvnn")
 

@@ -14,10 +14,9 @@ import pandas as pd
 from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.report.findings import test_column
 from hlvnn.analysis.results import PARAMETER, Results
-from hlvnn.spaces import text
-from hlvnn.sweep.display import duration, number
-from hlvnn.sweep.outcomes import ERROR, Status
-from hlvnn.sweep.plan import shown_path
+from hlvnn.records.outcomes import ERROR, Status
+from hlvnn.storage import shown_path
+from hlvnn.words import duration, number, text
 
 TOP = 20
 """Trials on the leaderboard."""

@@ -59,7 +59,7 @@ class LinearPlacement(Placement):
 
     A member gives only `gain`. J is never built: applied to draws it gives their effect, applied to
     the columns of a covariance's Cholesky factor it gives the predictor's variance (see
-    `hlvnn.model`). S draws share J.
+    `hlvnn.models.model`). S draws share J.
     """
 
     linear = True

@@ -1,0 +1,61 @@
+"""The report of a sweep.
+
+python -m hlvnn.analysis results/digits/SWEEP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from pydantic import Field
+
+from hlvnn.analysis.loading import load_runs, load_sweep
+from hlvnn.analysis.report import REPORT, findings, headless, write_report
+from hlvnn.errors import RunError
+from hlvnn.records.sweep_folder import SWEEP
+from hlvnn.storage import is_address, readable, shown_path
+from hlvnn.strict import Config
+
+
+class ReportOptions(Config):
+    """Write the report of a sweep, or of a folder of single runs: one HTML file, to open anywhere.
+
+    A sweep writes it itself when it ends. While it runs, or after it was killed, this does.
+    """
+
+    path: tyro.conf.Positional[str]
+    """Folder of a sweep (RESULTS_DIR/DATASET/SWEEP), or one with runs of train_one.py in it; or its
+    address (s3://…)."""
+    out: Path | None = None
+    """File to write; None = report.html in the folder, or here where PATH is an address."""
+    metric: str = "val_loss"
+    """Column of metrics.csv by which single runs are ranked; a sweep has its own."""
+    mode: str = Field("min", pattern="^(min|max)$")
+    """Whether --metric is better when it is low (min) or high (max)."""
+    num_samples: int = Field(20, gt=0)
+    """Draws of z averaged in a prediction, for the calibration."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Parse the flags, write the report, say where it is."""
+    command = tyro.cli(
+        ReportOptions,
+        prog="python -m hlvnn.analysis",
+        args=list(args),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    folder = readable(command.path)
+    if not folder.is_dir():
+        raise RunError(f"{command.path}: no such folder; give that of a sweep")
+    headless()
+    if (folder / SWEEP).exists():
+        results = load_sweep(folder)
+    else:
+        results = load_runs(folder, command.metric, command.mode)
+    out = command.out or (Path(REPORT) if is_address(command.path) else None)
+    path = write_report(results, out, num_samples=command.num_samples)
+    print(f"{len(results.trials)} trials: {findings.counts(results)}")
+    print(f"report: {shown_path(path)}")
+    return 0

@@ -1,0 +1,46 @@
+"""How a command is told which run to look into, with which weights, and where to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from hlvnn.errors import RunError
+from hlvnn.records.run_folder import Run, load_run
+from hlvnn.storage import is_address
+from hlvnn.strict import Config
+
+FIGURES = "figures"
+"""Folder in a run's folder for what these commands write."""
+
+
+class RunOptions(Config):
+    """What every command that opens a run can be told."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of a run or of a sweep's trial, or its address (s3://…)."""
+    weights: Literal["best", "last"] = "best"
+    """Weights of the best epoch by validation loss, or of the last."""
+    out: Path | None = None
+    """Where to write: OUT.png and OUT.csv; none given = figures/ in the run's folder, or here for
+    an address."""
+
+    def open(self) -> Run:
+        """Read the run back."""
+        return load_run(self.run, self.weights)
+
+    def target(self, name: str) -> Path:
+        """Return OUT, or a path made of `name`; its folder is made.
+
+        Raises `RunError` where that folder cannot be written.
+        """
+        path = self.out or Path("" if is_address(self.run) else self.run) / FIGURES / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{path.parent}: cannot be made ({error.strerror}); say --out elsewhere"
+            ) from error
+        return path

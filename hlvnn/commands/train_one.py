@@ -1,0 +1,138 @@
+"""What `train_one.py` does: from flags to one finished run, in this process, without Ray."""
+
+from __future__ import annotations
+
+import pdb  # noqa: T100 (it is what --debug opens)
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tyro
+from pydantic import Field
+
+from hlvnn import search_space
+from hlvnn.config import RunConfig, command_line
+from hlvnn.errors import ConfigError
+from hlvnn.records import perturbations, run_folder
+from hlvnn.records.perturbations import Change
+from hlvnn.storage import readable
+from hlvnn.terminal import to_terminal
+from hlvnn.training import execution
+
+HELP = """Train one model on grouped data, on this machine, and keep the run in a folder.
+
+Examples:
+  python train_one.py --dataset digits --latent-config double --z-dim 8 4
+  python train_one.py --dataset table --table pupils.csv --target score --groups school
+  python train_one.py --dataset femnist --latents "concat@hidden level=writer width=8 prior=learned"
+  python train_one.py --resume results/digits/RUN
+  python train_one.py --from-trial results/digits/SWEEP/TRIAL --debug
+  python train_one.py --space digits --draw 7
+"""
+
+
+class TrainOne(RunConfig):
+    """The flags of `train_one.py`: every setting of a run, and how to take one from elsewhere."""
+
+    name: str | None = None
+    """Name of the run's folder; None makes one of time, latent configuration and seed."""
+    resume: Path | None = None
+    """Folder of a run to continue, exactly as it was configured."""
+    from_trial: str | None = None
+    """Folder or address of a run or trial to repeat; further flags change its settings."""
+    space: str | None = None
+    """Search space to take one draw of (with --draw); further flags change its settings."""
+    draw: int | None = Field(None, ge=0)
+    """Number of the draw, from 0: the sweep's trial of that number while it draws at random."""
+
+    def run_config(self) -> RunConfig:
+        """Return the run's settings alone."""
+        return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
+
+
+def main(args: list[str]) -> int:
+    """Parse the flags, run, and return the exit code."""
+    command = parse(args)
+    to_terminal()
+    if command.train.debug:
+        with _opened_where_it_happened():
+            return _run(command)
+    return _run(command)
+
+
+def _run(command: TrainOne) -> int:
+    config = command.run_config()
+    if command.resume is not None:
+        result = execution.execute(config, command.resume, resume=True)
+    elif not config.data.dataset:
+        raise ConfigError(
+            "--dataset is missing: name a data set, or take one from --from-trial or --space"
+        )
+    else:
+        result = execution.execute(config, execution.new_folder(config, command.name))
+    return 1 if result.diverged else 0
+
+
+@contextmanager
+def _opened_where_it_happened() -> Iterator[None]:
+    """Show an error with its traceback and, at a terminal, open the debugger where it happened."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        if sys.stdin.isatty():
+            pdb.post_mortem()
+        raise
+
+
+def parse(args: list[str]) -> TrainOne:
+    """Return the command; settings of --resume, --from-trial or --space are the flags' defaults."""
+    first = _parse([arg for arg in args if arg not in ("-h", "--help")], TrainOne())
+    chosen = [
+        flag
+        for flag, value in (
+            ("--resume", first.resume),
+            ("--from-trial", first.from_trial),
+            ("--space", first.space),
+        )
+        if value is not None
+    ]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)}: give only one of them")
+    if (first.space is None) != (first.draw is None):
+        raise ConfigError("--space and --draw belong together: --space femnist --draw 7")
+    base = RunConfig()
+    if first.resume is not None:
+        base = run_folder.read_config(first.resume)
+    elif first.from_trial is not None:
+        folder = readable(first.from_trial)
+        base = run_folder.read_config(folder)
+        _check_repeatable(first.from_trial, perturbations.read(folder), base)
+    elif first.space is not None and first.draw is not None:
+        base = search_space.draw(search_space.load(first.space), first.draw)
+    return _parse(args, TrainOne(**{name: getattr(base, name) for name in RunConfig.model_fields}))
+
+
+def _check_repeatable(place: str, changes: list[Change], config: RunConfig) -> None:
+    """Raise `ConfigError` for a trial that took over others: no single configuration repeats it."""
+    if changes:
+        told = "; ".join(change.told() for change in changes[1:])
+        raise ConfigError(
+            f"--from-trial {place}: it is one of a population (--scheduler pbt) and no settings of "
+            f"its own repeat it: {told}. Its weights are there ({run_folder.CHECKPOINT}, "
+            f"{run_folder.BEST}); to train anew with its last settings: "
+            f"python train_one.py {command_line(config)}"
+        )
+
+
+def _parse(args: list[str], default: TrainOne) -> TrainOne:
+    return tyro.cli(
+        TrainOne,
+        prog="train_one.py",
+        description=HELP,
+        args=args,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )

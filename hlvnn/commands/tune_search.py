@@ -1,0 +1,82 @@
+"""What `tune_search.py` does: from flags to a sweep."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import tyro
+from rich.console import Console
+
+from hlvnn import search_space
+from hlvnn.config import validated
+from hlvnn.errors import ConfigError
+from hlvnn.sweep.options import SweepConfig
+
+HELP = """Search a space: many trials, on this machine or a cluster, the bad ones stopped early.
+
+Examples:
+  python tune_search.py digits
+  python tune_search.py digits --dry-run
+  python tune_search.py shakespeare --num-trials 40 --time-budget 30m
+  python tune_search.py femnist --num-trials 200 --gpus-per-trial 0.25 --address auto
+  python tune_search.py --resume results/digits/SWEEP
+  python tune_search.py --extend results/digits/SWEEP --num-trials 40
+  python tune_search.py digits --warm-start results/digits/SWEEP --searcher gp --scheduler hyperband
+
+Results are in RESULTS_DIR/DATASET/NAME: a folder per trial, and trials.parquet, a row per trial.
+A search space is a file of search_spaces/; copy one to begin a study of your own.
+"""
+PLAIN_WIDTH = 200
+"""Columns of output that does not go to a terminal."""
+
+
+def main(args: list[str]) -> int:
+    """Parse the flags, run the sweep, and return the exit code."""
+    options = parse(args)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    try:
+        from hlvnn.sweep import driver, estimate, plan, preflight
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"a sweep needs {error.name}: install ray and optuna with pip install 'hlvnn[sweep]'"
+        ) from error
+    if options.dry_run:
+        return estimate.dry_run(plan.of(options), console)
+    with ExitStack() as stack:
+        return driver.run(preflight.ready(options, console, stack), console)
+
+
+def parse(args: list[str]) -> SweepConfig:
+    """Return the options. Defaults are those of the sweep that is resumed, or of the space."""
+    first = _parse([arg for arg in args if arg not in ("-h", "--help")], SweepConfig())
+    default = SweepConfig()
+    if first.resume is not None and first.extend is not None:
+        raise ConfigError("--resume and --extend: give only one of them")
+    if first.resume is not None:
+        from hlvnn.sweep.copies import opened
+        from hlvnn.sweep.plan import saved_options
+
+        default = saved_options(opened(first.resume)[0])
+    elif first.extend is not None:
+        from hlvnn.sweep.copies import opened
+        from hlvnn.sweep.plan import saved_options
+
+        default = saved_options(opened(first.extend)[0])
+        default = default.model_copy(update={"num_trials": SweepConfig().num_trials})
+    elif first.space is not None:
+        space = search_space.load(first.space)
+        default = validated(SweepConfig, space.sweep, f"{space.path}: SWEEP")
+    return _parse(args, default)
+
+
+def _parse(args: list[str], default: SweepConfig) -> SweepConfig:
+    return tyro.cli(
+        SweepConfig,
+        prog="tune_search.py",
+        description=HELP,
+        args=args,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )

@@ -1,0 +1,271 @@
+"""Prediction and evaluation: posterior draws averaged in probability space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from hlvnn.data.batches import Batches
+from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
+from hlvnn.errors import ConfigError, DataError
+from hlvnn.inference.importance import Drawn, can_reweight, reweighted, warn_of_poor
+from hlvnn.inference.metrics import RowScores, across_groups, group_table, overall
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.random import seeded
+
+ROWS_AT_ONCE = 16384
+"""Rows × samples of one evaluation batch on a CPU …"""
+ROWS_AT_ONCE_GPU = 65536
+"""… and on a GPU, which fewer rows would not fill."""
+SMALLEST = 1e-30
+"""Probability of y below which its log is taken before the mean over draws."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one split.
+
+    scalars: loss, acc and f1 (or mse) over rows, group_mean, group_p10, group_p90, group_worst over
+    the groups of the lowest level; groups: columns level, gid, n, acc, f1 (or mse), loss.
+    """
+
+    scalars: dict[str, float]
+    groups: pd.DataFrame
+
+
+def rows_at_once(device: torch.device) -> int:
+    """Return rows × samples of one evaluation batch."""
+    return ROWS_AT_ONCE_GPU if device.type == "cuda" else ROWS_AT_ONCE
+
+
+def output_draws(
+    model: HierarchicalModel,
+    split: Split,
+    num_samples: int,
+    seed: int,
+    reweight: Split | None = None,
+) -> Iterator[Drawn]:
+    """Yield every row of a split once, in order; with `reweight` those with weighted draws first.
+
+    reweight: the training rows, as in `predict`.
+    """
+    if num_samples < 1:
+        raise ConfigError(f"num_samples ({num_samples}): at least one draw of z is needed")
+    draws = num_samples if model.sampling else 1
+    weighted = torch.zeros(len(split), dtype=torch.bool)
+    if reweight is not None and model.sampling:
+        weighted = can_reweight(model, split).cpu()
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), seeded(seed, model.device):
+            if reweight is not None and weighted.any():
+                places = weighted.nonzero()[:, 0]
+                for part in reweighted(model, split.subset(places), reweight, num_samples):
+                    yield replace(part, index=places[part.index])
+            places = (~weighted).nonzero()[:, 0]
+            rest = split if len(places) == len(split) else split.subset(places)
+            # by name: a group without training rows may have a latent by now (see `adapt`)
+            rest = Split(rest.x, rest.gids, rest.y)
+            size = max(1, rows_at_once(model.device) // draws)
+            for batch in Batches(rest, size, device=model.device):
+                rows = model.latents.at(batch.groups, unseen=True)
+                eta = model(batch.x, model.latents.sample(rows, draws))
+                unknown = torch.full((len(batch.y),), math.nan, dtype=torch.float64)
+                yield Drawn(places[batch.index.cpu()], batch.y, eta, None, unknown, unknown)
+    finally:
+        model.train(was_training)
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """Rows whose latents were integrated out exactly: index, y [B], y's law, and the SD of E[y]."""
+
+    index: Tensor
+    y: Tensor
+    law: Distribution
+    sd_mean: Tensor
+
+
+def is_exact(model: HierarchicalModel) -> bool:
+    """Return whether predictions need no draws: normal latents, a linear way to a normal y."""
+    return model.linear_at_output and model.likelihood.integrates
+
+
+def integrated(model: HierarchicalModel, split: Split) -> Iterator[Integrated]:
+    """Yield every row of a split once, in order; only for a model that `is_exact`."""
+    was_training = model.training
+    model.eval()
+    named = Split(split.x, split.gids, split.y)
+    try:
+        with torch.no_grad():
+            for batch in Batches(named, rows_at_once(model.device), device=model.device):
+                rows = model.latents.at(batch.groups, unseen=True)
+                mean, variance = model.predictor_moments(batch.x, rows)
+                law = model.likelihood.marginal(mean, variance)
+                within = model.likelihood(mean).variance
+                sd_mean = (law.variance - within).clamp(min=0).sqrt()
+                yield Integrated(batch.index.cpu(), batch.y, law, sd_mean)
+    finally:
+        model.train(was_training)
+
+
+def _in_order(parts: Sequence[Tensor], index: Sequence[Tensor]) -> Tensor:
+    """Return the parts of all rows together, each row at its place."""
+    whole, places = torch.cat(list(parts)), torch.cat(list(index))
+    if torch.equal(places, torch.arange(len(places))):
+        return whole
+    return whole[places.argsort()]
+
+
+def score_rows(
+    model: HierarchicalModel,
+    split: Split,
+    num_samples: int = 10,
+    seed: int = 0,
+    reweight: Split | None = None,
+) -> RowScores:
+    """Return each row's predictive loss and prediction.
+
+    Groups without training rows integrate over the prior. Where y counts trials, the loss is that
+    of the row's counts, and y and the prediction are per trial. reweight: as in `predict`.
+    """
+    likelihood = model.likelihood
+    likelihood.check(split.y, "row")
+    exact = reweight is None and is_exact(model)
+    scored = (
+        (
+            (part.index, -part.law.log_prob(part.y), part.law.mean)
+            for part in integrated(model, split)
+        )
+        if exact
+        else _scored_by_draws(model, split, num_samples, seed, reweight)
+    )
+    index, losses, predictions = zip(*scored, strict=True)
+    return RowScores(
+        _in_order([loss.double().cpu() for loss in losses], index).numpy(),
+        likelihood.response(split.y).cpu().numpy(),
+        _in_order([prediction.cpu() for prediction in predictions], index).numpy(),
+        split.gids.cpu().numpy(),
+        model.schema.target.num_classes,
+    )
+
+
+def _scored_by_draws(
+    model: HierarchicalModel, split: Split, num_samples: int, seed: int, reweight: Split | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield index, loss and prediction of the rows."""
+    likelihood = model.likelihood
+    for drawn in output_draws(model, split, num_samples, seed, reweight):
+        if likelihood.target == "class":
+            probabilities = drawn.mean(likelihood.probabilities(drawn.eta))
+            prediction = probabilities.argmax(-1)
+            of_y = probabilities.gather(-1, drawn.y[:, None]).squeeze(-1)
+            if of_y.min() > SMALLEST:
+                yield drawn.index, -of_y.log(), prediction
+                continue
+        else:
+            prediction = drawn.mean(likelihood(drawn.eta).mean)
+        yield drawn.index, -drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)), prediction
+
+
+def evaluate(
+    model: HierarchicalModel,
+    split: Split,
+    num_samples: int = 10,
+    seed: int = 0,
+    reweight: Split | None = None,
+) -> Evaluation:
+    """Return the metrics of a split, over rows and for every group of every level.
+
+    Predictions average `num_samples` posterior draws in probability space; reweight: as in
+    `predict`.
+    """
+    scores = score_rows(model, split, num_samples, seed, reweight)
+    tables = []
+    for index, level in enumerate(model.schema.levels):
+        table = group_table(scores, index, level.size + len(level.new))
+        table.insert(0, "level", level.name)
+        tables.append(table)
+    scalars = overall(scores) | (across_groups(tables[0]) if tables else {})
+    return Evaluation(scalars, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame())
+
+
+def predict(
+    model: HierarchicalModel,
+    rows: pd.DataFrame | Split,
+    num_samples: int = 100,
+    seed: int = 0,
+    reweight: Split | GroupedDataset | None = None,
+) -> pd.DataFrame:
+    """Predict y for rows, integrating over the groups' posteriors.
+
+    Exactly where normal latents enter a normal y linearly at the output (and nowhere else), without
+    any draws; elsewhere over `num_samples` draws.
+
+    rows: a dataframe with the feature and group columns of `from_frame` (no target needed; labels
+    never seen integrate over the prior), or a split of a data set.
+    reweight: the rows that the model was fitted to (or their data set). With them the draws of
+    known groups get importance weights p(the group's training rows | z) p(z) / q(z), so that they
+    follow the posterior itself where q cannot (see `importance.reweighted`); some hundred draws.
+
+    Returns one row per row, indexed like the dataframe. Real target: `mean`, `sd` (of a new y) and
+    `sd_mean` (of E[y], from not knowing z); where y counts trials, those of one trial. Classes:
+    `prediction`, and for each label `prob_<label>` with `sd_<label>`, its SD over the posterior.
+    With `reweight` also `ess` (effective draws) and `pareto_k` of the row's group, and a warning
+    where they are poor. Raises `DataError` for missing columns or values.
+    """
+    index = rows.index if isinstance(rows, pd.DataFrame) else None
+    split = _as_split(model, rows) if isinstance(rows, pd.DataFrame) else rows
+    train = reweight.train if isinstance(reweight, GroupedDataset) else reweight
+    parts, places, quality = [], [], []
+    exact = train is None and is_exact(model)
+    for part in integrated(model, split) if exact else ():
+        parts.append(torch.stack([part.law.mean, part.law.stddev, part.sd_mean], dim=-1).cpu())
+        places.append(part.index)
+    for drawn in () if exact else output_draws(model, split, num_samples, seed, train):
+        if model.likelihood.target == "class":
+            probabilities = model.likelihood.probabilities(drawn.eta)
+            columns = [drawn.mean(probabilities), drawn.sd(probabilities)]
+            parts.append(torch.cat(columns, dim=-1).double().cpu())
+        else:
+            law = model.likelihood(drawn.eta)
+            between = drawn.sd(law.mean)
+            sd = (drawn.mean(law.variance) + between.square()).sqrt()
+            parts.append(torch.stack([drawn.mean(law.mean), sd, between], dim=-1).double().cpu())
+        places.append(drawn.index)
+        quality.append(torch.stack([drawn.ess, drawn.pareto_k], dim=-1))
+    target = model.schema.target
+    labels = (
+        list(target.labels) if target.labels is not None else list(range(target.num_classes or 0))
+    )
+    empty = torch.empty(0, 2 * len(labels) or 3, dtype=torch.float64)  # for no rows at all
+    table = (_in_order(parts, places) if parts else empty).numpy()
+    diagnostics = pd.DataFrame(index=index if index is not None else range(len(split)))
+    if train is not None and parts:
+        ess, k = _in_order(quality, places).numpy().T
+        diagnostics["ess"], diagnostics["pareto_k"] = ess, k
+        warn_of_poor(ess / num_samples, k, "rows")
+    if model.likelihood.target == "real":
+        frame = pd.DataFrame(table, columns=["mean", "sd", "sd_mean"], index=index)
+        return pd.concat([frame, diagnostics], axis=1)
+    names = [f"{part}_{label}" for part in ("prob", "sd") for label in labels]
+    frame = pd.DataFrame(table, columns=names, index=index)
+    best = np.argmax(table[:, : len(labels)], axis=1)
+    frame.insert(0, "prediction", [labels[i] for i in best])
+    return pd.concat([frame, diagnostics], axis=1)
+
+
+def _as_split(model: HierarchicalModel, frame: pd.DataFrame) -> Split:
+    if model.schema.columns is None:
+        raise DataError("this model reads arrays, not dataframes; pass a split of its data set")
+    x = model.schema.features_of(frame)
+    groups = model.schema.groups_of(frame)
+    return Split(TensorRows(x), groups, torch.zeros(len(frame), dtype=torch.float64))

@@ -1,0 +1,161 @@
+"""A run's folder: its files by name, and how they are read back, strictly."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from hlvnn.config import RunConfig, run_config
+from hlvnn.data import data_of
+from hlvnn.data.grouped import GroupedDataset, Schema
+from hlvnn.errors import CheckpointError, DataError, RunError
+from hlvnn.files import read_json
+from hlvnn.models.build import assemble
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.random import seeded
+from hlvnn.records.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    previous,
+)
+from hlvnn.storage import readable
+
+HYPERPARAMS = "hyperparams.json"
+"""The resolved configuration, with model name, versions and the data's hash."""
+SCHEMA = "schema.json"
+"""Levels, labels, columns and vocabulary of the data."""
+METRICS = "metrics.csv"
+"""A row per evaluated epoch."""
+STATS = "training_stats"
+"""Folder of per-group tables, a Parquet file per evaluated epoch."""
+CHECKPOINT = "checkpoint.pt"
+"""Everything needed to go on."""
+PREVIOUS = previous(Path(CHECKPOINT)).name
+"""The checkpoint before it, for the day on which that one cannot be read."""
+BEST = "best.pt"
+"""Weights of the epoch with the lowest validation loss."""
+LOG = "train.log"
+"""What the terminal showed."""
+WRITER = "writer.txt"
+"""Which process writes the folder: one that a later start has relieved writes no more."""
+RESULT = "result.json"
+"""How the run ended: ELBO, KL per latent, epochs; absent until it has."""
+NUMERIC = ("epoch", "seconds", "diverged")
+"""Columns that every row of metrics.csv has."""
+
+
+def stats_name(epoch: int) -> str:
+    """Return the name of an epoch's table in `STATS`."""
+    return f"epoch_{epoch:04d}.parquet"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("hlvnn", "torch", "numpy", "pandas", "scikit-learn", "ray", "optuna"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Read a run's configuration back, strictly."""
+    record = read_json(folder / HYPERPARAMS)
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise RunError(f'{folder / HYPERPARAMS}: expected an object with "config" in it')
+    return run_config(record["config"], str(folder / HYPERPARAMS))
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """Read a run's metrics, a row per evaluated epoch."""
+    path = folder / METRICS
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; the run has not finished an epoch") from None
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path}: not readable as CSV ({error})") from error
+    lacking = [name for name in NUMERIC if name not in frame or frame[name].isna().any()]
+    if wrong := lacking + [name for name in frame if not is_numeric_dtype(frame[name])]:
+        raise RunError(
+            f"{path}: damaged: expected a number in each row of the column {wrong[0]!r}; restore "
+            "it from a copy, or go on with the run, which writes it again"
+        )
+    return frame
+
+
+def read_groups(folder: Path) -> pd.DataFrame:
+    """Read a run's per-group tables as one frame, in order of epochs."""
+    frames = []
+    for path in sorted((folder / STATS).glob("epoch_*.parquet")):
+        try:
+            frames.append(pd.read_parquet(path))
+        except Exception as error:  # what damaged bytes make a reader raise has no end
+            raise RunError(
+                f"{path}: not readable as Parquet ({error!r:.200}); restore or remove it"
+            ) from error
+    if not frames:
+        raise RunError(f"{folder / STATS}: no tables; the run has not finished an epoch")
+    return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back from its folder.
+
+    model: rebuilt, with the weights of `epoch`.
+    """
+
+    folder: Path
+    config: RunConfig
+    schema: Schema
+    model: HierarchicalModel
+    epoch: int
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row per evaluated epoch (columns of metrics.csv)."""
+        return read_metrics(self.folder)
+
+    @cached_property
+    def groups(self) -> pd.DataFrame:
+        """All epochs' per-group tables: epoch, level, gid, split, n, acc, f1 (or mse), loss."""
+        return read_groups(self.folder)
+
+    @cached_property
+    def data(self) -> GroupedDataset:
+        """The data set it was trained on, loaded again."""
+        return data_of(self.config.data)
+
+
+def load_run(folder: Path | str, which: str = "last") -> Run:
+    """Rebuild a run from its folder: configuration, model and weights.
+
+    folder: or its address (s3://…); then a copy of it is read, and kept while the process lives.
+    which: "last" epoch's weights, or those of the "best" epoch by validation loss.
+    Raises `RunError` or `CheckpointError`, naming the file, when something is missing or damaged.
+    """
+    folder = readable(folder)
+    config = read_config(folder)
+    try:
+        schema = Schema.from_json(read_json(folder / SCHEMA), str(folder / SCHEMA))
+    except DataError as error:
+        raise RunError(str(error)) from error
+    path = folder / {"last": CHECKPOINT, "best": BEST}[which]
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint.get("model"), dict) or not isinstance(
+        checkpoint.get("epoch"), int
+    ):
+        raise CheckpointError(f"{path}: no weights or no epoch in it")
+    with seeded(0):  # the first weights are drawn, and then replaced
+        model = assemble(config.model, schema)
+    load_weights(model, checkpoint["model"], path)
+    return Run(folder, config, schema, model.eval(), checkpoint["epoch"])

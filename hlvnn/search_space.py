@@ -1,0 +1,321 @@
+"""Search spaces: reading one from its file, drawing from it, telling whether its draws are valid.
+
+A search space is a file of `search_spaces/` that defines
+
+    BASE = {...}              settings that are fixed: the flags' names with underscores
+    METRIC = "val_acc"        the column of metrics.csv to select on; always a validation column
+    MODE = "max"              or "min"; METRIC and MODE may be lists, for several objectives
+    def space(trial): ...     an Optuna define-by-run function that returns the drawn settings
+    SWEEP = {...}             optional: the study's own defaults for tune_search.py's flags
+
+Only files of that folder are run, never one that lies in a results folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hlvnn.config import RunConfig, run_config
+from hlvnn.errors import ConfigError, unknown
+from hlvnn.words import Settings, shown
+
+if TYPE_CHECKING:
+    import optuna
+
+FOLDER = "search_spaces"
+CHECKED_DRAWS = 64
+"""Draws that are validated before a sweep starts."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space, as its file defines it."""
+
+    name: str
+    path: Path
+    base: Settings
+    metric: str
+    mode: str
+    function: Callable[[optuna.Trial], Settings]
+    sweep: Settings = field(default_factory=dict)
+    others: tuple[tuple[str, str], ...] = ()
+    """Further objectives, each a metric and its mode; the first one is `metric`."""
+
+    @property
+    def objectives(self) -> tuple[tuple[str, str], ...]:
+        """Every objective, the first one first: its metric and its mode."""
+        return ((self.metric, self.mode), *self.others)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file, by which a resumed sweep knows that it is still the same space."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def worst(self) -> float:
+        """The value of the metric that loses against every other: stands in for NaN."""
+        return worst(self.mode)
+
+    @property
+    def worsts(self) -> dict[str, float]:
+        """`worst` of each objective, by its metric."""
+        return {metric: worst(mode) for metric, mode in self.objectives}
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether the metric's `value` beats another."""
+        return value > than if self.mode == "max" else value < than
+
+    def settings(
+        self, trial: optuna.Trial, number: int, seed: int, fixed: Settings | None = None
+    ) -> Settings:
+        """Return the flat settings of one draw: BASE, then `fixed`, then what `space(trial)` drew.
+
+        A trial's seed is the sweep's plus its number, unless the space says otherwise.
+        Raises `ConfigError` when `space(trial)` fails, or draws a setting that `fixed` fixes.
+        """
+        fixed = fixed or {}
+        try:
+            drawn = self.function(trial)
+        except Exception as error:
+            where = _place(self.path, error)
+            raise ConfigError(f"{where}: space(trial) failed: {_said(error)}") from error
+        if not isinstance(drawn, dict) or not all(isinstance(key, str) for key in drawn):
+            raise ConfigError(
+                f"{self.path}: space(trial) must return a dict of settings by name, got {drawn!r}"
+            )
+        for key in drawn.keys() & fixed.keys():
+            raise ConfigError(
+                f"{self.path}: space(trial) draws {key!r} itself; it cannot be fixed to "
+                f"{fixed[key]!r} as well: leave out --{key.replace('_', '-')}"
+            )
+        return {"seed": seed + number, **self.base, **fixed, **drawn}
+
+
+def worst(mode: str) -> float:
+    """Return the value that loses against every other."""
+    return float("-inf") if mode == "max" else float("inf")
+
+
+def folder() -> Path:
+    """Return the folder of search spaces: the one here, or else the one beside the package."""
+    here = Path.cwd() / FOLDER
+    return here if here.is_dir() else Path(__file__).resolve().parent.parent / FOLDER
+
+
+def names() -> list[str]:
+    """Return the names of the search spaces there are."""
+    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(name: str) -> Space:
+    """Read a search space.
+
+    Raises `ConfigError` when there is none of that name (the nearest is offered), when its file
+    does not import, or when a name is missing or of the wrong kind.
+    """
+    if name not in names():
+        raise ConfigError(unknown("search space", name, names()) + f" They are in {folder()}.")
+    path = folder() / f"{name}.py"
+    values = vars(_module(path))
+    base = _value(path, values, "BASE", dict, "a dict of settings")
+    (metric, mode), *others = _objectives(path, values)
+    return Space(
+        name=name,
+        path=path,
+        base=base,
+        metric=metric,
+        mode=mode,
+        others=tuple(others),
+        function=_function(path, values),
+        sweep=_value(path, {"SWEEP": {}, **values}, "SWEEP", dict, "a dict of flags' values"),
+    )
+
+
+def new_sampler(seed: int, trials_before: int = 0) -> optuna.samplers.BaseSampler:
+    """Return the sampler of a sweep: TPE that knows conditional parameters.
+
+    A resumed sweep draws from a stream of its own, or it would repeat its first draws.
+    """
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=stream(seed, trials_before), multivariate=True, group=True
+        )
+
+
+def stream(seed: int, trials_before: int) -> int:
+    """Return the seed of a sampler that comes after `trials_before` other trials of the study."""
+    import numpy as np
+
+    if not trials_before:
+        return seed
+    return int(np.random.SeedSequence([seed, trials_before]).generate_state(1)[0])
+
+
+def draws(
+    space: Space,
+    count: int,
+    seed: int,
+    fixed: Settings | None = None,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> Iterator[Settings]:
+    """Yield the settings of `count` draws from a throwaway study (of `new_sampler`, or `sampler`).
+
+    They are those of a sweep's first trials with that seed, until enough trials have ended for the
+    sampler to learn from them.
+    """
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=sampler or new_sampler(seed))
+    optuna.logging.set_verbosity(before)
+    for number in range(count):
+        yield space.settings(study.ask(), number, seed, fixed)
+
+
+def draw(space: Space, number: int, seed: int = 0, fixed: Settings | None = None) -> RunConfig:
+    """Return draw `number` (from 0) of a space as a run's configuration."""
+    if number < 0:
+        raise ConfigError(f"--draw must be at least 0, got {number}")
+    *_, settings = draws(space, number + 1, seed, fixed)
+    return validated(space, settings, number)
+
+
+def validated(space: Space, settings: Settings, number: int) -> RunConfig:
+    """Return one draw's configuration; raise `ConfigError` naming the draw and its settings."""
+    where = f"{space.path}: draw {number} ({shown(drawn_only(space, {}, settings))})"
+    config = run_config(settings, where)
+    if config.data.val_fraction == 0:
+        raise ConfigError(f"{where}: a sweep selects on validation; val_fraction must be above 0")
+    return config
+
+
+def check(space: Space, seed: int = 0, fixed: Settings | None = None) -> list[RunConfig]:
+    """Validate a sample of a space's draws; return their configurations."""
+    found: list[RunConfig] = []
+    invalid: list[ConfigError] = []
+    for number, settings in enumerate(draws(space, CHECKED_DRAWS, seed, fixed)):
+        try:
+            found.append(validated(space, settings, number))
+        except ConfigError as error:
+            invalid.append(error)
+    if invalid:
+        rate = f" ({len(invalid)} of {CHECKED_DRAWS} draws are invalid)"
+        raise ConfigError(f"{invalid[0]}{rate if len(invalid) > 1 else ''}") from invalid[0]
+    return found
+
+
+def drawn_only(space: Space, fixed: Settings, settings: Settings) -> Settings:
+    """Return the settings that were neither fixed nor in the space's BASE, without the seed."""
+    known = {**space.base, **fixed}
+    return {
+        key: value
+        for key, value in settings.items()
+        if key != "seed" and (key not in known or known[key] != value)
+    }
+
+
+def opening(path: Path) -> str:
+    """Return how a study's docstring opens: its title and its first paragraph, no commands.
+
+    The file is parsed, never run. "" where it cannot be read, or has no docstring.
+    """
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    paragraphs = [part for part in (docstring or "").split("\n\n") if not part.startswith(" ")]
+    words = "\n\n".join(part for part in paragraphs[:2] if not part.startswith("python ")).strip()
+    return f"{words[:-1]}." if words.endswith(":") else words
+
+
+def _module(path: Path) -> ModuleType:
+    """Run a search space's file as a module of its own."""
+    spec = importlib.util.spec_from_file_location(f"{FOLDER}.{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ConfigError(f"{path} line {error.lineno}: does not import: {_said(error)}") from error
+    except Exception as error:
+        raise ConfigError(f"{_place(path, error)}: does not import: {_said(error)}") from error
+    return module
+
+
+def _value(path: Path, values: Settings, name: str, kind: type, what: str) -> Any:
+    if name not in values:
+        raise ConfigError(f"{path}: {name} is missing; a search space defines {name} = {what}")
+    if not isinstance(values[name], kind):
+        raise ConfigError(f"{path}: {name} must be {what}, got {values[name]!r}")
+    return values[name]
+
+
+def _objectives(path: Path, values: Settings) -> list[tuple[str, str]]:
+    """Return each metric with its mode; METRIC and MODE are two names, or two lists of them."""
+    metrics, modes = values.get("METRIC"), values.get("MODE")
+    if not isinstance(metrics, list | tuple):
+        return [(_metric(path, values), _mode(path, values))]
+    if isinstance(modes, str):
+        modes = [modes] * len(metrics)
+    if not isinstance(modes, list | tuple) or len(modes) != len(metrics) or not metrics:
+        raise ConfigError(
+            f"{path}: METRIC lists {len(metrics)} objectives; MODE must be a list of as many of "
+            f"'max' and 'min', or one for all, got {modes!r}"
+        )
+    if len(set(metrics)) != len(metrics):
+        raise ConfigError(f"{path}: METRIC = {metrics!r} names an objective twice")
+    pairs = [{"METRIC": metric, "MODE": mode} for metric, mode in zip(metrics, modes, strict=True)]
+    return [(_metric(path, pair), _mode(path, pair)) for pair in pairs]
+
+
+def _metric(path: Path, values: Settings) -> str:
+    metric: str = _value(path, values, "METRIC", str, "a column of metrics.csv, such as 'val_acc'")
+    if not metric.startswith("val_"):
+        raise ConfigError(
+            f"{path}: METRIC = {metric!r}: a sweep selects on validation, so it must be one of the "
+            "val_… columns of metrics.csv"
+        )
+    return metric
+
+
+def _mode(path: Path, values: Settings) -> str:
+    mode: str = _value(path, values, "MODE", str, "'max' or 'min'")
+    if mode not in ("max", "min"):
+        raise ConfigError(f"{path}: MODE must be 'max' or 'min', got {mode!r}")
+    return mode
+
+
+def _function(path: Path, values: Settings) -> Callable[[optuna.Trial], Settings]:
+    if "space" not in values:
+        raise ConfigError(
+            f"{path}: space is missing; a search space defines a function space(trial) that "
+            "returns the drawn settings"
+        )
+    if not callable(values["space"]):
+        raise ConfigError(f"{path}: space must be a function of one trial, got {values['space']!r}")
+    return values["space"]
+
+
+def _place(path: Path, error: Exception) -> str:
+    """Return "FILE line N" for the last line of the search space that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f"{path} line {lines[-1]}" if lines else str(path)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

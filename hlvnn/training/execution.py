@@ -1,0 +1,268 @@
+"""Executes a run, from its configuration to its finished folder, which it writes as it goes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from hlvnn.config import RunConfig, flatten
+from hlvnn.data import data_of
+from hlvnn.data.grouped import GroupedDataset, Schema
+from hlvnn.device import resolve_device
+from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
+from hlvnn.files import reachable, read_json, replacing, write_json, write_rows
+from hlvnn.models.build import build_model
+from hlvnn.models.model import HierarchicalModel, parameter_count
+from hlvnn.records.checkpoint import (
+    load_latest,
+    load_weights,
+    save_checkpoint,
+)
+from hlvnn.records.run_folder import (
+    BEST,
+    CHECKPOINT,
+    HYPERPARAMS,
+    LOG,
+    METRICS,
+    RESULT,
+    SCHEMA,
+    STATS,
+    WRITER,
+    read_config,
+    stats_name,
+    versions,
+)
+from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, check, fit
+from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, logged, opening
+from hlvnn.training.tensorboard import Events, check_installed
+
+logger = logging.getLogger("hlvnn")
+
+RUNTIME = (
+    *("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir"),
+    *("tensorboard", "description"),
+)
+"""Settings that may change when a run goes on: they say how and where, not what is computed."""
+
+
+def new_folder(config: RunConfig, name: str | None = None) -> Path:
+    """Return the folder of a new run, not yet made: RESULTS_DIR/DATASET/NAME, or …/tests/NAME.
+
+    Without a name it is made of time, latent configuration and seed. Raises `RunError` when the
+    folder exists.
+    """
+    if name is None:
+        latents = "+".join(config.model.latent_config)
+        name = f"{datetime.now():%Y%m%d-%H%M%S}_{latents}_seed{config.seed}"
+    parent = config.results_dir / ("tests" if config.testing else config.data.title)
+    folder = parent / name
+    if folder.resolve().parent != parent.resolve():
+        raise RunError(f"--name {name}: a plain name is expected, not a path")
+    if folder.exists():
+        raise RunError(
+            f"{folder} exists already; nothing was overwritten. Give another --name, or continue "
+            f"it with --resume {folder}"
+        )
+    return folder
+
+
+def execute(
+    config: RunConfig,
+    folder: Path,
+    *,
+    report: Callable[[EpochReport], None] | None = None,
+    resume: bool = False,
+) -> FitResult:
+    """Run one trial in this process, from data to finished folder.
+
+    report: called after each evaluated epoch, when its files are written; it may raise to end the
+    run, which leaves a folder that can be resumed. resume: go on from the folder's checkpoint where
+    there is one (from the one before it where the last cannot be read), else start afresh in it.
+
+    Raises `RunError` when the folder exists (without `resume`) or another process took it over,
+    `StorageError` when it cannot be written, and what loading and building raise; nothing is
+    written before data and model are sound.
+    """
+    if folder.exists() and not resume:
+        raise RunError(f"{folder} exists already; nothing was overwritten. Choose another name")
+    resolve_device(config.train.device)
+    if config.train.tensorboard:
+        check_installed()
+    data = data_of(config.data)
+    model = build_model(config.model, data, config.seed)
+    check(model, data, config.train)
+    run = _Writer(folder, config, data.schema, report)
+    with logged(folder / LOG):
+        checkpoint = None
+        if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
+            _check_same(config, data, folder)
+            checkpoint = _checkpoint_to_continue(*found, model)
+        with reachable(folder):
+            run.start(checkpoint, model, data)
+        logger.info(opening(config, model, data, folder, checkpoint))
+        result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
+        with reachable(folder):
+            run.finish(result)
+        logger.info(closing(result, folder))
+    return result
+
+
+def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
+    """Raise unless the run goes on as it was configured, on the data it began with."""
+    now, before = flatten(config), flatten(read_config(folder))
+    changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
+    if changed:
+        listed = ", ".join(
+            f"--{name.replace('_', '-')} {now[name]} (was {before[name]})" for name in changed
+        )
+        raise ConfigError(
+            f"{folder} goes on as it was configured; changed: {listed}. Leave them out, or start a "
+            "new run with --from-trial"
+        )
+    digest = read_json(folder / HYPERPARAMS).get("data_hash")
+    if digest != data.digest():
+        raise DataError(
+            f"the data set {config.data.title} is not the one that {folder} began with "
+            f"(hash {data.digest()}, was {digest}); restore the data, or start a new run"
+        )
+
+
+def _checkpoint_to_continue(
+    checkpoint: Checkpoint, path: Path, model: HierarchicalModel
+) -> Checkpoint:
+    """Check that a checkpoint's weights fit the model, which is left as it was; return it.
+
+    The file that it is in becomes the folder's last checkpoint, in place of a damaged one.
+    """
+    missing = {"epoch", "model", "optimizers", "history"} - checkpoint.keys()
+    if missing:
+        raise CheckpointError(
+            f"{path}: cannot go on from it, it lacks {', '.join(sorted(missing))}"
+        )
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights(model, checkpoint["model"], path)
+    model.load_state_dict(before)
+    with reachable(path.parent):
+        path.replace(path.with_name(CHECKPOINT))
+    return checkpoint
+
+
+class _Writer:
+    """Writes a run's folder epoch by epoch. Every file appears whole or not at all."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        schema: Schema,
+        report: Callable[[EpochReport], None] | None,
+    ) -> None:
+        self.folder, self.config, self.schema = folder, config, schema
+        self.outer = report
+        self.rows: list[dict[str, float]] = []
+        self.reports = 0
+        self.unsaved: Callable[[], Checkpoint] | None = None
+        self.events = Events(folder) if config.train.tensorboard else None
+        self.token = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}\n"
+
+    def start(
+        self, checkpoint: Checkpoint | None, model: HierarchicalModel, data: GroupedDataset
+    ) -> None:
+        (self.folder / STATS).mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / WRITER) as temporary:
+            temporary.write_text(self.token, encoding="utf-8")
+        (self.folder / RESULT).unlink(missing_ok=True)
+        for left in [*self.folder.glob(".*.tmp"), *(self.folder / STATS).glob(".*.tmp")]:
+            left.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        if checkpoint is not None:
+            self.rows = list(checkpoint["history"])
+            self._forget_after(checkpoint["epoch"])
+            return
+        self._forget_after(0)
+        record = {
+            "config": flatten(self.config),
+            "model": model.name,
+            "latents": [latent.name for latent in model.latents],
+            "parameters": parameter_count(model),
+            "data_hash": data.digest(),
+            "versions": versions(),
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        write_json(self.folder / HYPERPARAMS, record)
+        write_json(self.folder / SCHEMA, data.schema.to_json())
+
+    def _forget_after(self, epoch: int) -> None:
+        """Remove what was written of epochs that will be trained again."""
+        for path in (self.folder / STATS).glob("epoch_*.parquet"):
+            if path.name > stats_name(epoch):
+                path.unlink(missing_ok=True)
+        if self.rows:
+            write_rows(self.folder / METRICS, self.rows)
+        else:
+            for name in (METRICS, BEST):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _check_writer(self) -> None:
+        """Raise `RunError` when a later start has taken the folder over."""
+        path = self.folder / WRITER
+        try:
+            now = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            if not self.folder.exists():
+                raise  # the storage is away
+            now = "a process that ended it"
+        if now != self.token:
+            raise RunError(f"{self.folder} was taken over by {now.strip()}; this process ends")
+
+    def report(self, epoch: EpochReport, checkpoint: Callable[[], Checkpoint]) -> None:
+        with reachable(self.folder):
+            self._write(epoch, checkpoint)
+        logger.info(epoch_line(epoch.row, self.config.train.num_epochs))
+        if table := groups_at_both_ends(epoch.groups, self.schema):
+            logger.info(table)
+        if self.outer is not None:
+            try:
+                self.outer(epoch)
+            except BaseException:
+                with reachable(self.folder):
+                    self._save()  # it was asked to end: what it has is kept
+                raise
+
+    def _write(self, epoch: EpochReport, checkpoint: Callable[[], Checkpoint]) -> None:
+        self._check_writer()
+        if len(epoch.groups):
+            path = self.folder / STATS / stats_name(epoch.epoch)
+            with replacing(path) as temporary:
+                epoch.groups.to_parquet(temporary, index=False)
+        self.rows.append(epoch.row)
+        write_rows(self.folder / METRICS, self.rows)
+        self.reports += 1
+        self.unsaved = None if epoch.diverged else checkpoint
+        if not epoch.diverged:
+            if epoch.is_best:
+                state = checkpoint()
+                save_checkpoint({k: state[k] for k in ("epoch", "model")}, self.folder / BEST)
+            if self.reports % self.config.train.checkpoint_every == 0:
+                self._save()
+        if self.events is not None:
+            self.events.write(epoch.row, epoch.groups)
+
+    def _save(self) -> None:
+        if self.unsaved is not None:
+            save_checkpoint(self.unsaved(), self.folder / CHECKPOINT, keep_previous=True)
+        self.unsaved = None
+
+    def finish(self, result: FitResult) -> None:
+        self._check_writer()
+        self._save()
+        names = ("elbo", "elbo_error", "kl", "epochs", "diverged", "stopped_early")
+        record = {name: getattr(result, name) for name in names}
+        if result.diverged:
+            record |= {"elbo": None, "elbo_error": None}
+        write_json(self.folder / RESULT, record)
+        (self.folder / WRITER).unlink(missing_ok=True)

@@ -1,0 +1,372 @@
+"""`fit`: the only training loop. It knows `report`, and neither Ray nor any folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hlvnn.config import TrainConfig
+from hlvnn.data.batches import Batch, Batches, fits
+from hlvnn.data.grouped import GroupedDataset
+from hlvnn.device import resolve_device
+from hlvnn.errors import ConfigError
+from hlvnn.inference.objective import Elbo, full_elbo
+from hlvnn.inference.predict import evaluate
+from hlvnn.latents.collapse import collapsed
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.random import seeded
+from hlvnn.training.bound import Bound, check_bound
+from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
+from hlvnn.training.gpu_meter import GpuMeter
+from hlvnn.training.step import Step
+
+logger = logging.getLogger("hlvnn")
+
+Checkpoint = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an evaluated epoch tells: a row for `metrics.csv` and the per-group tables.
+
+    groups: columns epoch, level, gid, split, n, acc, f1 (or mse), loss.
+    """
+
+    row: dict[str, float]
+    groups: pd.DataFrame
+    is_best: bool
+    """Whether its validation loss (else training loss) is the lowest so far."""
+
+    @property
+    def epoch(self) -> int:
+        return int(self.row["epoch"])
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.row["diverged"])
+
+
+Report = Callable[[EpochReport, Callable[[], Checkpoint]], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit ended.
+
+    elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
+    standard error; kl: Σ_g KL of each latent; history: a row per evaluated epoch.
+    """
+
+    elbo: float
+    elbo_error: float
+    kl: dict[str, float]
+    epochs: int
+    diverged: bool
+    stopped_early: bool
+    history: pd.DataFrame
+
+
+@dataclass
+class _State:
+    """What a checkpoint keeps beside weights, optimisers and random streams."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float = math.inf
+    waited: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    model: HierarchicalModel,
+    data: GroupedDataset,
+    config: TrainConfig,
+    report: Report | None = None,
+    resume: Checkpoint | None = None,
+    *,
+    seed: int = 0,
+) -> FitResult:
+    """Fit the model in place by maximising the ELBO, or the importance-weighted bound.
+
+    report: called after each evaluated epoch with an `EpochReport` and a function that returns the
+    checkpoint to save; it may raise to end the fit. resume: such a checkpoint; on the CPU the
+    resumed fit ends bit for bit where an uninterrupted one ends. seed: order of rows, dropout and
+    draws.
+
+    Raises `ResourceError` for a device that is not there, `ConfigError` for what `check` refuses.
+    """
+    with ExitStack() as stack:
+        device = resolve_device(config.device)
+        stack.enter_context(seeded(seed, device))
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(config.threads)
+        stack.callback(setattr, model, "precision", model.precision)
+        model.precision = config.precision
+        if config.debug:
+            stack.enter_context(torch.autograd.set_detect_anomaly(True))
+            stack.callback(
+                torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()
+            )
+            torch.use_deterministic_algorithms(True)
+        return _Fit(model.to(device), data, config, device, seed).run(report, resume)
+
+
+def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -> None:
+    """Raise `ConfigError` for settings that this model or these data do not allow."""
+    if config.augment and data.schema.x_kind != "image":
+        raise ConfigError(
+            f"--augment {config.augment:g} moves images; the data are {data.schema.x_kind}; "
+            "leave it out"
+        )
+    if config.objective == "iwae":
+        check_bound(model)
+
+
+class _Sums:
+    """Sums over rows of an epoch, added up some hundred steps at a time."""
+
+    STEPS = 256
+
+    def __init__(self, number: int, device: torch.device) -> None:
+        self.total = torch.zeros(number, device=device)
+        self.means: list[Tensor] = []
+        self.rows: list[int] = []
+
+    def add(self, means: list[Tensor], rows: int) -> None:
+        """Add means over so many rows."""
+        self.means += means
+        self.rows.append(rows)
+        if len(self.rows) == self.STEPS:
+            self._add_up()
+
+    def read(self) -> list[float]:
+        """Return the sums, 0 for those that nothing was told of."""
+        if self.rows:
+            self._add_up()
+        return [float(value) for value in self.total.tolist()]
+
+    def _add_up(self) -> None:
+        means = torch.stack(self.means).view(len(self.rows), -1).to(self.total.dtype)
+        self.total[: means.shape[1]] += torch.tensor(self.rows).to(means) @ means
+        self.means, self.rows = [], []
+
+
+class _Fit:
+    """One run of the loop: the optimisers, the schedules and the state between epochs."""
+
+    def __init__(
+        self,
+        model: HierarchicalModel,
+        data: GroupedDataset,
+        config: TrainConfig,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        check(model, data, config)
+        self.model, self.data, self.config, self.device = model, data, config, device
+        self.generator = torch.Generator().manual_seed(seed)
+        self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
+        self.batches = (
+            Batches(data.train, config.batch_size, generator=self.generator, device=device)
+            if self.bound is None
+            else self.bound.batches(data.train, config.batch_size, self.generator, device)
+        )
+        self.evaluated = {
+            name: split.to(device) if device.type == "cuda" and fits(split, device) else split
+            for name, split in data.splits().items()
+            if name != "train"
+        }
+        self.step = Step(model, config, self.bound, len(self.batches))
+        self.recorded = self._recorded()
+        self.state = _State()
+        self.gpu = GpuMeter(device)
+
+    def _recorded(self) -> RecordedSteps | None:
+        config, step, batches = self.config, self.step, self.batches
+        wanted = self.device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
+        if not wanted or step.total < MIN_STEPS or not RecordedSteps.possible(step, batches):
+            return None
+        assert isinstance(batches, Batches)
+        return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
+
+    def run(self, report: Report | None, resume: Checkpoint | None) -> FitResult:
+        if resume is not None:
+            self._load(resume)
+        model, config, state = self.model, self.config, self.state
+        diverged, stopped = False, self._out_of_patience()
+        since = time.perf_counter()  # of the epochs that the next row tells of
+        while state.epoch < config.num_epochs and not diverged and not stopped:
+            self.epoch_began = time.perf_counter()
+            model.train()
+            sums = self._epoch()
+            state.epoch += 1
+            train_seconds = time.perf_counter() - self.epoch_began
+            if state.epoch % config.eval_every and state.epoch < config.num_epochs:
+                continue
+            row, groups = self._evaluate(sums)
+            diverged = bool(row["diverged"])
+            score = row.get("val_loss", row["train_loss"])
+            is_best = score < state.best
+            state.best = min(score, state.best)
+            state.waited = 0 if is_best else state.waited + 1
+            stopped = self._out_of_patience()
+            row["seconds"] = time.perf_counter() - since
+            row["rows_per_second"] = len(self.data.train) / train_seconds
+            row |= self.gpu.read()
+            state.history.append(row)
+            if report is not None:
+                self._report(report, EpochReport(row, groups, is_best))
+            since = time.perf_counter()
+        elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
+        for sentence in [] if diverged else collapsed(model.latents):
+            logger.warning(sentence)
+        return FitResult(
+            elbo.value,
+            elbo.standard_error,
+            elbo.kl,
+            state.epoch,
+            diverged,
+            stopped,
+            pd.DataFrame(state.history),
+        )
+
+    def _report(self, report: Report, epoch: EpochReport) -> None:
+        """Report, and go on with the random streams as they were, whatever the report draws."""
+        streams = self._streams()
+        with seeded(0, self.device):
+            report(epoch, lambda: self._checkpoint(streams))
+
+    def _streams(self) -> dict[str, Tensor]:
+        streams = {"order": self.generator.get_state(), "random": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            streams["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return streams
+
+    def _out_of_patience(self) -> bool:
+        return self.config.patience is not None and self.state.waited >= self.config.patience
+
+    def _epoch(self) -> list[float]:
+        """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
+        sums = _Sums(2 + len(self.model.latents), self.device)
+        if self.recorded is not None:
+            self._replay(self.recorded, sums)
+        else:
+            for number, batch in enumerate(self.batches, start=1):
+                self._step(batch, sums)
+                self._tell(number)
+        if self.step.closed and not self.step.warming(self.state.step):
+            self.model.latents.update_priors()
+        return sums.read()  # waits for the GPU
+
+    def _step(self, batch: Batch, sums: _Sums) -> None:
+        if self.config.debug and self.state.step == 0:
+            self._log_shapes(batch)
+        self.loss, means = self.step(batch, self.state.step)
+        self.state.step += 1
+        sums.add(means, len(batch.y))
+
+    def _replay(self, recorded: RecordedSteps, sums: _Sums) -> None:
+        order = recorded.batches.order()
+        recorded.begin(order, self.state.step)
+        self.loss = recorded.loss
+        done = 0
+        while done < recorded.per_epoch:
+            steps = recorded(self.state.step, recorded.per_epoch - done)
+            self.state.step += steps
+            done += steps
+            self._tell(done)
+        sums.add(list(recorded.end()), 1)
+        rest = order[len(recorded.order) :]
+        if len(rest):
+            self._step(recorded.batches.gather(rest), sums)
+
+    def _tell(self, number: int) -> None:
+        """Look at the GPU, and print a line, when it is time to; `number` steps are done."""
+        self.gpu.sample()
+        if self.config.print_freq and number % self.config.print_freq == 0:
+            rows = min(number * self.batches.batch_size, len(self.data.train))
+            loss = float(self.loss)
+            logger.info(
+                "epoch %d  step %d/%d  loss %.4f  %s rows/s",
+                *(self.state.epoch + 1, number, len(self.batches), loss),
+                f"{rows / (time.perf_counter() - self.epoch_began):,.0f}",
+            )
+
+    def _evaluate(self, sums: list[float]) -> tuple[dict[str, float], pd.DataFrame]:
+        """Return the epoch's row of metrics and its per-group tables."""
+        model, config, rows = self.model, self.config, len(self.data.train)
+        nll, *kl_shares, gap = (value / rows for value in sums)
+        model.latents.refresh()
+        beta = self.step.beta(self.state.step - 1)
+        row: dict[str, float] = {"epoch": self.state.epoch}
+        row["train_loss"] = nll + beta * sum(kl_shares) - gap
+        row["train_nll"] = nll
+        with seeded(0, self.device):  # a mixture's KL draws; evaluating must not change the fit
+            totals = model.latents.kl_totals()
+        row["elbo"] = -rows * nll - sum(totals)
+        if self.bound is not None:
+            row["bound"] = -rows * row["train_loss"]
+        for latent, total in zip(model.latents, totals, strict=True):
+            row[f"kl_{latent.name.replace(' ', '_')}"] = total
+        tables = []
+        finite = math.isfinite(row["train_loss"])
+        for name, split in self.evaluated.items() if finite else ():
+            result = evaluate(model, split, config.eval_samples)
+            row |= {f"{name}_{metric}": value for metric, value in result.scalars.items()}
+            table = result.groups
+            table.insert(0, "epoch", self.state.epoch)
+            table.insert(min(3, table.shape[1]), "split", name)
+            tables.append(table)
+        row["lr"] = config.lr * self.step.lr_factor(self.state.step - 1)
+        row["kl_weight"] = beta
+        losses = (row["train_loss"], row.get("val_loss", 0.0))
+        row["diverged"] = float(not all(math.isfinite(loss) for loss in losses))
+        return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    def _elbo(self) -> Elbo:
+        self.model.latents.refresh()
+        return full_elbo(self.model, self.data.train)
+
+    def _log_shapes(self, batch: Batch) -> None:
+        rows = self.model.latents.at(batch.groups, unseen=False)
+        shapes = {"x": batch.x, "groups": batch.groups, "y": batch.y}
+        with torch.no_grad(), seeded(0, self.device):
+            draws = self.model.latents.sample(rows, self.config.num_samples)
+            shapes |= {
+                f"z[{latent.name}]": z for latent, z in zip(self.model.latents, draws, strict=True)
+            }
+            shapes["output"] = self.model(batch.x, draws)
+        for name, tensor in shapes.items():
+            logger.info("first batch  %s: %s %s", name, list(tensor.shape), str(tensor.dtype)[6:])
+
+    def _checkpoint(self, streams: dict[str, Tensor]) -> Checkpoint:
+        state = self.state
+        return {
+            "epoch": state.epoch,
+            "step": state.step,
+            "best": state.best,
+            "waited": state.waited,
+            "history": list(state.history),
+            "model": self.model.state_dict(),
+            "optimizers": self.step.state_dict(),
+            **streams,
+        }
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        self.model.load_state_dict(checkpoint["model"])
+        self.step.load_state_dict(checkpoint["optimizers"])
+        self.generator.set_state(checkpoint["order"])
+        torch.set_rng_state(checkpoint["random"])
+        if self.device.type == "cuda" and "random_cuda" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["random_cuda"], self.device)
+        kept = {name: checkpoint[name] for name in ("epoch", "step", "best", "waited")}
+        self.state = _State(**kept, history=list(checkpoint["history"]))

@@ -1,0 +1,140 @@
+"""Tables and lines for a terminal, as plain text, so that the log holds what the screen showed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from hlvnn.config import RunConfig
+from hlvnn.data.grouped import GroupedDataset, Level, Schema
+from hlvnn.models.model import HierarchicalModel, parameter_count
+from hlvnn.terminal import text_of
+from hlvnn.training.loop import Checkpoint, FitResult
+
+logger = logging.getLogger("hlvnn")
+
+AT_EACH_END = 3
+"""Groups shown at each end of a level."""
+GPU_BUSY = 50
+"""Per cent of the time in which a GPU should be busy."""
+
+
+def epoch_line(row: dict[str, float], num_epochs: int) -> str:
+    """Return an epoch's metrics in one line."""
+    parts = [f"epoch {int(row['epoch'])}/{num_epochs}", f"train {row['train_loss']:.4f}"]
+    for split in ("val", "test"):
+        if f"{split}_loss" not in row:
+            continue
+        words = [f"{split} {row[f'{split}_loss']:.4f}"]
+        known = [metric for metric in ("acc", "f1", "mse") if f"{split}_{metric}" in row]
+        words += [f"{metric} {row[f'{split}_{metric}']:.4f}" for metric in known]
+        if f"{split}_group_p10" in row:
+            words.append(
+                f"p10 {row[f'{split}_group_p10']:.3f} worst {row[f'{split}_group_worst']:.3f}"
+            )
+        parts.append("  ".join(words))
+    parts.append(f"{row['seconds']:.1f} s, {row['rows_per_second']:,.0f} rows/s")
+    if "gpu_percent" in row:
+        busy = row["gpu_percent"]
+        hint = " (below half: try a larger --batch-size)" if busy < GPU_BUSY else ""
+        parts.append(f"GPU {busy:.0f} %{hint}")
+    return " | ".join(parts)
+
+
+def groups_at_both_ends(groups: pd.DataFrame, schema: Schema) -> str:
+    """Return, for each level, the weakest and the strongest groups of the last split measured.
+
+    groups: an epoch's per-group table (columns of `training_stats`). Validation where there is one,
+    else test.
+    """
+    if not len(groups):
+        return ""
+    split = "val" if (groups["split"] == "val").any() else "test"
+    measure = "acc" if "acc" in groups else "mse"
+    texts = []
+    for level in schema.levels:
+        table = groups[(groups["split"] == split) & (groups["level"] == level.name)]
+        ordered = table.sort_values(measure, ascending=measure == "acc", kind="stable")
+        texts.append(_ends(ordered, level, split, measure))
+    return "\n".join(texts)
+
+
+def _ends(ordered: pd.DataFrame, level: Level, split: str, measure: str) -> str:
+    table = Table(box=None)
+    table.add_column(level.name)
+    for column in ("rows", measure, "loss"):
+        table.add_column(column, justify="right")
+    number = len(ordered)
+    shown = set(range(min(AT_EACH_END, number))) | set(range(max(0, number - AT_EACH_END), number))
+    for position in sorted(shown):
+        if position == number - AT_EACH_END and number > 2 * AT_EACH_END:
+            table.add_row("…")
+        row = ordered.iloc[position]
+        name = escape(str(level.label(int(row["gid"]))))
+        table.add_row(name, str(row["n"]), f"{row[measure]:.3f}", f"{row['loss']:.3f}")
+    return f"{level.name}: the weakest and the strongest on {split}\n{text_of(table)}"
+
+
+def opening(
+    config: RunConfig,
+    model: HierarchicalModel,
+    data: GroupedDataset,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+) -> str:
+    """Return what is told when a run begins."""
+    levels = ", ".join(f"{level.size} {level.name}" for level in data.schema.levels)
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits().items())
+    latents = "; ".join(f"{latent.name} (width {latent.width})" for latent in model.latents)
+    lines = [
+        f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
+        f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
+        f"results in {folder}",
+    ]
+    if config.description:
+        lines.append(f"description: {config.description}")
+    if checkpoint is not None:
+        lines.append(f"continuing after epoch {checkpoint['epoch']}")
+    return "\n".join(lines)
+
+
+def closing(result: FitResult, folder: Path) -> str:
+    """Return what is told when a run has ended."""
+    if result.diverged:
+        return f"the loss is no longer a number: ended as diverged after epoch {result.epochs}"
+    error = f" ± {result.elbo_error:.2f}" if result.elbo_error else ""
+    kl = "".join(f"  KL {name}: {value:.2f}" for name, value in result.kl.items())
+    early = " (stopped early)" if result.stopped_early else ""
+    return f"ELBO {result.elbo:.4f}{error}{kl}  after {result.epochs} epochs{early}; {folder}"
+
+
+class _LogFile(logging.FileHandler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass over a line that cannot be written: the run's own files will tell."""
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Append what the logger tells to a file."""
+    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()

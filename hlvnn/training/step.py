@@ -1,0 +1,152 @@
+"""One step of `fit`: a batch's loss, its gradients, and what the optimisers make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hlvnn.config import TrainConfig
+from hlvnn.data.augment import jittered
+from hlvnn.data.batches import Batch
+from hlvnn.inference.objective import BatchLoss, batch_loss, has_closed_form, parts_loss
+from hlvnn.latents.latent import Latent
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
+from hlvnn.training.bound import Bound
+
+LATENT_LR = 10.0
+"""Default learning rate of the posteriors with minibatches, as a multiple of the network's."""
+FREE_LATENT_LR = 5.0
+"""The same without a prior, where nothing holds an embedding back from overfitting."""
+
+
+class Step:
+    """The parameters' moves: optimisers, schedules, and what is held when.
+
+    bound: what is maximised in the ELBO's place, if anything. per_epoch: steps of an epoch.
+    """
+
+    def __init__(
+        self, model: HierarchicalModel, config: TrainConfig, bound: Bound | None, per_epoch: int
+    ) -> None:
+        self.model, self.config, self.bound, self.per_epoch = model, config, bound, per_epoch
+        self.total = config.num_epochs * per_epoch
+        self.warm_steps = config.prior_warmup * self.total
+        self.tables = [table for latent in model.latents for table in latent.tables()]
+        priors = [p for latent in model.latents for p in latent.prior.parameters()]
+        self.learned = priors + list(model.likelihood.parameters())
+        self.closed = self._closed_form_priors()
+        read = [latent.posterior for latent in model.latents if latent.posterior.reads_rows]
+        self.encoders = [p for q in read for p in q.parameters() if p.requires_grad]
+        self.optimizers = self._optimizers()
+        self.groups = [group for opt in self.optimizers for group in opt.param_groups]
+        self.base_lrs = [group["lr"] for group in self.groups]
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        lr = self.config.lr
+        tables = {id(table) for table in self.tables}
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.dense = [p for p in trained if id(p) not in tables]
+        learned = {id(p) for p in self.learned}
+        matrices = [p for p in self.dense if p.dim() >= 2 and id(p) not in learned]
+        others = [p for p in self.dense if p.dim() < 2 or id(p) in learned]
+        groups = [
+            {"params": matrices, "weight_decay": self.config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        capturable = self.model.device.type == "cuda"
+        optimizers: list[torch.optim.Optimizer] = [
+            AdamW(groups, lr=lr, fused=True, capturable=capturable)
+        ]
+        if self.tables:
+            table_groups = [
+                {"params": latent.tables(), "lr": lr * self._latent_lr(latent)}
+                for latent in self.model.latents
+                if latent.tables()
+            ]
+            optimizers.append(RowwiseAdam(table_groups, lr=lr))
+        return optimizers
+
+    def _closed_form_priors(self) -> list[nn.Parameter]:
+        """Return the parameters of the priors that `LatentSet.update_priors` sets."""
+        if self.config.prior_updates == "gradient":
+            return []
+        chosen = [x for x in self.model.latents if x.centred and x.posterior.random]
+        return [p for latent in chosen for p in latent.prior.parameters()]
+
+    def _latent_lr(self, latent: Latent) -> float:
+        if self.config.latent_lr is not None:
+            return self.config.latent_lr
+        if self.per_epoch == 1 or (self.bound is None and has_closed_form(self.model)):
+            return 1.0
+        return LATENT_LR if latent.prior.proper else FREE_LATENT_LR
+
+    def warming(self, number: int) -> bool:
+        """Return whether learned priors are held at the fit's step `number` (from 0)."""
+        return number < self.warm_steps
+
+    def beta(self, number: int) -> float:
+        """Return β at the fit's step `number` (from 0): a linear rise, then `kl_weight`."""
+        annealing_steps = self.config.kl_annealing * self.per_epoch
+        if annealing_steps == 0:
+            return self.config.kl_weight
+        return self.config.kl_weight * min(1.0, (number + 1) / annealing_steps)
+
+    def lr_factor(self, number: int) -> float:
+        """Return the factor of all learning rates at the fit's step `number` (from 0)."""
+        return lr_factor(self.config.lr_schedule, number / self.total)
+
+    def __call__(self, batch: Batch, number: int) -> tuple[Tensor, list[Tensor]]:
+        """Do the fit's step `number` (from 0) as `move` does, at its learning rates and β."""
+        factor = self.lr_factor(number)
+        for group, lr in zip(self.groups, self.base_lrs, strict=True):
+            group["lr"] = lr * factor
+        return self.move(batch, self.beta(number), self.warming(number))
+
+    def move(
+        self, batch: Batch, beta: float | Tensor, warming: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Move the parameters once.
+
+        Returns the loss and means over rows: nll, each latent's KL_g / n_g and the bound's gap, if
+        there is a bound.
+        """
+        config = self.config
+        if config.augment:
+            batch = batch._replace(x=jittered(batch.x, config.augment))
+        loss = self._loss(batch, beta)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.loss.backward()
+        if self.encoders:
+            parts = parts_loss(self.model, batch, beta, config.num_samples)
+            parts.loss.backward(inputs=self.encoders)
+        for parameter in self.learned if warming else self.closed:
+            parameter.grad = None
+        if config.clip_grad is not None:
+            clip_gradients(self.dense, self.tables, config.clip_grad)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
+        return loss.loss.detach(), [mean.detach() for mean in means]
+
+    def _loss(self, batch: Batch, beta: float | Tensor) -> BatchLoss:
+        if self.bound is not None:
+            return self.bound.loss(self.model, batch, self.config.num_samples)
+        return batch_loss(self.model, batch, beta, self.config.num_samples)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the optimisers' state."""
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        for group in (group for state in states for group in state["param_groups"]):
+            group["lr"] = float(group["lr"])  # a recorded step keeps it on the device
+        return states
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Take over the optimisers' state; learning rates, weight decay and the like stay."""
+        for optimizer, saved in zip(self.optimizers, states, strict=True):
+            now = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict(saved | {"param_groups": now})
+        self.groups = [group for opt in self.optimizers for group in opt.param_groups]

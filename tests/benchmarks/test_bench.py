@@ -1,0 +1,81 @@
+"""`make bench`: it knows every script, keeps what they print, and fails when one does."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.helpers import ROOT
+
+HELPERS = {"__main__", "unipen", "recorded"}
+"""Files of benchmarks/ that measure nothing themselves."""
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "benchmarks", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_every_script_is_in_the_table(bench: ModuleType) -> None:
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert {script.name for script in bench.SCRIPTS} == files - HELPERS
+
+
+def test_tables_are_kept_as_rows(bench: ModuleType) -> None:
+    first = "| model | ms |\n|---|---|\n| cnn | 1.5 |\n| mlp | |"
+    text = f"one thread\n{first}\n\nend\n| a |\n|---|\n| 1 |"
+    assert list(bench.tables(text)) == [
+        [{"model": "cnn", "ms": "1.5"}, {"model": "mlp", "ms": ""}],
+        [{"a": "1"}],
+    ]
+
+
+def test_a_run_leaves_a_page_and_figures_with_the_machine(tmp_path: Path) -> None:
+    done = run("--only", "group_metrics", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "bench.md").read_text()
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert results["machine"]["cores"] == os.cpu_count()
+    assert results["machine"]["versions"]["torch"] in page
+    (((row,),),) = [script["tables"] for script in results["scripts"].values()]
+    assert float(row["ratio"]) > 20  # counting, not a loop over groups
+    assert float(row["largest relative difference"]) < 1e-12
+    assert f"| {row['ours, s']} | {row['scikit-learn, s']} |" in page
+
+
+def test_a_script_that_fails_fails_the_whole(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "SCRIPTS", (bench.Script("group_metrics", "--rows none"),))
+    assert bench.main(bench.Options(output=tmp_path)) == 1
+    assert json.loads((tmp_path / "bench.json").read_text())["scripts"]["group_metrics"][
+        "exit_status"
+    ]
+
+
+def test_an_unknown_benchmark_is_told_with_the_nearest_name(tmp_path: Path) -> None:
+    done = run("--only", "train_steps", "--output", str(tmp_path))
+    assert done.returncode == 2
+    assert "did you mean 'train_step'" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,413 @@
+"""New groups get the posterior that their rows imply, and nothing else moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import hlvnn
+from hlvnn.config import DataConfig
+from hlvnn.data.assemble import assemble
+from hlvnn.data.grouped import GroupedDataset, Split
+from hlvnn.errors import ConfigError, DataError
+from hlvnn.inference.objective import full_elbo
+from hlvnn.inference.predict import evaluate, predict
+from hlvnn.models.model import HierarchicalModel
+from tests.helpers import POSTERIORS, grouped_data, latent, same_bits, small_config, tiny_model
+
+SHORT = hlvnn.TrainConfig(num_epochs=60, batch_size=None, lr=0.05)
+TRAIN = hlvnn.TrainConfig(num_epochs=300, batch_size=None, lr=0.05)
+
+
+def table(shared: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(shared / f"data/grouped/{name}.csv.gz")
+
+
+def estimate(model: HierarchicalModel, part: str, term: str = "", level: str = "") -> float:
+    summary = model.summary()
+    chosen = (summary["part"] == part) & (summary["term"] == term)
+    if level:
+        chosen &= summary["level"] == level
+    (value,) = summary.loc[chosen, "estimate"]
+    return float(value)
+
+
+def of_group(model: HierarchicalModel, level: str, label: object) -> pd.Series:
+    frame = model.posterior(level)
+    return frame[frame[level] == label].iloc[0]
+
+
+# the exact posterior of linear-Gaussian models
+
+SLEEP = {"target": "Reaction", "features": ["Days"], "groups": ["Subject"]}
+NEW_SUBJECTS = [310, 335, 371]
+
+
+def sleep_model(frame: pd.DataFrame) -> HierarchicalModel:
+    entry = hlvnn.LatentConfig(
+        level="Subject",
+        stage="output",
+        placement="weights",
+        posterior="full_rank",
+        prior="learned_full",
+    )
+    data = GroupedDataset.from_frame(frame, **SLEEP)  # type: ignore[arg-type]
+    config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=(entry,))
+    model = hlvnn.build_model(config, data)
+    hlvnn.fit(model, data, TRAIN)
+    return model
+
+
+def exact_subject(model: HierarchicalModel, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and SD of intercept and slope given a subject's rows and all else."""
+    terms = ("(Intercept)", "Days")
+    fixed = np.array([estimate(model, "fixed", term) for term in terms])
+    sd = np.array([estimate(model, "prior sd", term) for term in terms])
+    correlation = estimate(model, "prior correlation", "(Intercept), Days")
+    prior = np.outer(sd, sd) * np.array([[1, correlation], [correlation, 1]])
+    noise = estimate(model, "noise sd")
+    x = np.stack([np.ones(len(rows)), rows["Days"]], axis=1)
+    covariance = np.linalg.inv(np.linalg.inv(prior) + x.T @ x / noise**2)
+    mean = covariance @ x.T @ (rows["Reaction"] - x @ fixed) / noise**2
+    return np.asarray(mean), np.sqrt(np.diag(covariance))
+
+
+@pytest.mark.data
+def test_new_subjects_get_their_exact_conditional_posterior(shared: Path) -> None:
+    frame = table(shared, "sleepstudy")
+    new = frame["Subject"].isin(NEW_SUBJECTS)
+    model = sleep_model(frame[~new])
+    adapted = hlvnn.adapt(model, frame[new].sample(frac=1, random_state=0))
+    for subject in NEW_SUBJECTS:
+        mean, sd = exact_subject(model, frame[frame["Subject"] == subject])
+        found = of_group(adapted, "Subject", subject)
+        assert found["rows"] == 10
+        np.testing.assert_allclose(
+            found[["mean_(Intercept)", "mean_Days"]].to_numpy(float), mean, atol=1e-3 * sd.min()
+        )
+        np.testing.assert_allclose(
+            found[["sd_(Intercept)", "sd_Days"]].to_numpy(float), sd, rtol=1e-3
+        )
+    everybody = sleep_model(frame)
+    for subject in NEW_SUBJECTS:
+        one, all_fitted = (of_group(m, "Subject", subject) for m in (adapted, everybody))
+        for term in ("(Intercept)", "Days"):
+            assert abs(one[f"mean_{term}"] - all_fitted[f"mean_{term}"]) < one[f"sd_{term}"] / 2
+            assert one[f"sd_{term}"] == pytest.approx(all_fitted[f"sd_{term}"], rel=0.1)
+
+
+PASTES = {
+    "nested": (
+        hlvnn.LatentConfig(level="batch", width=1, prior="learned"),
+        latent("bias", "output", "sample", prior="nested", parent="batch"),
+    ),
+    "given": (
+        latent("bias", "output", "batch", prior="learned"),
+        latent("bias", "output", "sample", prior="learned", given="batch"),
+    ),
+}
+
+
+def pastes_model(frame: pd.DataFrame, kind: str) -> HierarchicalModel:
+    data = GroupedDataset.from_frame(
+        frame, target="strength", features=[], groups=["sample", "batch"]
+    )
+    config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=PASTES[kind])
+    model = hlvnn.build_model(config, data)
+    hlvnn.fit(model, data, SHORT)
+    return model
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")  # a model without features
+@pytest.mark.parametrize("kind", PASTES)
+def test_a_new_cask_follows_the_posterior_of_its_known_batch(shared: Path, kind: str) -> None:
+    """z_cask | z_batch, y is normal and linear in z_batch, whose posterior is fixed."""
+    frame = table(shared, "Pastes")
+    new = frame["sample"] == "A:c"
+    model = pastes_model(frame[~new], kind)
+    batch = of_group(model, "batch", "A")
+    adapted = hlvnn.adapt(model, frame[new])
+    noise = estimate(model, "noise sd")
+    sd = estimate(model, "prior sd", "(Intercept)", "sample")
+    residual = frame.loc[new, "strength"] - estimate(model, "fixed", "(Intercept)")
+    shrunk = 1 / (1 / sd**2 + len(residual) / noise**2)
+    # nested: z_cask is around z_batch; given: the two add up to the effect
+    slope = shrunk / sd**2 if kind == "nested" else -shrunk * len(residual) / noise**2
+    mean = slope * batch["mean_(Intercept)"] + shrunk * residual.sum() / noise**2
+    total = np.sqrt(shrunk + (slope * batch["sd_(Intercept)"]) ** 2)
+    found = of_group(adapted, "sample", "A:c")
+    assert found["mean_(Intercept)"] == pytest.approx(mean, abs=1e-3 * total)
+    assert found["sd_(Intercept)"] == pytest.approx(total, rel=1e-3)
+    pd.testing.assert_series_equal(of_group(adapted, "batch", "A"), batch)
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("kind", PASTES)
+def test_a_new_batch_gets_a_posterior_together_with_its_casks(shared: Path, kind: str) -> None:
+    frame = table(shared, "Pastes")
+    new = frame["batch"] == "J"
+    model = pastes_model(frame[~new], kind)
+    adapted = hlvnn.adapt(model, frame[new])
+    found = adapted.posterior("sample").set_index("sample").loc[["J:a", "J:b", "J:c"]]
+    noise, fixed = estimate(model, "noise sd"), estimate(model, "fixed", "(Intercept)")
+    sds = [estimate(model, "prior sd", "(Intercept)", level) for level in ("batch", "sample")]
+    rows = frame[new]
+    one = (rows["sample"].to_numpy()[:, None] == found.index.to_numpy()).astype(float)
+    design = np.hstack([np.ones((len(rows), 1)), one])  # batch, its casks' deviations
+    prior = np.diag([sds[0] ** -2, *[sds[1] ** -2] * 3])
+    covariance = np.linalg.inv(prior + design.T @ design / noise**2)
+    mean = covariance @ design.T @ (rows["strength"] - fixed) / noise**2
+    to_effect = np.hstack([np.ones((3, 1)), np.eye(3)]) if kind == "nested" else np.eye(4)[1:]
+    sd = np.sqrt(np.diag(to_effect @ covariance @ to_effect.T))
+    np.testing.assert_allclose(found["mean_(Intercept)"], to_effect @ mean, atol=2e-3 * sd.min())
+    np.testing.assert_allclose(found["sd_(Intercept)"], sd, rtol=2e-3)
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_crossed_levels_grow_with_a_joint_posterior(shared: Path) -> None:
+    """A new plate meets known samples, and a new sample known plates."""
+    frame = table(shared, "Penicillin")
+    entries = (
+        latent("bias", "output", "sample", prior="learned", posterior="joint"),
+        latent("bias", "output", "plate", prior="learned", given="sample"),
+    )
+    columns = {"target": "diameter", "features": [], "groups": ["plate", "sample"]}
+    old = frame[(frame["plate"] != "x") & (frame["sample"] != "F")]
+    data = GroupedDataset.from_frame(old, **columns)  # type: ignore[arg-type]
+    config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=entries)
+    model = hlvnn.build_model(config, data)
+    hlvnn.fit(model, data, TRAIN)
+    new = frame.drop(old.index)
+    adapted = hlvnn.adapt(model, new)
+    whole = GroupedDataset.from_frame(frame, **columns)  # type: ignore[arg-type]
+    everybody = hlvnn.build_model(config, whole)
+    hlvnn.fit(everybody, whole, TRAIN)
+    one, fitted = (predict(m, new) for m in (adapted, everybody))
+    assert ((one["mean"] - fitted["mean"]).abs() < fitted["sd_mean"]).all()
+    np.testing.assert_allclose(one["sd_mean"], fitted["sd_mean"], rtol=0.25)
+    old_plate, kept = (of_group(m, "plate", "a") for m in (model, adapted))
+    pd.testing.assert_series_equal(kept, old_plate, rtol=1e-6)
+    assert predict(adapted, new)["sd_mean"].mean() < predict(model, new)["sd_mean"].mean() / 2
+
+
+# any model
+
+
+def held_out(kind: str = "features", hold_out: float = 0.4) -> GroupedDataset:
+    """Return made-up data of which two of six writers are new."""
+    data = grouped_data(kind, rows=90)
+    config = DataConfig(dataset="made-up", hold_out=hold_out, unseen="prior", val_fraction=0)
+    return assemble(config, data.schema, data.train, data.test)
+
+
+def new_rows(data: GroupedDataset) -> Split:
+    assert data.test is not None
+    return data.test.subset((data.test.groups[:, 0] < 0).nonzero().squeeze(1))
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_every_posterior_adapts_to_a_better_bound_and_nothing_else_moves(posterior: str) -> None:
+    data = held_out()
+    prior = "standard" if posterior == "point" else "learned"
+    entry = latent("concat", "hidden1", width=2, posterior=posterior, prior=prior)
+    model = tiny_model(data, latents=(entry,))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = new_rows(data)
+    start, end = (hlvnn.adapt(model, rows, steps=steps) for steps in (1, 100))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    known = data.schema.levels[0].size
+    for name, value in before.items():
+        after = end.state_dict()[name]
+        if value.shape == after.shape:
+            assert torch.equal(after, value), name
+        elif posterior != "joint":
+            assert torch.equal(after[:known], value), name
+    laws = [m.latents[0].posterior(torch.arange(known)) for m in (model, end)]
+    assert torch.equal(laws[0].mean, laws[1].mean)
+    named = Split(rows.x, rows.gids, rows.y)
+    first, last = (full_elbo(m, named, num_samples=200).value for m in (start, end))
+    assert last > first
+    assert end.training is False
+    assert {p.requires_grad for p in end.parameters()} == {True}
+
+
+def test_held_out_groups_of_a_split_are_known_afterwards() -> None:
+    data = held_out()
+    assert data.test is not None
+    model = tiny_model(data, latent_config=("factor",))
+    adapted = hlvnn.adapt(model, new_rows(data), steps=5)
+    size, new = data.schema.levels[0].size, data.schema.levels[0].new
+    assert len(new) == 2
+    assert adapted.posterior("writer")["writer"].tolist()[size:] == list(new)
+    assert adapted.schema.levels[0].size == size + 2
+    before, after = (evaluate(m, data.test).groups for m in (model, adapted))
+    pd.testing.assert_frame_equal(before[before["gid"] < size], after[after["gid"] < size])
+    changed = before["gid"] >= size
+    assert (before.loc[changed, "loss"] != after.loc[changed, "loss"]).all()
+
+
+def test_a_new_group_without_rows_integrates_the_prior_until_it_has_some() -> None:
+    data = held_out()
+    assert data.test is not None
+    model = tiny_model(data, latent_config=("factor",))
+    rows = new_rows(data)
+    size = data.schema.levels[0].size
+    first, second = (
+        rows.subset((rows.gids[:, 0] == gid).nonzero().squeeze(1)) for gid in (size, size + 1)
+    )
+    one = hlvnn.adapt(model, second, steps=20)
+    assert one.posterior("writer")["writer"].tolist()[size:] == [data.schema.levels[0].new[1]]
+    pd.testing.assert_frame_equal(predict(one, first, seed=3), predict(model, first, seed=3))
+    both = hlvnn.adapt(one, first, steps=20)
+    assert len(both.posterior("writer")) == size + 2
+    pd.testing.assert_frame_equal(predict(both, second), predict(one, second))
+    with pytest.raises(DataError, match=r"row 0 .* has no new group"):
+        hlvnn.adapt(both, first)
+
+
+def test_labels_of_a_dataframe_may_be_new_twice(shared: Path) -> None:
+    frame = pd.DataFrame({"y": [1.0, 2.0, 4.0, 5.0], "x": [0, 1, 0, 1], "who": list("aabb")})
+    data = GroupedDataset.from_frame(frame, target="y", features=["x"], groups=["who"])
+    config = hlvnn.ModelConfig(backbone="linear", latent_config="bias", prior="learned")  # type: ignore[arg-type]
+    model = hlvnn.build_model(config, data)
+    once = hlvnn.adapt(model, frame.assign(who=list("zczc")))
+    twice = hlvnn.adapt(once, frame.assign(who="d"))
+    assert twice.posterior("who")["who"].tolist() == ["a", "b", "z", "c", "d"]
+    assert twice.posterior("who")["rows"].tolist() == [2, 2, 2, 2, 4]
+    pd.testing.assert_frame_equal(
+        twice.posterior("who")[:4], once.posterior("who"), check_exact=True
+    )
+
+
+def test_the_same_seed_gives_the_same_posterior() -> None:
+    data = held_out()
+    model = tiny_model(data, latent_config=("factor",))
+    one, same, other = (hlvnn.adapt(model, new_rows(data), steps=3, seed=s) for s in (0, 0, 1))
+    assert same_bits(one, same)
+    assert not same_bits(one, other)
+
+
+# the encoder
+
+
+def amortised(data: GroupedDataset) -> HierarchicalModel:
+    entry = latent("concat", "output", width=2, posterior="amortised", prior="learned")
+    return tiny_model(data, latents=(entry,))
+
+
+def test_the_encoder_reads_new_groups_as_it_reads_known_ones() -> None:
+    data = held_out()
+    model = amortised(data)
+    model.latents.refresh()
+    copied = GroupedDataset(replace(data.schema, unseen="prior"), data.train)
+    size = data.schema.levels[0].size
+    rows = copied.train
+    again = Split(rows.x, torch.full_like(rows.groups, -1), rows.y, rows.groups % 2 + size)
+    pair = Split(rows.x, rows.groups % 2, rows.y)
+    adapted = hlvnn.adapt(model, again, method="encoder")
+    other = hlvnn.build_model(
+        small_config(
+            latents=(latent("concat", "output", width=2, posterior="amortised", prior="learned"),)
+        ),
+        GroupedDataset(
+            replace(
+                data.schema,
+                levels=(replace(data.schema.levels[0], size=2, labels=None, new=()),),
+            ),
+            pair,
+        ),
+    )
+    state = {
+        k: v
+        for k, v in model.state_dict().items()
+        if k.rsplit(".")[-1] not in ("table", "within") and "counts" not in k
+    }
+    other.load_state_dict(state, strict=False)
+    other.latents.refresh()
+    law = adapted.latents[0].posterior(torch.tensor([size, size + 1]))
+    expected = other.eval().latents[0].posterior(torch.arange(2))
+    torch.testing.assert_close(law.mean, expected.mean)
+    torch.testing.assert_close(law.stddev, expected.stddev)
+
+
+def test_steps_refine_what_the_encoder_read() -> None:
+    data = held_out()
+    model = amortised(data)
+    rows = new_rows(data)
+    read = hlvnn.adapt(model, rows, method="encoder")
+    refined = hlvnn.adapt(model, rows, method="encoder", steps=100)
+    named = Split(rows.x, rows.gids, rows.y)
+    first, last = (full_elbo(m, named, num_samples=200).value for m in (read, refined))
+    assert last > first
+    assert not any("table" in name for name, p in refined.named_parameters() if p.requires_grad)
+
+
+# what is refused
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    data = held_out()
+    model = tiny_model(data, latent_config=("factor",))
+    rows = new_rows(data)
+    with pytest.raises(DataError, match="no rows; give one or more"):
+        hlvnn.adapt(model, rows.subset(torch.arange(0)))
+    with pytest.raises(DataError, match=r"row 0 .*has no new group \(writer \d\)"):
+        hlvnn.adapt(model, data.train)
+    with pytest.raises(DataError, match=r"row 0 .* has the number -1 for its writer"):
+        hlvnn.adapt(model, Split(rows.x, rows.groups, rows.y))
+    with pytest.raises(DataError, match="has the number 99 for its writer"):
+        hlvnn.adapt(model, Split(rows.x, rows.groups, rows.y, torch.full_like(rows.groups, 99)))
+    with pytest.raises(DataError, match="trained on arrays"):
+        hlvnn.adapt(model, pd.DataFrame({"writer": ["a"]}))
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    data = held_out()
+    rows = new_rows(data)
+    model = tiny_model(data, latent_config=("factor",))
+    with pytest.raises(ConfigError, match="unknown method 'optimize'; did you mean 'optimise'"):
+        hlvnn.adapt(model, rows, method="optimize")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"no encoder reads .* method='optimise'"):
+        hlvnn.adapt(model, rows, method="encoder")
+    with pytest.raises(ConfigError, match=r"steps \(0\): expected at least 1"):
+        hlvnn.adapt(model, rows, steps=0)
+    with pytest.raises(ConfigError, match=r"num_samples \(0\)"):
+        hlvnn.adapt(model, rows, num_samples=0)
+    with pytest.raises(ConfigError, match="has no latents"):
+        hlvnn.adapt(tiny_model(data, latent_config=("none",)), rows)
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_a_known_cask_cannot_move_and_a_new_one_has_one_batch(shared: Path) -> None:
+    frame = table(shared, "Pastes")
+    model = pastes_model(frame[frame["batch"] != "J"], "nested")
+    moved = frame[frame["batch"] == "J"].assign(sample="A:a")
+    with pytest.raises(DataError, match="lay in another group of batch"):
+        hlvnn.adapt(model, moved)
+    split = frame[frame["batch"].isin(["I", "J"])].assign(sample="new")
+    with pytest.raises(DataError, match="has rows in more than one group"):
+        hlvnn.adapt(model, split)
+
+
+@pytest.mark.data
+def test_a_dataframe_needs_its_target_as_in_training(shared: Path) -> None:
+    frame = table(shared, "sleepstudy")
+    data = GroupedDataset.from_frame(frame, **SLEEP)  # type: ignore[arg-type]
+    config = hlvnn.ModelConfig(backbone="linear", latent_config=("bias",))
+    model = hlvnn.build_model(config, data)
+    new = frame.assign(Subject=1)
+    with pytest.raises(DataError, match="unknown column 'Reaction'"):
+        hlvnn.adapt(model, new.drop(columns="Reaction"))
+    with pytest.raises(DataError, match="'Reaction' held numbers in training"):
+        hlvnn.adapt(model, new.assign(Reaction="slow"))
+    with pytest.raises(DataError, match="'Subject' held whole numbers in training"):
+        hlvnn.adapt(model, new.assign(Subject="somebody"))

@@ -1,0 +1,427 @@
+"""`--scheduler pbt`: who takes over whom, what is written of it, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import math
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from tests.test_search import rows
+
+from hlvnn import files, search_space
+from hlvnn.analysis import load_sweep
+from hlvnn.commands import train_one, tune_search
+from hlvnn.config import flatten, run_config
+from hlvnn.data import data_of
+from hlvnn.errors import ConfigError, RunError
+from hlvnn.optim import lr_factor
+from hlvnn.records import outcomes, perturbations, run_folder
+from hlvnn.records.perturbations import Change
+from hlvnn.sweep import driver, plan, warm
+from hlvnn.sweep import population as population_module
+from hlvnn.sweep.combinations import PERTURBED
+from hlvnn.sweep.population import Exchange, Population, explored
+from hlvnn.training import execution
+from hlvnn.training.loop import EpochReport
+from tests.helpers import ROOT
+
+SPACE = """
+BASE = {"dataset": "digits", "backbone": "mlp", "hidden": [16], "batch_size": 32, "num_epochs": 7,
+        "latent_config": "factor"}
+METRIC, MODE = "val_loss", "min"
+
+def space(trial):
+    return {"lr": trial.suggest_float("lr", 1e-4, 1e-1, log=True),
+            "weight_decay": trial.suggest_float("decay", 0.0, 0.1),
+            "kl_weight": trial.suggest_categorical("kl", [0.3, 1.0, 2.0])}
+"""
+FLAGS = ("study", "--scheduler", "pbt", "--searcher", "random", "--num-trials", "5")
+FLAGS = (*FLAGS, "--perturb-every", "3", "--name", "one")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "search_spaces").mkdir()
+    write_space(SPACE)
+    return tmp_path
+
+
+def write_space(text: str) -> search_space.Space:
+    Path("search_spaces", "study.py").write_text(text, encoding="utf-8")
+    return search_space.load("study")
+
+
+# ------------------------------------------------------------------------- who, whom
+
+
+class Taken:
+    """Stands for the folders: notes who took over whom, after which epoch."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[int, int, int]] = []
+
+    def settings_now(self, number: int) -> dict[str, Any]:
+        return {"lr": 0.5} if number == 7 else {}
+
+    def take_over(self, number: int, donor: int, epoch: int, chosen: random.Random) -> Any:
+        self.pairs.append((number, donor, epoch))
+        return {"lr": 0.25}
+
+
+class Member(SimpleNamespace):
+    def set_config(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+
+def member(number: int) -> Any:
+    config = {"trial": number, "settings": '{"lr": 1.0, "seed": 3}'}
+    return Member(trial_id=f"id{number}", config=config, status="PENDING")
+
+
+def population(count: int, taken: Any) -> Population:
+    return Population(
+        metric="val_acc", mode="max", num_trials=count, perturb_every=2, seed=0, exchange=taken
+    )
+
+
+def test_the_worst_quarter_takes_over_the_best_once_all_are_there() -> None:
+    taken = Taken()
+    scheduler = population(8, taken)
+    trials = [member(number) for number in range(8)]
+    for one in trials:
+        scheduler.on_trial_add(None, one)
+    decisions = []
+    for one in trials:
+        first, second, *_ = rows([one.config["trial"] / 10] * 3)
+        assert scheduler.on_trial_result(None, one, first) == "CONTINUE"
+        decisions.append(scheduler.on_trial_result(None, one, second))
+        one.status = "PAUSED" if decisions[-1] == "PAUSE" else "RUNNING"
+    assert decisions == ["PAUSE"] * 7 + ["CONTINUE"]
+    assert [(number, epoch) for number, _, epoch in taken.pairs] == [(0, 2), (1, 2)]
+    assert {donor for _, donor, _ in taken.pairs} <= {6, 7}
+    assert '"lr": 0.25, "seed": 3' in trials[0].config["settings"]
+    assert '"lr": 1.0' in trials[2].config["settings"]
+    assert scheduler.choose_trial_to_run(None) is trials[0]
+
+
+def test_nobody_waits_for_a_trial_that_failed_diverged_or_is_away() -> None:
+    taken = Taken()
+    scheduler = population(6, taken)
+    trials = [member(number) for number in range(5)]
+    for one in trials:
+        scheduler.on_trial_add(None, one)
+    for one in trials[:4]:
+        for row in rows([one.config["trial"] / 10] * 2):
+            scheduler.on_trial_result(None, one, row)
+        one.status = "PAUSED"
+    trials[4].status = "RUNNING"
+    assert scheduler.choose_trial_to_run(None) is None
+    scheduler.on_trial_error(None, trials[4])
+    assert scheduler.choose_trial_to_run(None) is None  # the sixth is still to be drawn
+    last = member(5)
+    scheduler.on_trial_add(None, last)
+    assert scheduler.choose_trial_to_run(None) is last
+    diverged = {"epoch": 1, "num_epochs": 9, "diverged": 1, "val_acc": float("-inf")}
+    assert scheduler.on_trial_result(None, last, diverged) == "CONTINUE"
+    scheduler.on_trial_complete(None, last, diverged)
+    assert scheduler.choose_trial_to_run(None) in trials[:4]
+    assert taken.pairs == [(0, 3, 2)]
+
+
+def test_a_round_that_was_cut_short_is_held_again_alike() -> None:
+    """The next driver knows the epochs; those that are past the round have it behind them."""
+    pairs = []
+    for epochs in ([2, 2, 2, 2], [2, 2, 2, 3], [3, 3, 4, 4]):
+        taken = Taken()
+        scheduler = population(5, taken)
+        values = [0.1, 0.2, 0.3, 0.4]
+        seen = {n: rows([values[n]] * epoch) for n, epoch in enumerate(epochs)}
+        scheduler.refill([rows([0.5] * 9)], seen)
+        trials = [member(number) for number in seen]
+        for one in trials:
+            scheduler.on_trial_add(None, one)
+        chosen = scheduler.choose_trial_to_run(None)
+        assert chosen is trials[0]
+        pairs.append(taken.pairs)
+    assert pairs == [[(0, 3, 2)], [], []]
+    scheduler = population(1, Taken())
+    scheduler.refill([], {7: rows([0.1])})
+    changed = member(7)
+    scheduler.on_trial_add(None, changed)
+    assert '"lr": 0.5' in changed.config["settings"]
+
+
+def test_what_is_drawn_near_a_trial_stays_in_the_space(here: Path) -> None:
+    space = write_space(
+        SPACE.replace(
+            "return {",
+            'return {"clip_grad": trial.suggest_int("clip", 1, 9), '
+            '"dropout": trial.suggest_float("dropout", 0.0, 0.4, step=0.1), ',
+        )
+    )
+    params = {"lr": 0.09, "decay": 0.05, "kl": 0.3, "clip": 5, "dropout": 0.2}
+    same, settings = explored(space, params, None)
+    assert same == params
+    assert settings["weight_decay"] == 0.05
+    drawn = [explored(space, params, random.Random(seed))[0] for seed in range(200)]
+    assert {one["clip"] for one in drawn} >= {4, 6}
+    assert {round(one["dropout"], 9) for one in drawn} <= {0.0, 0.1, 0.2, 0.3, 0.4}
+    assert all(1e-4 <= one["lr"] <= 0.1 for one in drawn)
+    near = [
+        one["decay"] for one in drawn if min(abs(one["decay"] - x) for x in (0.04, 0.06)) < 1e-9
+    ]
+    assert 0.6 < len(near) / len(drawn) < 0.9
+    kls = [one["kl"] for one in drawn]
+    assert kls.count(0.3) > kls.count(2.0) > 0
+    again = [explored(space, params, random.Random(seed))[0] for seed in range(200)]
+    assert again == drawn
+
+
+def test_a_trial_is_given_what_another_has_or_is_left_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(population_module, "STALE_SECONDS", 0.0)
+    space = search_space.load("study")
+    drawn = {n: {"lr": 0.01 * (n + 1), "decay": 0.1 * n, "kl": 1.0} for n in range(2)}
+    folders = [outcomes.trial_folder(here, number) for number in drawn]
+    for number, folder in enumerate(folders):
+        settings = space.base | explored(space, drawn[number], None)[1] | {"num_epochs": 2}
+        execution.execute(run_config(settings, "a test"), folder)
+    said: list[Any] = []
+    exchange = Exchange(
+        here,
+        space,
+        lambda number: drawn[number],
+        lambda write, what: write(),
+        lambda number, change: said.append(change),
+        said.append,
+    )
+    assert exchange.take_over(0, 1, 1, random.Random(0)) is None  # they are past that epoch
+    assert "trial 0 goes on by itself after epoch 1" in said[-1]
+    assert perturbations.read(folders[0]) == []
+
+    before, donor = (
+        execution.load_checkpoint(folder / run_folder.CHECKPOINT) for folder in folders
+    )
+    settings = exchange.take_over(0, 1, 2, random.Random(0))
+    begun, change = perturbations.read(folders[0])
+    assert (begun.epoch, begun.from_trial, begun.params) == (0, None, drawn[0])
+    assert (change.epoch, change.from_trial, change.settings) == (2, 1, settings)
+    assert said[-1] == change
+    now = execution.load_checkpoint(folders[0] / run_folder.CHECKPOINT)
+    assert all(torch.equal(now["model"][key], donor["model"][key]) for key in donor["model"])
+    assert now["history"] == before["history"]
+    assert not (folders[0] / run_folder.PREVIOUS).exists()
+    config = run_folder.read_config(folders[0])
+    assert {name: getattr(config.train, name) for name in change.settings} == settings
+    # once is enough: a driver that was killed after it asks again
+    assert exchange.take_over(0, 1, 2, random.Random(5)) == settings
+    assert len(perturbations.read(folders[0])) == 2
+    # and the next one to take it over starts from what it has now
+    (folders[1] / run_folder.CHECKPOINT).write_bytes(b"cut short")
+    assert exchange.take_over(1, 0, 2, random.Random(0)) is None
+    assert "not a readable checkpoint" in said[-1]
+
+
+# -------------------------------------------------------------------- what is refused
+
+
+def refused(*flags: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        plan.new_plan(tune_search.parse([*FLAGS, *flags]))
+    return str(error.value)
+
+
+def test_a_population_that_cannot_be_is_refused(here: Path) -> None:
+    assert plan.new_plan(tune_search.parse([*FLAGS])).options.scheduler == "pbt"
+    for searcher in ("tpe", "gp", "grid"):
+        assert f"--searcher {searcher} takes what a trial" in refused("--searcher", searcher)
+    assert "give at least 4" in refused("--num-trials", "3")
+    assert "pbt's trials wait for each other" in refused("--max-concurrent", "2")
+    assert "--perturb-every 7 must be below the 7 epochs" in refused("--perturb-every", "7")
+    assert "a multiple of --eval-every 2" in refused("--eval-every", "2")
+    assert "--checkpoint-every 3 must be 1" in refused("--checkpoint-every", "3")
+    write_space(SPACE.replace("return {", 'return {"z_dim": trial.suggest_int("z", 1, 9), '))
+    assert "draws z_dim, which cannot change while a trial runs" in refused()
+    write_space(SPACE.replace("return {", 'return {"z_dim": 1} if trial.number < 0 else {'))
+    assert plan.new_plan(tune_search.parse([*FLAGS])).sample
+    write_space(re.sub(r"return \{.*\}", "return {}", SPACE, flags=re.DOTALL))
+    assert f"draws none of {', '.join(PERTURBED)}" in refused()
+
+
+def test_a_damaged_file_of_perturbations_is_told(tmp_path: Path) -> None:
+    file = tmp_path / perturbations.PERTURBATIONS
+    assert perturbations.read(tmp_path) == []
+    begun = Change(epoch=0, params={}, settings={"lr": 0.1})
+    changes = [begun, Change(epoch=3, from_trial=1, params={}, settings={"lr": 0.2})]
+    perturbations.write(tmp_path, changes)
+    assert perturbations.read(tmp_path) == changes
+    assert perturbations.settings_now(tmp_path) == {"lr": 0.2}
+    for damaged in ("{}", "[]", "[1, 2]", "[{}]", "["):
+        file.write_text(damaged, encoding="utf-8")
+        with pytest.raises(RunError, match=r"perturbations.json"):
+            perturbations.read(tmp_path)
+    file.write_text('[{"epoch": 0}, {"epoch": -3}]', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"perturbations.json"):
+        perturbations.read(tmp_path)
+
+
+# ------------------------------------------------------------------------ a real sweep
+
+
+def lineage(folder: Path, number: int, end: int) -> list[tuple[int, dict[str, Any]]]:
+    """Return what made a trial's weights of epoch `end`: settings, and the epoch they held from."""
+    at = outcomes.trial_folder(folder, number)
+    changes = perturbations.read(at)
+    before = [change for change in changes[1:] if change.epoch < end]
+    if before and before[-1].from_trial is not None:
+        last = before[-1]
+        return [*lineage(folder, before[-1].from_trial, last.epoch), (last.epoch, last.settings)]
+    settings = flatten(run_folder.read_config(at))
+    return [(0, settings | (changes[0].settings if changes else {}))]
+
+
+def replayed(folder: Path, number: int, into: Path) -> dict[str, Any]:
+    """Train in this process as a trial and its forebears did; return the last checkpoint."""
+    steps = lineage(folder, number, 7)
+    settings: dict[str, Any] = {}
+    for (_, changed), (end, _) in itertools.pairwise([*steps, (7, {})]):
+        settings |= changed
+        config = run_config(settings, "replayed")
+        if (into / run_folder.HYPERPARAMS).exists():
+            record = files.read_json(into / run_folder.HYPERPARAMS)
+            files.write_json(into / run_folder.HYPERPARAMS, record | {"config": flatten(config)})
+
+        def report(epoch: EpochReport, end: int = end) -> None:
+            if epoch.epoch == end < 7:
+                raise InterruptedError
+
+        with contextlib.suppress(InterruptedError):
+            execution.execute(config, into, report=report, resume=True)
+    return execution.load_checkpoint(into / run_folder.CHECKPOINT)
+
+
+def sweep(*args: str) -> tuple[int, str]:
+    output = io.StringIO()
+    code = driver.run(plan.of(tune_search.parse([*args])), Console(file=output, width=160))
+    return code, output.getvalue()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(280)
+def test_a_population_trains_and_tells_what_each_trial_ran(here: Path, local_ray: None) -> None:
+    code, printed = sweep(*FLAGS)
+    assert code == 0, printed
+    folder = here / "results" / "digits" / "one"
+    frame = pd.read_parquet(folder / "trials.parquet").set_index("trial")
+    assert set(frame["status"]) == {"completed"}
+    assert (frame["epochs"] == 7).all()
+    changes = {n: perturbations.read(outcomes.trial_folder(folder, n)) for n in range(5)}
+    found = [(n, change) for n in range(5) for change in changes[n][1:]]
+    assert sorted({change.epoch for _, change in found}) == [3, 6]
+    assert len(found) == 4  # two of five in each of two rounds
+
+    for number in range(5):
+        at = outcomes.trial_folder(folder, number)
+        metrics = run_folder.read_metrics(at)
+        assert metrics["epoch"].tolist() == list(range(1, 8))
+        assert sorted(run_folder.read_groups(at)["epoch"].unique()) == list(range(1, 8))
+        # each epoch's row tells the settings of that epoch
+        steps = math.ceil(len(data_of(run_folder.read_config(at).data).train) / 32)
+        for row in metrics.to_dict("records"):
+            held = [change.settings for change in changes[number] if change.epoch < row["epoch"]]
+            if held:
+                factor = lr_factor("cosine", (row["epoch"] * steps - 1) / (7 * steps))
+                assert row["kl_weight"] == held[-1]["kl_weight"]
+                assert row["lr"] == pytest.approx(held[-1]["lr"] * factor, rel=1e-6)
+        # the table, the trial's own settings and the analysis tell the last
+        now = perturbations.settings_now(at)
+        config = run_folder.read_config(at)
+        for name, value in now.items():
+            assert getattr(config.train, name) == value
+            assert frame[name][number] == pytest.approx(value)
+        state = torch.load(at / run_folder.CHECKPOINT, weights_only=True)
+        decays = {group["weight_decay"] for group in state["optimizers"][0]["param_groups"]}
+        assert decays <= {0.0, config.train.weight_decay}
+        assert bool(now) == ("took over other trials" in frame["reason"][number])
+        if now:
+            assert f"trial {number}: {changes[number][1].told()}" in printed
+    table = load_sweep(folder).trials.set_index("trial")
+    number, change = found[-1]
+    assert table["param_decay"][number] == change.params["decay"]
+
+    # what is told is all there is: to train as it says leads to the same weights, bit for bit
+    for number, change in found:
+        if change is changes[number][-1]:
+            state = replayed(folder, number, here / f"again_{number}")
+            theirs = execution.load_checkpoint(
+                outcomes.trial_folder(folder, number) / run_folder.CHECKPOINT
+            )
+            assert all(
+                torch.equal(theirs["model"][key], state["model"][key]) for key in theirs["model"]
+            )
+
+    # nothing repeats it, and it says so; a trial that took over nobody is repeated
+    with pytest.raises(ConfigError, match=r"no settings of its own repeat it: after epoch") as told:
+        train_one.parse(["--from-trial", str(outcomes.trial_folder(folder, number))])
+    assert "python train_one.py --dataset digits" in str(told.value)
+    alone = [n for n in range(5) if not changes[n]]
+    assert train_one.parse(
+        ["--from-trial", str(outcomes.trial_folder(folder, alone[0]))]
+    ).data.dataset
+    # it can be read back, teaches no other sweep, and cannot be joined
+    assert run_folder.load_run(outcomes.trial_folder(folder, number)).epoch == 7
+    learned = warm.read(folder, search_space.load("study"))
+    assert len(learned.trials) == len(alone)
+    assert "its settings changed as it ran" in learned.told()
+    with pytest.raises(ConfigError, match="a population of 5 trials cannot be joined later"):
+        plan.of(tune_search.parse(["--extend", str(folder), "--num-trials", "2"]))
+    with pytest.raises(ConfigError, match="cannot be joined later"):
+        plan.of(tune_search.parse(["--resume", str(folder), "--num-trials", "7"]))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(280)
+def test_a_population_whose_driver_was_killed_goes_on_as_if_it_had_not(here: Path) -> None:
+    def started(*args: str) -> subprocess.Popen[bytes]:
+        with (here / "log").open("ab") as log:
+            words = [sys.executable, str(ROOT / "tune_search.py"), *args]
+            return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+
+    process = started(*FLAGS)
+    folder = here / "results" / "digits" / "one"
+    until = time.monotonic() + 120
+    while not list(folder.glob(f"*/{perturbations.PERTURBATIONS}")):
+        assert time.monotonic() < until, (here / "log").read_text()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process = started("--resume", str(folder))
+    process.wait()
+    printed = (here / "log").read_text()
+    assert process.returncode == 0, printed
+    assert "Traceback" not in printed
+    frame = pd.read_parquet(folder / "trials.parquet")
+    assert set(frame["status"]) == {"completed"}
+    for number in range(5):
+        at = outcomes.trial_folder(folder, number)
+        assert run_folder.read_metrics(at)["epoch"].tolist() == list(range(1, 8))
+        state = replayed(folder, number, here / f"again_{number}")
+        weights = execution.load_checkpoint(at / run_folder.CHECKPOINT)["model"]
+        assert all(torch.equal(weights[key], state["model"][key]) for key in weights)
+    changes = [perturbations.read(at) for at in folder.glob("trial_*")]
+    assert sorted(change.epoch for one in changes for change in one[1:]) == [3, 3, 6, 6]
