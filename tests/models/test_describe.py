@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.test_dependence import SIZES, STRUCTURES, WIDTH, built, exact_laws
 
 import hlvnn
 from hlvnn.data.grouped import GroupedDataset
@@ -28,6 +27,7 @@ from tests.helpers import (
     prior_class,
     tiny_model,
 )
+from tests.latents.test_dependence import SIZES, STRUCTURES, WIDTH, built, exact_laws
 
 # models without features
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element")

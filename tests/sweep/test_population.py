@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 import torch
 from rich.console import Console
-from tests.test_search import rows
 
 from hlvnn import files, search_space
 from hlvnn.analysis import load_sweep
@@ -37,6 +36,7 @@ from hlvnn.sweep.population import Exchange, Population, explored
 from hlvnn.training import execution
 from hlvnn.training.loop import EpochReport
 from tests.helpers import ROOT
+from tests.sweep.test_search import rows
 
 SPACE = """
 BASE = {"dataset": "digits", "backbone": "mlp", "hidden": [16], "batch_size": 32, "num_epochs": 7,

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.test_training import StoppedHere, stopping_after, untimed
 from torch import Tensor
 
 import hlvnn
@@ -29,6 +28,7 @@ from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.bound import Bound
 from hlvnn.training.loop import Checkpoint, FitResult, fit
 from tests.helpers import grouped_data, latent, same_bits, small_config, tiny_model
+from tests.training.test_loop import StoppedHere, stopping_after, untimed
 
 Gradients = dict[str, Tensor]
 Loss = Callable[[], Tensor]
