@@ -19,14 +19,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hlvnn.columns import BETTER_HIGH, WORST_DECILE
 from hlvnn.data.schema import Schema
 from hlvnn.errors import RunError, unknown
 from hlvnn.records.run_folder import STATS
 
 COLUMNS = ("trial", "epoch", "level", "gid", "split", "n")
 """Columns of every table; then acc and f1, or mse, and loss."""
-BETTER_HIGH = ("acc", "f1")
-"""Measures that are better when they are higher; the others are better when they are lower."""
 WORST = 0.1
 """The share of groups that `spread` calls the weakest."""
 QUANTILES = {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
@@ -188,7 +187,7 @@ class GroupTables:
         for trial in chosen:
             part = self.read(["epoch", measure], trials=[trial], level=level, split=split)
             rows += ({"trial": trial, **row} for row in _spreads(part, measure))
-        columns = ["trial", "epoch", "groups", "mean", "worst", "worst_decile"]
+        columns = ["trial", "epoch", "groups", "mean", "worst", WORST_DECILE]
         frame = pd.DataFrame(rows, columns=[*columns, *QUANTILES, "best"])
         frame.attrs = {"measure": measure, "level": level, "split": split}
         return frame.astype({"trial": "int64", "epoch": "int64", "groups": "int64"})
@@ -257,7 +256,7 @@ def _spreads(frame: pd.DataFrame, measure: str) -> Iterator[dict[str, float]]:
             "groups": len(values),
             "mean": values.mean(),
             "worst": values[0],
-            "worst_decile": values[:weakest].mean(),
+            WORST_DECILE: values[:weakest].mean(),
             **dict(zip(QUANTILES, quantiles, strict=True)),
             "best": values[-1],
         }

@@ -10,14 +10,15 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from hlvnn import files
+from hlvnn import columns, files
 from hlvnn.analysis.group_tables import GroupTables
-from hlvnn.analysis.results import PARAMETER, POOLED, Results, read_metrics
+from hlvnn.analysis.results import POOLED, Results, read_metrics
+from hlvnn.columns import BEST_EPOCH, DATA_HASH, DIVERGED, PARAMETER, STOPPED_EARLY, VAL_LOSS
 from hlvnn.data.schema import Schema
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.records import journal, outcomes, perturbations, sweep_folder, trials_table
 from hlvnn.records.journal import Draw, Drawn
-from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.records.outcomes import OVER, Outcome, Status
 from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.records.sweep_folder import Record
 from hlvnn.storage import readable
@@ -25,9 +26,6 @@ from hlvnn.words import Settings
 
 DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
 """Parts of a latent's text that say nothing, because they are so unless said otherwise."""
-
-
-ENDED = tuple({*Status} - {Status.RUNNING, Status.NOT_STARTED})
 
 
 def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
@@ -79,7 +77,7 @@ def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
     return changes[-1].params if changes else known.params if known else {}
 
 
-def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> Results:
+def load_runs(path: Path | str, metric: str = VAL_LOSS, mode: str = "min") -> Results:
     """Read a folder of single runs, such as `train_one.py` leaves; each is a trial, by its name.
 
     path: the folder, or its address, as for `load_sweep`.
@@ -134,7 +132,7 @@ class _About:
             "model": record.get("model"),
             "parameters": record.get("parameters"),
             "started": record.get("started"),
-            "data_hash": record.get("data_hash"),
+            DATA_HASH: record.get(DATA_HASH),
         }
 
 
@@ -164,13 +162,13 @@ def _results(
 
 def _order(names: list[str]) -> list[str]:
     """Return the columns in their order, whichever trial has which."""
-    about = ["name", "structure", "pooled", "model", "parameters", "started", "data_hash"]
-    begins = ("final_", "best_", PARAMETER)
-    measured = [n for n in names if n.startswith(begins[:2]) and n != "best_epoch"]
+    about = ["name", "structure", "pooled", "model", "parameters", "started", DATA_HASH]
+    begins = (columns.FINAL, columns.BEST, columns.PARAMETER)
+    measured = [n for n in names if n.startswith(begins[:2]) and n != BEST_EPOCH]
     first = [n for n in names if n not in {*about, *measured} and not n.startswith(PARAMETER)]
     after = first.index("folder") + 1
     drawn = sorted(n for n in names if n.startswith(PARAMETER))
-    ordered = sorted(measured, key=lambda n: (n.startswith("best_"), n))
+    ordered = sorted(measured, key=lambda n: (n.startswith(columns.BEST), n))
     return [*first[:after], *about, *first[after:], *drawn, *ordered]
 
 
@@ -218,7 +216,7 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
     try:
         frame = pd.read_parquet(path)
         written = path.stat().st_mtime_ns
-        ended = frame[~frame["unfinished"] & frame["status"].isin(ENDED)]
+        ended = frame[~frame["unfinished"] & frame["status"].isin(OVER)]
         records = ended.to_dict("records")
         rows = {int(row["trial"]): {str(k): v for k, v in row.items()} for row in records}
     except (OSError, ValueError, KeyError, TypeError):
@@ -241,7 +239,7 @@ def _unchanged(folder: Path, since: int) -> bool:
 def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame | None) -> Outcome:
     """Return how a trial must have ended whose `outcome.json` is damaged: by what else it left."""
     status = Status.STOPPED
-    if frame is not None and bool(frame.get("diverged", pd.Series(dtype=float)).any()):
+    if frame is not None and bool(frame.get(DIVERGED, pd.Series(dtype=float)).any()):
         status = Status.DIVERGED
     elif frame is not None and int(frame["epoch"].iloc[-1]) == settings.get("num_epochs"):
         status = Status.COMPLETED
@@ -258,7 +256,7 @@ def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:
         return Outcome(trial=number, status=Status.STOPPED, reason=reason, unfinished=True)
     try:
         result = files.read_json(folder / RESULT)
-        diverged, early = bool(result["diverged"]), bool(result["stopped_early"])
+        diverged, early = bool(result[DIVERGED]), bool(result[STOPPED_EARLY])
     except (RunError, KeyError, TypeError):
         problems.append(f"{folder.name}/{RESULT} cannot be read")
         return Outcome(trial=number, status=Status.STOPPED, reason=f"{RESULT} is damaged")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from hlvnn.columns import DIVERGED, EPOCH, SECONDS
 from hlvnn.config import RunConfig, run_config
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset, Schema
@@ -46,7 +47,7 @@ WRITER = "writer.txt"
 """Which process writes the folder: one that a later start has relieved writes no more."""
 RESULT = "result.json"
 """How the run ended: ELBO, KL per latent, epochs; absent until it has."""
-NUMERIC = ("epoch", "seconds", "diverged")
+NUMERIC = (EPOCH, SECONDS, DIVERGED)
 """Columns that every row of metrics.csv has."""
 
 

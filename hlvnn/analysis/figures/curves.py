@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hlvnn.analysis.figures import style
+from hlvnn.columns import ROWS_PER_SECOND
 from hlvnn.errors import RunError
 from hlvnn.records.outcomes import Status
 
@@ -49,18 +50,18 @@ def learning_curves(
     for number, part in epochs.groupby("trial", sort=False):
         state = Status(status[number])
         plain: style.Look = {
-            "color": style.STATUS[state],
+            "color": style.of_status(state),
             "linewidth": 0.9,
             "alpha": 0.75,
             "zorder": 2,
         }
         axes.plot(part["epoch"], part[metric], gid=f"trial {number}", **plain)
-        if state in (Status.STOPPED, Status.DIVERGED):
+        if state.facts.is_crossed:
             axes.plot(
                 *(part["epoch"].iloc[-1], part[metric].iloc[-1]),
                 marker="x",
                 markersize=4,
-                color=style.STATUS[state] if state == Status.DIVERGED else style.GREY,
+                color=style.of_status(state) if state.facts.is_ill else style.GREY,
                 zorder=3,
             )
     thick = [(best, style.BLUE, "best")]
@@ -98,8 +99,10 @@ def _statuses(axes: Axes, statuses: Sequence[Status]) -> None:
     for status in Status:
         count = sum(one == status for one in statuses)
         if count:
-            marker = "x" if status in (Status.STOPPED, Status.DIVERGED) else None
-            handles.append(Line2D([], [], color=style.STATUS[status], marker=marker, markersize=4))
+            marker = "x" if status.facts.is_crossed else None
+            handles.append(
+                Line2D([], [], color=style.of_status(status), marker=marker, markersize=4)
+            )
             labels.append(f"{count} {status}")
     axes.legend(handles, labels, fontsize=7, framealpha=0.9)
 
@@ -186,7 +189,7 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     above.set_ylim(0, max(running) * 1.15)
     above.yaxis.set_major_locator(MaxNLocator(integer=True))
     use = [str(name) for name in epochs if USE.fullmatch(str(name))]
-    measured = use or ["rows_per_second"]
+    measured = use or [ROWS_PER_SECOND]
     at = epochs[epochs["trial"].isin(began)].copy()
     at["minute"] = at["trial"].map(began) + at.groupby("trial")["seconds"].cumsum() / 60
     at = at.sort_values("minute")
