@@ -42,14 +42,16 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     alive = sweep_folder.has_driver(sweep) if alive is None else alive
     problems: list[str] = []
     drawn = journal.read_journal(sweep, problems)
-    on_disk = {int(folder.name[6:]) for folder in sweep.glob("trial_[0-9]*") if folder.is_dir()}
+    on_disk = outcomes.trial_folders(sweep)
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
     selection = _Selection(record.objectives)
     recorded = _recorded(sweep)
     rows = []
+    latents: list[str] = []
     for number in range(count):
         folder = outcomes.trial_folder(sweep, number)
         about = _About(folder, problems)
+        latents += about.latents
         known = drawn.optuna.get(number)
         params = {f"{PARAMETER}{k}": v for k, v in _params(known, folder).items()}
         if number in recorded:
@@ -68,7 +70,7 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
         outcome = outcome or trials_table.without_outcome(folder, draw, number, alive)
         row = trials_table.row_of(outcome, folder, settings, frame, selection)
         rows.append(row | about.columns | params)
-    return _results(sweep, selection, rows, alive, record, problems, drawn)
+    return _results(sweep, selection, rows, alive, record, problems, drawn, latents)
 
 
 def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
@@ -90,13 +92,15 @@ def load_runs(path: Path | str, metric: str = VAL_LOSS, mode: str = "min") -> Re
     problems: list[str] = []
     selection = _Selection(((metric, mode),))
     rows = []
+    latents: list[str] = []
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
+        latents += about.latents
         outcome = _outcome_of_run(folder, number, problems)
         frame = read_metrics(folder, problems)
         row = trials_table.row_of(outcome, folder, about.settings, frame, selection)
         rows.append(row | about.columns)
-    return _results(parent, selection, rows, False, None, problems, Drawn())
+    return _results(parent, selection, rows, False, None, problems, Drawn(), latents)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ class _About:
                 problems.append(f"{folder.name}/{HYPERPARAMS} cannot be read as JSON")
         config = record.get("config")
         self.settings: Settings = config if isinstance(config, dict) else {}
+        named = record.get("latents")
+        self.latents = [str(name) for name in named] if isinstance(named, list) else []
         self.columns = {
             "name": folder.name,
             "model": record.get("model"),
@@ -144,6 +150,7 @@ def _results(
     record: Record | None,
     problems: list[str],
     drawn: Drawn,
+    latents: list[str],
 ) -> Results:
     frame = trials_table.arranged(rows, selection)
     frame["structure"] = _structures(frame)
@@ -157,7 +164,10 @@ def _results(
     }
     groups = GroupTables(folders, _Schemas(folders))
     metric, mode = selection.metric, selection.mode
-    return Results(path, metric, mode, frame, groups, alive, record, problems, drawn)
+    return Results(
+        *(path, metric, mode, frame, groups, alive, record, problems, drawn),
+        latent_names=tuple(dict.fromkeys(latents)),
+    )
 
 
 def _order(names: list[str]) -> list[str]:

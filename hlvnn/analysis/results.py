@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pandas as pd
 
+from hlvnn import columns
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
 from hlvnn.columns import DATA_HASH, best_of
@@ -23,6 +24,19 @@ from hlvnn.records.sweep_folder import Record
 
 POOLED = "none"
 """Structure of a trial without latents."""
+
+
+@dataclass(frozen=True)
+class LatentColumn:
+    """Whose KL a column of metrics.csv holds.
+
+    latent: the latent's name; level: its group level; groups: how many groups that has, 1 where
+    it is not known.
+    """
+
+    latent: str
+    level: str | None
+    groups: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,8 @@ class Results:
     record: Record | None = None
     problems: list[str] = field(default_factory=list)
     drawn: Drawn = field(default_factory=Drawn)
+    latent_names: tuple[str, ...] = ()
+    """The names of all latents of all trials."""
 
     @property
     def name(self) -> str:
@@ -78,6 +94,16 @@ class Results:
         if not tables:
             return pd.DataFrame(columns=["trial", "epoch", self.metric])
         return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def latent_columns(self) -> dict[str, LatentColumn]:
+        """The columns of `epochs` that hold the KL of a latent, by their names."""
+        sizes = self.groups.level_sizes
+        found = {}
+        for name in self.latent_names:
+            level = columns.level_of(name, sizes)
+            found[columns.kl(name)] = LatentColumn(name, level, sizes.get(level or "", 1))
+        return {column: one for column, one in found.items() if column in self.epochs}
 
     @cached_property
     def ranked(self) -> pd.DataFrame:

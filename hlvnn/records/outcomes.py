@@ -169,9 +169,19 @@ def open_ones(trials: pd.DataFrame) -> pd.Series[bool]:
     return trials["unfinished"].astype(bool) | ~trials["status"].isin(OVER)
 
 
+TRIAL = "trial_"
+"""What the folder of a trial begins with."""
+
+
+def trial_folders(sweep: Path) -> dict[int, Path]:
+    """Return the trials' folders that there are, by number."""
+    found = (path for path in sorted(sweep.glob(f"{TRIAL}[0-9]*")) if path.is_dir())
+    return {int(path.name.removeprefix(TRIAL)): path for path in found}
+
+
 def trial_folder(sweep: Path, number: int) -> Path:
     """Return the folder of a sweep's trial."""
-    return sweep / f"trial_{number:04d}"
+    return sweep / f"{TRIAL}{number:04d}"
 
 
 def write(sweep: Path, outcome: Outcome) -> None:

@@ -35,6 +35,7 @@ from hlvnn.records.run_folder import (
     STATS,
     WRITER,
     read_config,
+    stats_files,
     stats_name,
     versions,
 )
@@ -199,8 +200,8 @@ class _Writer:
 
     def _forget_after(self, epoch: int) -> None:
         """Remove what was written of epochs that will be trained again."""
-        for path in (self.folder / STATS).glob("epoch_*.parquet"):
-            if path.name > stats_name(epoch):
+        for number, path in stats_files(self.folder).items():
+            if number > epoch:
                 path.unlink(missing_ok=True)
         if self.rows:
             write_rows(self.folder / METRICS, self.rows)

@@ -18,8 +18,8 @@ from hlvnn.config import LatentConfig, run_config
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
 from hlvnn.errors import ConfigError
-from hlvnn.inference import predict
 from hlvnn.inference.objective import KL_RUNS, expected_log_likelihood, full_elbo
+from hlvnn.inference.predict import predict
 from hlvnn.latents.divergence import DRAWS, kl
 from hlvnn.latents.posteriors.mixture import Mixture
 from hlvnn.latents.strata import LIMIT, combinations, stratified

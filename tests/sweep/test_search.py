@@ -299,8 +299,10 @@ def sweep_of(
         metrics = [{"epoch": e, **told, "val_acc": lr * e, "val_loss": e} for e in (1, 2)]
         execution.write_rows(outcomes.trial_folder(folder, number) / run_folder.METRICS, metrics)
     options = SweepConfig(space=space.name, num_trials=len(lrs)).model_dump(mode="json")
-    record = {"options": options, "space": {"sha256": space.sha256}, "fixed": {}, "starts": []}
-    execution.write_json(folder / sweep_folder.SWEEP, record)
+    record = sweep_folder.Record(
+        space.name, space.sha256, space.objectives, base={}, fixed={}, options=options, starts=[]
+    )
+    sweep_folder.write_record(folder, record)
     return folder
 
 

@@ -28,7 +28,7 @@ from hlvnn.errors import (
     RunError,
 )
 from hlvnn.files import replacing, write_json
-from hlvnn.inference import predict
+from hlvnn.inference.predict import predict
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,

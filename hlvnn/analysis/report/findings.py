@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from hlvnn.analysis.figures.curves import COLLAPSED, kl_columns
+from hlvnn.analysis.figures.curves import COLLAPSED
 from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.figures.uncertainty import expected_error
 from hlvnn.analysis.gains import Summary
@@ -39,7 +39,6 @@ class Evidence:
     spread: pd.DataFrame | None = None
     pooled_spread: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
-    level_sizes: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
             "trials before you report a gain."
         )
     if results.latent_trial is not None:
-        steps += _collapsed(results, results.latent_trial, evidence)
+        steps += _collapsed(results, results.latent_trial)
     if evidence.calibration is not None and "confidence" in evidence.calibration:
         over = sureness(evidence.calibration)
         if over > TOO_SURE:
@@ -261,18 +260,16 @@ def _edges(results: Results, best: int) -> list[str]:
     return found
 
 
-def _collapsed(results: Results, trial: int, evidence: Evidence) -> list[str]:
+def _collapsed(results: Results, trial: int) -> list[str]:
     own = results.epochs[results.epochs["trial"] == trial]
     found = []
-    for name in kl_columns(own):
-        sizes = evidence.level_sizes or {}
-        level = next((level for level in sizes if name.startswith(f"kl_{level}")), None)
+    for name, latent in results.latent_columns.items():
         value = own[name].iloc[-1]
-        if level is not None and value / sizes[level] < COLLAPSED:
+        if latent.level is not None and value / latent.groups < COLLAPSED:
             found.append(
-                f"The latent {name.removeprefix('kl_').replace('_', ' ', 1)} tells next to nothing "
-                f"of its groups (KL {number(float(value))} nats over {sizes[level]} of them): "
-                "leave it out, or weigh its KL less (`--kl-weight`, `--kl-annealing`)."
+                f"The latent {latent.latent} tells next to nothing of its groups (KL "
+                f"{number(float(value))} nats over {latent.groups} of them): leave it out, or "
+                "weigh its KL less (`--kl-weight`, `--kl-annealing`)."
             )
     return found
 
