@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hlvnn import load_run
 from hlvnn.analysis import generate, places
 from hlvnn.config import LatentConfig, RunConfig, run_config
 from hlvnn.data.grouped import GroupedDataset, Target
@@ -143,7 +144,7 @@ def test_generate_writes_with_a_characters_z_its_plays_and_between(
     assert table["share"].tolist() == [0, 0.5, 1]
     assert table["to"].str.contains("HAMLET", case=False).all()
     assert table["text"].str.len().tolist() == [50] * 3
-    run = places.load_run(plays, "best")
+    run = load_run(plays, "best")
     level = run.schema.levels[0]
     group = places.find_group(level, "hamlet")
     spoken = run.data.test

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hlvnn import load_run
 from hlvnn.analysis import places, probe
 from hlvnn.analysis.latent_space import space_of
 from hlvnn.config import LatentConfig, run_config
@@ -145,7 +146,7 @@ def test_probe_of_a_run(digits_run: Path, analysis: Callable[..., Ended], tmp_pa
     table = pd.read_csv(file)
     rows = list(dict.fromkeys(table["row"]))
     assert len(rows) == 3
-    run = places.load_run(digits_run)
+    run = load_run(digits_run)
     test = run.data.test
     assert test is not None
     assert (test.groups[rows, 0] == 3).all()
