@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -59,3 +60,10 @@ def member_class(family: str, name: str, base: type[T], what: str) -> type[T]:
             f"{module.__file__}: expected one subclass of {base.__name__}, found {len(found)}"
         )
     return found[0]
+
+
+def members_with(family: str, base: type[T], wanted: Callable[[type[T]], bool]) -> tuple[str, ...]:
+    """Return the sorted names of the members whose class is as wanted; it imports them all."""
+    return tuple(
+        name for name in members(family) if wanted(member_class(family, name, base, family))
+    )

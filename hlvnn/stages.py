@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 StageKind = Literal["dense", "conv", "rnn", "embedding"]
+INTERCEPT = "(Intercept)"
+"""What tables call the constant beside a stage's inputs."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,15 @@ class Stage:
     """Side of a convolution's kernel ("same" padding)."""
     inputs: tuple[str, ...] | None = None
     """Names of the inputs, where they are the user's own columns."""
+
+
+def coefficient_names(outputs: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """Return what tables call an affine map's coefficients: each output's intercept, then slopes.
+
+    An only output is called "".
+    """
+    terms = (INTERCEPT, *inputs)
+    return [f"{out}:{term}" if out else term for out in outputs for term in terms]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,20 @@ class Backbone(nn.Module, ABC):
     def observe(self, rows: Rows) -> None:
         """Take what is needed from the training rows (scales of the inputs). Nothing by default."""
 
+    def columns_at_output(self) -> Tensor | None:
+        """Return by what the data's columns are divided, [D] float64, for a table in their units.
+
+        Only where they are the last inputs of the output stage; None elsewhere (the default).
+        """
+        return None
+
+    def fixed_effects(self) -> tuple[Tensor, Tensor] | None:
+        """Return the intercepts [out] and slopes [out, D] of η by the data's columns, float64.
+
+        None (the default) where η is not linear in them.
+        """
+        return None
+
 
 def per_row(step: Callable[[Tensor], Tensor], h: Tensor, row_dims: int) -> Tensor:
     """Apply a step made for [B, …] to h, whether it is [B, …] or [S, B, …].

@@ -35,6 +35,15 @@ class Linear(Backbone):
         h = self.input(x)
         return enter("output", h, self.output(h - self.input.offset()))
 
+    def columns_at_output(self) -> Tensor:
+        return self.input.scale.detach().double().cpu()
+
+    def fixed_effects(self) -> tuple[Tensor, Tensor]:
+        weight = self.output.weight.detach().double().cpu()
+        bias = self.output.bias.detach().double().cpu()
+        slopes = weight / self.columns_at_output()
+        return bias - slopes @ self.input.center.double().cpu(), slopes
+
 
 def build(config: ModelConfig, schema: Schema, num_outputs: int) -> Linear:
     """Build the backbone for a table."""

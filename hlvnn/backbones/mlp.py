@@ -76,6 +76,9 @@ class MLP(Backbone):
             h = seen = pre if name == "output" else self.dropout(F.relu(pre))
         return h
 
+    def columns_at_output(self) -> Tensor | None:
+        return self.input.scale.detach().double().cpu() if self.skip else None
+
 
 def _beside(h: Tensor, x: Tensor) -> Tensor:
     """Return [h, x] by columns, h: [B, …] or [S, B, …], x: [B, D]."""

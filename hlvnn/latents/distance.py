@@ -10,7 +10,7 @@ from torch.distributions import Independent
 
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.latent_set import LatentSet
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.posteriors.base import LevelPosterior
 
 NUMBERS_AT_ONCE = 2**24
 """Entries of the groups' covariance factors that are in memory at a time."""
@@ -59,8 +59,8 @@ def squares_from(latents: LatentSet, index: int, group: int) -> tuple[Tensor, Te
     variance. Without a prior the SD of z over the groups stands for L.
     """
     latent = latents[index]
-    joint = isinstance(latent.posterior, Joint)
-    alone = latents.given[index] is None and latent.centred and not joint
+    by_group = not isinstance(latent.posterior, LevelPosterior)
+    alone = latents.given[index] is None and latent.centred and by_group
     root = unit_root(latents, index)
     mean, sd = (part.double() for part in latents.marginal(index))
     if not latent.posterior.random or (alone and root.dim() == 1):
@@ -102,12 +102,12 @@ def divide(root: Tensor, columns: Tensor) -> Tensor:
 def _same_noise(latents: LatentSet, index: int, source: int, group: int) -> Tensor:
     """Return for each group whether it has the noise of latent `source` in common with one, [G].
 
-    Of a joint latent the noise is everybody's; of any other each of its groups has its own, so
-    that those which lie in the same group share it.
+    Of a posterior over a whole level the noise is everybody's; of any other each group has its own,
+    so that those which lie in the same group share it.
     """
     device = latents[index].posterior.table.device
     place = torch.arange(latents[index].posterior.num_groups, device=device)
-    if isinstance(latents[source].posterior, Joint):
+    if isinstance(latents[source].posterior, LevelPosterior):
         return torch.ones_like(place, dtype=torch.bool)
     for at in _upwards(latents, index):
         if at == source:

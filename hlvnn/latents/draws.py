@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from hlvnn.latents.divergence import as_multivariate_normal, cholesky
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.normals import standard
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.posteriors.base import LevelPosterior
 
 
 @dataclass
@@ -109,8 +109,8 @@ class Draws:
         Returns it with its log density [S, B], which is None unless each group has one draw.
         """
         latent, group = self.latents[index], self.rows.at[index]
-        if isinstance(latent.posterior, Joint):
-            return self._joint(index, num_samples)
+        if isinstance(latent.posterior, LevelPosterior):
+            return self._of_level(index, latent.posterior, num_samples)
         size = torch.Size([num_samples])
         if not self.by_group:
             return _draw(self.rows.posteriors[index], size), None
@@ -119,13 +119,14 @@ class Draws:
         own = _draw(law, size)
         return own[:, inverse], law.log_prob(own)[:, inverse]
 
-    def _joint(self, index: int, num_samples: int) -> tuple[Tensor, Tensor | None]:
-        """Draw all groups of a `joint` latent, once or for each row, and take each row's own.
+    def _of_level(
+        self, index: int, posterior: LevelPosterior, num_samples: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw all groups of a level at once, for everybody or for each row; take each row's own.
 
         Its log density is a sum over the rows of L, which shares it out to the groups.
         """
-        posterior, group = self.latents[index].posterior, self.rows.at[index]
-        assert isinstance(posterior, Joint)
+        group = self.rows.at[index]
         tril = posterior.whole()
         noise = torch.randn(
             num_samples, 1 if self.by_group else len(group), len(tril), device=tril.device
@@ -160,9 +161,9 @@ class Held:
     draws: what makes the draws; it hands each to `take`.
 
     variables: what q is the density of, z or ε (see `Latent.centred`), per latent [S, B, Z]; of a
-    joint latent those of all its groups, [S, 1, G·Z]. Whatever makes use of a draw, but for the
-    draws of other latents that q makes depend on it, does so through them: a hook on one sees the
-    gradient of its draw.
+    posterior over a whole level those of all its groups, [S, 1, G·Z]. Whatever makes use of a draw,
+    but for the draws of other latents that q makes depend on it, does so through them: a hook on
+    one sees the gradient of its draw.
     """
 
     def __init__(self, draws: Draws) -> None:
@@ -174,12 +175,13 @@ class Held:
     def take(self, index: int, value: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
         """Take the next latent's draw; return it, to be used from now on, and log q of it, [S, B].
 
-        value: [S, B, Z]; whole: for a joint latent the deviations of all groups, [S, 1, G·Z].
+        value: [S, B, Z]; whole: the deviations of all groups, [S, 1, G·Z], of a
+        posterior over a whole level.
         """
         latent, q = self.latents[index], self.rows.posteriors[index]
-        if isinstance(latent.posterior, Joint):
+        if isinstance(latent.posterior, LevelPosterior):
             assert whole is not None
-            value, log_q = self._joint(index, latent.posterior, whole)
+            value, log_q = self._of_level(index, latent.posterior, whole)
         else:
             value = value.view_as(value)
             self.variables.append(value)
@@ -187,7 +189,9 @@ class Held:
         self._deviate(index, value - q.mean.detach())
         return value, log_q
 
-    def _joint(self, index: int, posterior: Joint, whole: Tensor) -> tuple[Tensor, Tensor]:
+    def _of_level(
+        self, index: int, posterior: LevelPosterior, whole: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the rows' own part of a draw of all groups, and of its log density."""
         group = self.rows.at[index]
         mean, tril = posterior.whole_mean(), posterior.whole().detach()
@@ -208,7 +212,7 @@ class Held:
         u = self.deviations[given]
         if latent.dense:
             upper = self.latents[given].posterior
-            assert isinstance(upper, Joint)
+            assert isinstance(upper, LevelPosterior)
             u = self.variables[given] - upper.whole_mean().detach()
         slopes = latent.dependence(self.rows.at[index]).detach()
         return (slopes @ u.unsqueeze(-1)).squeeze(-1)

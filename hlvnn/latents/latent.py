@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hlvnn.latents.placements.base import Placement
-from hlvnn.latents.posteriors.base import Posterior
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.posteriors.base import LevelPosterior, Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.latents.table import table_rows
 
@@ -29,8 +28,8 @@ class Latent(nn.Module):
 
     A latent a that depends on another, b, has q(z_a | u) = N(m_a + Λ_a u, S_a), u = z_b − E z_b.
     `slopes` holds Λ: [G, Z·U] float, row by row, where u is the deviation of the one group of b in
-    which a group of a lies (U = Z_b), or of all groups of b where q_b is `joint` (U = G_b·Z_b).
-    `within`: [G] int64, that one group of b (of the parent, for a nested prior).
+    which a group of a lies (U = Z_b), or of all groups of b where q_b is a `LevelPosterior`
+    (U = G_b·Z_b). `within`: [G] int64, that one group of b (of the parent, for a nested prior).
 
     centred: whether q describes z. If not it describes ε, with z = [parent's z +] L ε, L Lᵀ the
     prior's covariance, and ε ~ N(0, I) a priori (Papaspiliopoulos, Roberts and Sköld 2007).
@@ -63,7 +62,8 @@ class Latent(nn.Module):
         self.register_buffer("prior_start", start, persistent=False)
         self.parent_name = parent.name if parent is not None else None
         self.given_name = given.name if given is not None else None
-        self.dense = given is not None and isinstance(given.posterior, Joint) and parent is None
+        whole_level = given is not None and isinstance(given.posterior, LevelPosterior)
+        self.dense = whole_level and parent is None
         if given is not None:
             reach = given.width * (given.posterior.num_groups if self.dense else 1)
             self.slopes: nn.Parameter | None = nn.Parameter(

@@ -11,11 +11,12 @@ from torch.distributions import Distribution
 
 from hlvnn.data.grouped import Split
 from hlvnn.errors import DataError
-from hlvnn.latents.divergence import cholesky, factor, kl
+from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.draws import Draws, Held, LatentRows
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.normals import shifted, standard, whiten
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.pairs import posteriors_with
+from hlvnn.latents.posteriors.base import LevelPosterior
 
 Columns = dict[tuple[str, int], Tensor]
 """Factors [B, Z, K] of a normal vector, one per independent source of noise: z − E z is the sum
@@ -124,10 +125,11 @@ class LatentSet(nn.Module):
         group, above = pairs // size, pairs % size
         twice = group[1:][group[1:] == group[:-1]].tolist()
         if twice:
+            over_level = posteriors_with(lambda posterior: issubclass(posterior, LevelPosterior))
             raise DataError(
                 f"latent {latent.name}: its group number {twice[0]} has rows in more than one "
                 f"group of {upper.name}, so the levels are not nested; for crossed levels give "
-                f"{upper.name} posterior=joint and {latent.name} given={upper.name!r}, or "
+                f"{upper.name} posterior={over_level} and {latent.name} given={upper.name!r}, or "
                 "given=none"
             )
         latent.within[group] = above
@@ -261,9 +263,7 @@ class LatentSet(nn.Module):
         latent, parent, given = self[index], self.parent[index], self.given[index]
         q = latent.posterior(group) if q is None else q
         mean = q.mean
-        joint = latent.posterior
-        own = joint.rows(group) if isinstance(joint, Joint) else factor(q)
-        columns: Columns = {("own", index): own}
+        columns: Columns = {("own", index): latent.posterior.factor(q, group)}
         if given is not None:
             slopes = latent.dependence(group)
             if latent.dense:
@@ -282,7 +282,7 @@ class LatentSet(nn.Module):
 
     def _whole(self, index: int) -> Tensor:
         posterior = self[index].posterior
-        assert isinstance(posterior, Joint)
+        assert isinstance(posterior, LevelPosterior)
         return posterior.whole()
 
     def marginal(self, index: int) -> tuple[Tensor, Tensor]:
@@ -343,10 +343,10 @@ class LatentSet(nn.Module):
         latent, parent, given = self[index], self.parent[index], self.given[index]
         if not latent.centred:
             p = standard(p)
-        if isinstance(latent.posterior, Joint):
+        if isinstance(latent.posterior, LevelPosterior):
             return latent.posterior.kl_shares(group, p)
         if parent is None and given is None:
-            return kl(q, p)
+            return latent.posterior.kl(q, p)
         excess: Columns = {}
         if given is not None:
             slopes = latent.dependence(group)
@@ -359,7 +359,7 @@ class LatentSet(nn.Module):
             mean, columns = self.moments_at(parent, latent.within[group])
             p = shifted(p, mean)
             excess = _add(excess, {source: -part for source, part in columns.items()})
-        value = kl(q, p)
+        value = latent.posterior.kl(q, p)
         for part in excess.values():
             value = value + 0.5 * whiten(p, part).square().sum((-1, -2))
         return value

@@ -75,3 +75,10 @@ class Likelihood(nn.Module, ABC):
     def units(self) -> tuple[float, float]:
         """Return (c, s): the law's own linear predictor is c + s η."""
         return 0.0, 1.0
+
+    def terms(self) -> dict[str, float]:
+        """Return what a model's summary tells of the likelihood: estimates by name, in y's units.
+
+        Nothing by default.
+        """
+        return {}

@@ -46,6 +46,9 @@ class Gaussian(Likelihood):
         """Return the noise SD in y's units."""
         return float(self.log_noise.detach().double().exp() * self.scale)
 
+    def terms(self) -> dict[str, float]:
+        return {"noise sd": self.noise_sd()}
+
     def forward(self, eta: Tensor) -> Normal:
         mean = self.center + self.scale * eta.squeeze(-1).double()
         sd = (self.scale * self.log_noise.double().exp()).expand_as(mean)

@@ -11,14 +11,13 @@ from hlvnn.backbones.base import Backbone
 from hlvnn.config import EntryConfig, LatentConfig, ModelConfig
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.errors import ConfigError, unknown
-from hlvnn.families import member_class, member_module
+from hlvnn.families import member_class, member_module, members_with
 from hlvnn.latent_config import entry_text
-from hlvnn.latents.divergence import refusal
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
+from hlvnn.latents.pairs import is_able_to_depend, posteriors_with, refusal
 from hlvnn.latents.placements.base import Placement
-from hlvnn.latents.posteriors.base import Posterior
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.posteriors.base import LevelPosterior, Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.latents.strata import combinations
 from hlvnn.likelihoods.base import Likelihood
@@ -93,9 +92,10 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
         name = "binomial" if target.trials is not None else name
     cls = member_class("likelihoods", name, Likelihood, "likelihood")
     if target.trials is not None and not cls.counts_trials:
+        able = members_with("likelihoods", Likelihood, lambda one: one.counts_trials)
         raise ConfigError(
             f"--likelihood {name} cannot use the trials in {target.trials!r}; leave trials out, "
-            "or use --likelihood binomial"
+            f"or use --likelihood {' or '.join(able)}"
         )
     if cls.target != target.kind:
         raise ConfigError(
@@ -164,7 +164,7 @@ def _latent(
             raise ConfigError(
                 f"latent {short}: {option} does not belong to posterior {config.posterior}"
             )
-    size = options | ({"num_groups": groups} if posterior is Joint else {})
+    size = options | ({"num_groups": groups} if issubclass(posterior, LevelPosterior) else {})
     _check_memory(short, groups, posterior.num_parameters(width, **size), width)
     if upper is not None:
         _check_dependence(config, short, posterior, width, upper)
@@ -192,15 +192,15 @@ def _latent(
 def _check_dependence(
     config: LatentConfig, short: str, posterior: type[Posterior], width: int, upper: Latent
 ) -> None:
-    if not posterior.normal or posterior is Joint:
+    if not is_able_to_depend(posterior):
         raise ConfigError(
             f"latent {short}: posterior {config.posterior} cannot depend on {upper.name}; use "
-            "mean_field, full_rank or low_rank, or given=none"
+            f"{posteriors_with(is_able_to_depend)}, or given=none"
         )
     if not upper.posterior.normal:
         raise ConfigError(
             f"latent {short}: it depends on {upper.name}, whose posterior must be normal "
-            "(mean_field, full_rank, low_rank, joint)"
+            f"({posteriors_with(lambda one: one.normal)})"
         )
     if config.parent is not None and width != upper.width:
         raise ConfigError(
@@ -208,7 +208,7 @@ def _check_dependence(
             f"{upper.width}; give both the same"
         )
     reach = upper.width * (upper.posterior.num_groups if config.parent is None else 1)
-    if isinstance(upper.posterior, Joint):
+    if isinstance(upper.posterior, LevelPosterior):
         _check_memory(short, upper.posterior.num_groups, width * reach, width)
 
 

@@ -7,29 +7,24 @@ import torch
 from torch import Tensor
 
 from hlvnn.backbones.base import Backbone
-from hlvnn.backbones.linear import Linear
-from hlvnn.backbones.mlp import MLP
 from hlvnn.data.grouped import Level, Schema
 from hlvnn.errors import ConfigError, DataError, unknown_label
 from hlvnn.latents.distance import prior_sd, squares_from
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
-from hlvnn.latents.placements.bias import Bias
-from hlvnn.latents.placements.concat import Concat
-from hlvnn.latents.placements.weights import Weights
+from hlvnn.latents.placements.base import Placement, coordinate_names
 from hlvnn.likelihoods.base import Likelihood
-from hlvnn.likelihoods.gaussian import Gaussian
-
-INTERCEPT = "(Intercept)"
+from hlvnn.stages import coefficient_names
 
 
 class Describer:
     """Names and units of a model's coordinates.
 
-    A latent that enters the output of a model in only one place by `bias` or `weights` is reported
-    in y's units (per unit of its column), and so is one by `concat` under a learned prior: the size
-    of its effect. Any other is reported in its own units, where the prior is the scale.
+    A latent that enters a model in only one place is reported in the units that its placement gives
+    it (see `Placement.terms`), which at the output are y's: per unit of a column for `weights`, the
+    size of its effect for `concat` under a learned prior. Any other is reported in its own units,
+    where the prior is the scale.
     """
 
     def __init__(
@@ -42,41 +37,25 @@ class Describer:
     def coordinates(self, latent: Latent) -> tuple[list[str], Tensor]:
         """Return each coordinate's name, and the factors [Z] (float64) to the user's units."""
         placements = list(latent.entries())
-        factor = torch.ones(latent.width, dtype=torch.float64)
-        names = [f"z{number}" for number in range(1, latent.width + 1)]
         if not placements:  # the parent of another, whose units it shares
             return self.coordinates(next(x for x in self.latents if x.parent_name == latent.name))
-        placement = placements[0]
-        at_output = placement.stage.name == "output"
-        if len(placements) == 1 and isinstance(placement, Concat) and latent.normalised:
-            return names, factor * (self.y_scale if at_output else 1.0)
-        if len(placements) > 1 or not isinstance(placement, Bias | Weights):
-            return names, factor
-        outputs = self._outputs(placement.stage.out_features, at_output)
-        if at_output:
-            factor = factor * self.y_scale
-        if isinstance(placement, Bias):
-            return [output or INTERCEPT for output in outputs], factor
-        inputs = placement.columns or tuple(
-            f"w{number}" for number in range(1, latent.width // len(outputs))
-        )
-        columns = self._columns_at_output() if at_output else None
-        if columns is not None:
-            units = placement.stage.in_features - len(columns)  # of a hidden layer, before them
-            scale = torch.cat([torch.ones(units, dtype=torch.float64), columns])
-            if placement.chosen is not None:
-                scale = scale[placement.chosen.cpu()]
-            per_output = torch.cat([torch.ones(1, dtype=torch.float64), 1 / scale])
-            factor = factor * per_output.repeat(len(outputs))
-        terms = (INTERCEPT, *inputs)
-        return [f"{out}:{term}" if out else term for out in outputs for term in terms], factor
+        terms = self._terms(latent, placements[0]) if len(placements) == 1 else None
+        if terms is None:
+            return coordinate_names(latent.width), torch.ones(latent.width, dtype=torch.float64)
+        return terms
 
-    def _columns_at_output(self) -> Tensor | None:
-        """Return the scales [D] of the data's columns, where the output stage sees them."""
-        backbone = self.backbone
-        if isinstance(backbone, Linear) or (isinstance(backbone, MLP) and backbone.skip):
-            return backbone.input.scale.detach().double().cpu()
-        return None
+    def _terms(self, latent: Latent, placement: Placement) -> tuple[list[str], Tensor] | None:
+        """Return the coordinates of a latent in units of its only stage, None in its own."""
+        at_output = placement.stage.name == "output"
+        terms = placement.terms(
+            self._outputs(placement.stage.out_features, at_output),
+            self.backbone.columns_at_output() if at_output else None,
+            normalised=latent.normalised,
+        )
+        if terms is None or not at_output:
+            return terms
+        names, factor = terms
+        return names, factor * self.y_scale
 
     def _outputs(self, number: int, at_output: bool) -> list[str]:
         if number == 1:
@@ -86,29 +65,18 @@ class Describer:
             [str(label) for label in labels] if labels else [f"u{i}" for i in range(1, number + 1)]
         )
 
-    def fixed_effects(self) -> pd.DataFrame:
-        """Return the coefficients of a linear backbone, columns output, term, estimate."""
-        assert isinstance(self.backbone, Linear)
-        weight = self.backbone.output.weight.detach().double().cpu()
-        bias = self.backbone.output.bias.detach().double().cpu()
-        scale = self.backbone.input.scale.double().cpu()
-        center = self.backbone.input.center.double().cpu()
-        slopes = weight / scale
-        intercept = self.y_center + self.y_scale * (bias - slopes @ center)
-        terms = (INTERCEPT, *(self.schema.columns or ()))
+    def fixed_effects(self) -> pd.DataFrame | None:
+        """Return a linear backbone's coefficients, a row each (see `summary`); None for others."""
+        effects = self.backbone.fixed_effects()
+        if effects is None:
+            return None
+        intercepts, slopes = effects
+        intercepts = self.y_center + self.y_scale * intercepts
+        values = torch.cat([intercepts[:, None], self.y_scale * slopes], dim=1).flatten().tolist()
+        names = coefficient_names(self._outputs(len(slopes), True), self.schema.columns or ())
         rows = [
-            {
-                "part": "fixed",
-                "level": "",
-                "term": f"{out}:{term}" if out else term,
-                "estimate": value,
-            }
-            for index, out in enumerate(self._outputs(len(bias), True))
-            for term, value in zip(
-                terms,
-                [float(intercept[index]), *(self.y_scale * slopes[index]).tolist()],
-                strict=True,
-            )
+            {"part": "fixed", "level": "", "term": term, "estimate": value}
+            for term, value in zip(names, values, strict=True)
         ]
         return pd.DataFrame(rows)
 
@@ -141,12 +109,14 @@ class Describer:
 
     def summary(self) -> pd.DataFrame:
         """Return columns part, level, term, estimate: fixed effects, priors and noise."""
-        frames = [self.fixed_effects()] if isinstance(self.backbone, Linear) else []
+        fixed = self.fixed_effects()
         rows = [row for latent in self.latents for row in self.prior(latent)]
-        if isinstance(self.likelihood, Gaussian):
-            noise = self.likelihood.noise_sd()
-            rows.append({"part": "noise sd", "level": "", "term": "", "estimate": noise})
+        rows += [
+            {"part": part, "level": "", "term": "", "estimate": value}
+            for part, value in self.likelihood.terms().items()
+        ]
         columns = ["part", "level", "term", "estimate"]
+        frames = [] if fixed is None else [fixed]
         return pd.concat([*frames, pd.DataFrame(rows, columns=columns)], ignore_index=True)
 
     def posterior(self, level_name: str) -> pd.DataFrame:

@@ -30,7 +30,8 @@ from hlvnn.data.grouped import Split
 from hlvnn.errors import ConfigError
 from hlvnn.inference.importance import block_weights, blocks_of
 from hlvnn.inference.objective import BatchLoss
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.pairs import posteriors_with
+from hlvnn.latents.posteriors.base import LevelPosterior
 from hlvnn.models.model import HierarchicalModel
 
 
@@ -51,8 +52,7 @@ def check_bound(model: HierarchicalModel) -> None:
             )
             raise ConfigError(
                 f"--objective iwae: latent {latent.name} has posterior {kind}, and {reason}; use "
-                "--objective elbo, or a normal posterior (mean_field, full_rank, low_rank, joint, "
-                "amortised)"
+                f"--objective elbo, or a normal posterior ({posteriors_with(lambda q: q.normal)})"
             )
 
 
@@ -69,9 +69,9 @@ class Bound:
 
     @classmethod
     def of(cls, model: HierarchicalModel, train: Split) -> Bound:
-        """Find the blocks; a joint posterior ties all groups together into one."""
+        """Find the blocks; a posterior over a whole level ties all together."""
         of_row = blocks_of(model, train).of_row.to(model.device)
-        if any(isinstance(latent.posterior, Joint) for latent in model.latents):
+        if any(isinstance(latent.posterior, LevelPosterior) for latent in model.latents):
             of_row = torch.zeros_like(of_row)
         return cls(of_row, int(of_row.max()) + 1, len(of_row))
 

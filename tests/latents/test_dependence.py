@@ -15,7 +15,7 @@ from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.inference.objective import batch_loss, full_elbo
 from hlvnn.inference.predict import predict
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.posteriors.base import LevelPosterior
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import generator, grouped_data, randomise
@@ -97,14 +97,14 @@ def exact_laws(  # noqa: C901 (one definition after the other)
         tril = _tril(one.prior())
         before_q, before_p = q_map.shape[1], p_map.shape[1]
         q_map, p_map = widened(q_map, groups * z), widened(p_map, groups * z)
-        if isinstance(one.posterior, Joint):
+        if isinstance(one.posterior, LevelPosterior):
             q_map[own_rows, before_q:] = one.posterior.whole().double()
         mean = law.mean.double()
         upper = by_name.get(one.given_name or one.parent_name or "")
         for g in range(groups):
             rows = slice(start + g * z, start + (g + 1) * z)
             noise = slice(before_q + g * z, before_q + (g + 1) * z)
-            if not isinstance(one.posterior, Joint):
+            if not isinstance(one.posterior, LevelPosterior):
                 q_map[rows, noise] = _tril(one.posterior(torch.tensor([g])))[0]
             p_map[rows, before_p + g * z : before_p + (g + 1) * z] = tril
             here = mean[g]

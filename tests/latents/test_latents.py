@@ -18,11 +18,11 @@ from torch.distributions import (
 
 from hlvnn.config import LatentConfig, ModelConfig
 from hlvnn.errors import ConfigError
-from hlvnn.latents.divergence import cholesky, factor, kl, refusal
+from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.normals import shifted
-from hlvnn.latents.posteriors.base import Posterior
-from hlvnn.latents.posteriors.joint import Joint
+from hlvnn.latents.pairs import refusal
+from hlvnn.latents.posteriors.base import LevelPosterior, Posterior
 from hlvnn.latents.posteriors.low_rank import LowRank
 from hlvnn.latents.priors.base import Prior
 from hlvnn.latents.priors.learned_full import LearnedFull
@@ -139,7 +139,7 @@ def test_a_posterior_starts_at_mean_zero_and_the_given_sd(name: str) -> None:
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_a_posterior_announces_the_size_of_its_table(name: str, width: int) -> None:
     q = posterior(name, torch.ones(width))
-    sizes = {"num_groups": GROUPS} if isinstance(q, Joint) else {}
+    sizes = {"num_groups": GROUPS} if isinstance(q, LevelPosterior) else {}
     assert q.table.shape == (GROUPS, posterior_class(name).num_parameters(width, **sizes))
     assert sum(p.numel() for p in q.parameters()) == q.table.numel()
 
@@ -154,7 +154,8 @@ def test_gradients_reach_every_parameter_of_the_touched_groups_and_no_other(name
     assert gradient.is_sparse
     assert (gradient.to_dense() != 0).any(1).tolist() == [False, True, False, True, False]
     reached = gradient.to_dense()[[1, 3]] != 0
-    if not isinstance(q, Joint):  # of its rows of L, only what lies below the diagonal counts
+    # of the rows of a level's L, only what lies below the diagonal counts
+    if not isinstance(q, LevelPosterior):
         assert reached.all()
 
 
@@ -184,7 +185,7 @@ def test_a_factor_is_a_root_of_the_covariance_of_the_draws(name: str) -> None:
     q = randomise(posterior(name))
     with torch.no_grad():
         law = q(torch.tensor([2, 4]))
-        root = factor(law)[1].double()
+        root = q.factor(law, torch.tensor([2, 4]))[1].double()
         z = draws(law)[:, 1]
     sd = z.std(0)
     expected, got = torch.cov(z.T) / torch.outer(sd, sd), root @ root.T / torch.outer(sd, sd)
@@ -362,7 +363,7 @@ def test_kl_is_never_negative(q_name: str, p_name: str) -> None:
     for seed in range(20):
         q = randomise(posterior(q_name), 1.0, seed)
         p = randomise(prior(p_name), 0.5, seed)
-        value = kl(q(torch.arange(GROUPS)), p())
+        value = q.kl(q(torch.arange(GROUPS)), p())
         assert value.shape == (GROUPS,)
         assert (value >= 0).all()  # a mixture's is an estimate; so far from p it is far from 0
 
@@ -371,13 +372,14 @@ def test_kl_is_never_negative(q_name: str, p_name: str) -> None:
 def test_kl_is_zero_at_the_prior(q_name: str, p_name: str) -> None:
     p = prior(p_name)
     q = at_prior(q_name, p()) if p.proper else posterior(q_name)
-    value = kl(q(torch.arange(GROUPS)), p())
+    value = q.kl(q(torch.arange(GROUPS)), p())
     torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
 
 
 def test_kl_is_zero_at_a_correlated_prior() -> None:
     p = randomise(prior("learned_full"))
-    value = kl(at_prior("full_rank", p())(torch.arange(GROUPS)), p())
+    q = at_prior("full_rank", p())
+    value = q.kl(q(torch.arange(GROUPS)), p())
     torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
 
 
@@ -395,7 +397,7 @@ def test_kl_is_zero_at_a_correlated_prior_that_low_rank_can_reach(rank: int) -> 
         p.log_diagonal.copy_(tril.diagonal().log())
         p.lower.copy_(tril[row, column])
         assert p().covariance_matrix.fill_diagonal_(0).abs().max() > 0.05
-        value = kl(q(torch.arange(GROUPS)), p())
+        value = q.kl(q(torch.arange(GROUPS)), p())
     torch.testing.assert_close(value, torch.zeros(GROUPS), atol=1e-6, rtol=0)
 
 
@@ -415,10 +417,10 @@ def test_kl_of_low_rank_is_that_of_the_dense_normal(p_name: str, rank: int) -> N
     with torch.no_grad():
         law, below = q(torch.arange(GROUPS)), p()
         expected = kl_divergence(dense(law), dense(below))
-        torch.testing.assert_close(kl(law, below).double(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(q.kl(law, below).double(), expected, rtol=1e-4, atol=1e-5)
         moved = shifted(below, torch.randn(GROUPS, 5, generator=generator()))
         expected = kl_divergence(dense(law), dense(moved))
-        torch.testing.assert_close(kl(law, moved).double(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(q.kl(law, moved).double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("p_name", PROPER)
@@ -427,7 +429,7 @@ def test_kl_of_mean_field_is_that_of_the_dense_normal(p_name: str) -> None:
     with torch.no_grad():
         law, below = q(torch.arange(GROUPS)), p()
         expected = kl_divergence(dense(law), dense(below))
-    torch.testing.assert_close(kl(law, below).double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(q.kl(law, below).double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("p_name", ["standard", "learned_full"])
@@ -444,7 +446,7 @@ def test_sampling_and_the_kl_of_low_rank_build_no_matrix_per_row(p_name: str) ->
     p = prior(p_name, torch.ones(width))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         law = q(torch.arange(rows))
-        (law.rsample(torch.Size([2])).sum() + kl(law, p()).sum()).backward()
+        (law.rsample(torch.Size([2])).sum() + q.kl(law, p()).sum()).backward()
     assert max(sizes) < rows * width**2 / 10
 
 
@@ -457,7 +459,7 @@ def test_kl_is_the_mean_of_the_log_ratio_over_draws(q_name: str, p_name: str) ->
         z = draws(law).float()
         ratio = (law.log_prob(z) - p().log_prob(z)).double()
         with seeded(1):  # over many rows of the same groups, for a mixture's is an estimate
-            value = kl(q(torch.tensor([0, 3]).repeat(5000)), p()).double().view(-1, 2).mean(0)
+            value = q.kl(q(torch.tensor([0, 3]).repeat(5000)), p()).double().view(-1, 2).mean(0)
     error = ratio.std(0) / math.sqrt(MONTE_CARLO)
     assert ((ratio.mean(0) - value).abs() < 4 * error).all()
     assert (error < 0.01).all()
@@ -466,11 +468,11 @@ def test_kl_is_the_mean_of_the_log_ratio_over_draws(q_name: str, p_name: str) ->
 @pytest.mark.parametrize(("q_name", "p_name"), ALLOWED)
 def test_gradients_of_the_kl_reach_both_laws(q_name: str, p_name: str) -> None:
     q, p = randomise(posterior(q_name)), randomise(prior(p_name), seed=1)
-    value = kl(q(torch.arange(GROUPS)), p()).sum()
+    value = q.kl(q(torch.arange(GROUPS)), p()).sum()
     if p.proper:
         value.backward()
         reached = q.table.grad.to_dense() != 0
-        assert reached.any(1).all() if isinstance(q, Joint) else reached.all()
+        assert reached.any(1).all() if isinstance(q, LevelPosterior) else reached.all()
         assert untouched_parameters(p) == []
     else:
         assert not value.requires_grad
@@ -480,8 +482,8 @@ def test_a_point_pays_the_penalty_of_the_maximum_a_posteriori() -> None:
     q = randomise(posterior("point"), sd=1.0)
     group = torch.arange(GROUPS)
     half_square = 0.5 * q.table.detach().square().sum(1)
-    torch.testing.assert_close(kl(q(group), prior("standard")()).detach(), half_square)
-    assert torch.equal(kl(q(group), prior("none")()), torch.zeros(GROUPS))
+    torch.testing.assert_close(q.kl(q(group), prior("standard")()).detach(), half_square)
+    assert torch.equal(q.kl(q(group), prior("none")()), torch.zeros(GROUPS))
 
 
 def test_the_table_of_refused_pairs_is_the_one_that_makes_sense() -> None:
@@ -541,21 +543,21 @@ def test_building_accepts_every_other_pair(q_name: str, p_name: str) -> None:
                 latent("concat", "output", width=2, posterior="mixture", given="site"),
                 latent("concat", "output", "site", width=2),
             ),
-            "posterior mixture cannot depend on site concat@output; use mean_field, full_rank",
+            "posterior mixture cannot depend on site concat@output; use amortised, full_rank",
         ),
         (
             (
                 latent("concat", "output", width=2, given="site"),
                 latent("concat", "output", "site", width=2, posterior="mixture"),
             ),
-            r"depends on site concat@output, whose posterior must be normal \(mean_field",
+            r"depends on site concat@output, whose posterior must be normal \(amortised, full_rank",
         ),
         (
             (
                 latent("concat", "output", width=2, prior="nested", parent="site", given="none"),
                 LatentConfig(level="site", width=2, posterior="mixture"),
             ),
-            r"depends on site, whose posterior must be normal \(mean_field",
+            r"depends on site, whose posterior must be normal \(amortised, full_rank",
         ),
         (
             (

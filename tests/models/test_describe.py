@@ -16,7 +16,8 @@ import hlvnn
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.latents import distance
-from hlvnn.latents.divergence import cholesky, refusal
+from hlvnn.latents.divergence import cholesky
+from hlvnn.latents.pairs import refusal
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import (
     POSTERIORS,

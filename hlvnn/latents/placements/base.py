@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -50,6 +51,18 @@ class Placement(nn.Module, ABC):
         """Return the trained matrices [*, Z] that z passes first (see `Latent.scale`)."""
         return []
 
+    def terms(
+        self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
+    ) -> tuple[list[str], Tensor] | None:
+        """Return z's coordinates in units of the pre-activation: their names, and factors [Z].
+
+        None (the default): z has units of its own. Factors are float64. outputs: the names of the
+        stage's outputs, "" for an only one; columns: [D] float64, by what the data's columns are
+        divided, where they are the last inputs of the stage; normalised: whether z is measured by
+        its effect (see `Latent.scaled`).
+        """
+        return None
+
     def extra_repr(self) -> str:
         return f"stage={self.stage.name}, width={self.width}"
 
@@ -70,6 +83,11 @@ class LinearPlacement(Placement):
 
     def forward(self, h: Tensor, pre: Tensor, z: Tensor) -> Tensor:
         return pre + self.gain(h, z)
+
+
+def coordinate_names(width: int) -> list[str]:
+    """Return what tables call coordinates that no unit or column gives a name."""
+    return [f"z{number}" for number in range(1, width + 1)]
 
 
 def over_places(per_unit: Tensor, stage: Stage) -> Tensor:

@@ -1,9 +1,12 @@
 """The latent is added to the pre-activation."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from hlvnn.latents.placements.base import LinearPlacement, over_places
-from hlvnn.stages import Stage
+from hlvnn.stages import INTERCEPT, Stage
 
 
 class Bias(LinearPlacement):
@@ -17,3 +20,8 @@ class Bias(LinearPlacement):
 
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
         return over_places(z, self.stage)
+
+    def terms(
+        self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
+    ) -> tuple[list[str], Tensor]:
+        return [out or INTERCEPT for out in outputs], torch.ones(self.width, dtype=torch.float64)

@@ -1,12 +1,13 @@
 """The latent joins the stage's input."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hlvnn.latents.placements.base import LinearPlacement, over_places
+from hlvnn.latents.placements.base import LinearPlacement, coordinate_names, over_places
 from hlvnn.stages import Recurrence, Stage
 
 GATES = 4
@@ -38,6 +39,13 @@ class Concat(LinearPlacement):
 
     def loadings(self) -> list[Tensor]:
         return [self.loading]
+
+    def terms(
+        self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
+    ) -> tuple[list[str], Tensor] | None:
+        if not normalised:
+            return None
+        return coordinate_names(self.width), torch.ones(self.width, dtype=torch.float64)
 
 
 def _fan_in(stage: Stage) -> int:

@@ -1,12 +1,14 @@
 """The stage's weights and bias deviate by the latent."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hlvnn.errors import ConfigError, unknown
 from hlvnn.latents.placements.base import LinearPlacement
-from hlvnn.stages import Stage
+from hlvnn.stages import Stage, coefficient_names
 
 
 class Weights(LinearPlacement):
@@ -59,3 +61,17 @@ class Weights(LinearPlacement):
         patches = patches.unflatten(0, h.shape[:-3])
         gained = slopes @ patches + intercept  # [S, B, out, H W]
         return torch.unflatten(gained, -1, h.shape[-2:])
+
+    def terms(
+        self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
+    ) -> tuple[list[str], Tensor]:
+        inputs = self.columns or tuple(f"w{i}" for i in range(1, self.width // len(outputs)))
+        names = coefficient_names(outputs, inputs)
+        if columns is None:
+            return names, torch.ones(self.width, dtype=torch.float64)
+        units = self.stage.in_features - len(columns)  # of a hidden layer, before them
+        scale = torch.cat([torch.ones(units, dtype=torch.float64), columns])
+        if self.chosen is not None:
+            scale = scale[self.chosen.cpu()]
+        per_output = torch.cat([torch.ones(1, dtype=torch.float64), 1 / scale])
+        return names, per_output.repeat(len(outputs))

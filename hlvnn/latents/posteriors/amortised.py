@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from hlvnn.data.grouped import Split
 from hlvnn.data.schema import Schema
+from hlvnn.latents.divergence import kl_of_diagonal
 from hlvnn.latents.posteriors._members import Members
 from hlvnn.latents.posteriors.base import Posterior
 from hlvnn.latents.table import table_rows
@@ -80,6 +81,9 @@ class Amortised(Posterior):
     def law(self, parameters: Tensor) -> Distribution:
         mean, log_sd = parameters.split(self.width, dim=-1)
         return Independent(Normal(mean, log_sd.exp(), validate_args=False), 1, validate_args=False)
+
+    def kl(self, q: Distribution, p: Distribution) -> Tensor:
+        return kl_of_diagonal(q, p)
 
     def tables(self) -> list[nn.Parameter]:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from hlvnn.data.grouped import Split
+from hlvnn.latents.divergence import cholesky, kl_of_normals
 from hlvnn.latents.table import table_rows
 
 
@@ -20,7 +22,8 @@ class Posterior(nn.Module, ABC):
     [B] and event shape [Z]. The parameters lie in `table`: [G, P] float, one row per group, read
     with sparse gradients, so that a step touches only the groups of its batch.
 
-    A member gives `num_parameters`, the first values and the law; see `mean_field.py`.
+    A member gives `num_parameters`, the first values and the law; see `mean_field.py`. One that is
+    not normal gives its KL as well, one over a whole level is a `LevelPosterior`.
     """
 
     normal: ClassVar[bool]
@@ -116,5 +119,84 @@ class Posterior(nn.Module, ABC):
         """
         return law.rsample(torch.Size([num_samples])), None
 
+    def kl(self, q: Distribution, p: Distribution) -> Tensor:
+        """Return KL(q ‖ p), [B]: exact, or an unbiased estimate.
+
+        q: a law of this posterior, batch shape [B]; p: the prior's, batch shape [] or [B]. By
+        default it is the closed form of normals, and `TypeError` for another law.
+        """
+        return kl_of_normals(q, p)
+
+    def factor(self, q: Distribution, group: Tensor) -> Tensor:
+        """Return F [U, Z, K], F Fᵀ the covariance of q at the groups [U]; `TypeError` for a point.
+
+        F is as large as a full covariance matrix in every case, Z² numbers per row and more.
+        """
+        return cholesky(q)
+
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, width={self.width}"
+
+
+class LevelPosterior(Posterior):
+    """A normal q over all groups of a level at once: z = m + L ε, groups one after the other.
+
+    L is lower triangular, [G·Z, G·Z], so that groups are correlated. Called with groups it returns
+    their marginals. Nothing makes it depend on another latent's draw; others may depend on all of
+    its groups.
+
+    A member gives `num_parameters` of a level with so many groups, the first values, the marginals,
+    the rows of L, m and the shares of its KL; see `joint.py`.
+    """
+
+    normal = True
+
+    @staticmethod
+    @abstractmethod
+    def num_parameters(width: int, num_groups: int = 1) -> int:
+        """Return P, the parameters of one of G groups."""
+
+    @abstractmethod
+    def forward(self, group: Tensor) -> Distribution:
+        """Return the marginals of q at the groups [B]."""
+
+    @abstractmethod
+    def rows(self, group: Tensor) -> Tensor:
+        """Return the rows of L that belong to the groups [U]: [U, Z, G·Z]."""
+
+    @abstractmethod
+    def whole_mean(self) -> Tensor:
+        """Return m of all groups, one after the other: [G·Z]."""
+
+    @abstractmethod
+    def kl_shares(self, group: Tensor, p: Distribution) -> Tensor:
+        """Return shares [U] of KL(q ‖ Π_g p) that sum to it over all groups."""
+
+    def law(self, parameters: Tensor) -> Distribution:
+        raise TypeError(
+            "a posterior over a whole level is asked for groups, not for rows of parameters"
+        )
+
+    def factor(self, q: Distribution, group: Tensor) -> Tensor:
+        return self.rows(group)
+
+    def whole(self) -> Tensor:
+        """Return L: [G·Z, G·Z]."""
+        return self.rows(torch.arange(self.num_groups, device=self.table.device)).flatten(0, 1)
+
+    def of_rows(self, values: Tensor, group: Tensor) -> Tensor:
+        """Return what belongs to the groups [B] of values of all groups, [S, 1 or B, G·Z].
+
+        It is [S, B, Z].
+        """
+        at = group[None, :, None, None].expand(len(values), -1, 1, self.width)
+        groups = values.unflatten(2, (-1, self.width))
+        return groups.expand(-1, len(group), -1, -1).gather(2, at).squeeze(2)
+
+    def log_density(self, noise: Tensor, tril: Tensor, group: Tensor) -> Tensor:
+        """Return what the groups [B] give to log q of m + L noise, by the rows of L: [S, B].
+
+        noise: [S, 1 or B, G·Z]; tril: L.
+        """
+        each = -0.5 * (noise.square() + math.log(2 * math.pi)) - tril.diagonal().log()
+        return self.of_rows(each, group).sum(-1)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from hlvnn.latents.normals import whiten
-from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.posteriors.base import LevelPosterior
 from hlvnn.latents.table import table_rows
 
 
-class Joint(Posterior):
+class Joint(LevelPosterior):
     """q(z_1, …, z_G) = N(m, L Lᵀ), L lower triangular, [G·Z, G·Z]: groups are correlated.
 
-    For a level of few groups whose rows are shared with a larger, crossed level. Called with groups
-    it returns their marginals. Parameters of a group: m [Z], log of L's diagonal [Z], its rows of L
-    [Z, G·Z], of which only what lies below the diagonal counts.
+    For a level of few groups whose rows are shared with a larger, crossed level. Parameters of a
+    group: m [Z], log of L's diagonal [Z], its rows of L [Z, G·Z], of which only what lies below the
+    diagonal counts.
     """
 
-    normal = True
     recordable = False
     below: Tensor
 
@@ -52,44 +49,17 @@ class Joint(Posterior):
         below = torch.ones(size, size, dtype=torch.bool).tril(-1)
         return below.view(self.num_groups, self.width, size)
 
-    def law(self, parameters: Tensor) -> Distribution:
-        raise TypeError("a joint posterior is asked for groups, not for rows of parameters")
-
     def forward(self, group: Tensor) -> Distribution:
-        """Return the marginals of q at the groups [B]."""
         mean, _, rows = self._parts(group)
         covariance = rows @ rows.mT
         tril = torch.linalg.cholesky(covariance)
         return MultivariateNormal(mean, scale_tril=tril, validate_args=False)
 
     def rows(self, group: Tensor) -> Tensor:
-        """Return the rows of L that belong to the groups [U]: [U, Z, G·Z]."""
         return self._parts(group)[2]
 
-    def whole(self) -> Tensor:
-        """Return L: [G·Z, G·Z]."""
-        return self.rows(torch.arange(self.num_groups, device=self.table.device)).flatten(0, 1)
-
     def whole_mean(self) -> Tensor:
-        """Return m of all groups, one after the other: [G·Z]."""
         return self._parts(torch.arange(self.num_groups, device=self.table.device))[0].flatten()
-
-    def of_rows(self, values: Tensor, group: Tensor) -> Tensor:
-        """Return what belongs to the groups [B] of values of all groups, [S, 1 or B, G·Z].
-
-        It is [S, B, Z].
-        """
-        at = group[None, :, None, None].expand(len(values), -1, 1, self.width)
-        groups = values.unflatten(2, (-1, self.width))
-        return groups.expand(-1, len(group), -1, -1).gather(2, at).squeeze(2)
-
-    def log_density(self, noise: Tensor, tril: Tensor, group: Tensor) -> Tensor:
-        """Return what the groups [B] give to log q of m + L noise, by the rows of L: [S, B].
-
-        noise: [S, 1 or B, G·Z]; tril: L.
-        """
-        each = -0.5 * (noise.square() + math.log(2 * math.pi)) - tril.diagonal().log()
-        return self.of_rows(each, group).sum(-1)
 
     def kl_shares(self, group: Tensor, p: Distribution) -> Tensor:
         """Return shares [U] of KL(q ‖ Π_g p) that sum to it over all groups.

@@ -2,9 +2,17 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, LowRankMultivariateNormal
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
 
 from hlvnn.errors import ConfigError
+from hlvnn.latents.divergence import inverse_factor, kl_of_diagonal
+from hlvnn.latents.normals import whiten
 from hlvnn.latents.posteriors.base import Posterior
 
 CORRELATED = 0.01
@@ -53,3 +61,31 @@ class LowRank(Posterior):
             (2 * log_own).exp(),
             validate_args=False,
         )
+
+    def kl(self, q: Distribution, p: Distribution) -> Tensor:
+        """Return KL(N(m, D + U Uᵀ) ‖ p): what N(m, D) pays, and what U changes.
+
+        With T the prior's covariance U adds ½ tr T⁻¹U Uᵀ and takes ½ ln|I + UᵀD⁻¹U|, the matrix
+        determinant lemma; no row has a matrix of size Z × Z.
+        """
+        assert isinstance(q, LowRankMultivariateNormal)
+        own = q.cov_diag.sqrt()
+        diagonal = Independent(Normal(q.mean, own, validate_args=False), 1, validate_args=False)
+        if isinstance(
+            p, MultivariateNormal
+        ):  # solving with its factor would copy that for each row
+            whitened = inverse_factor(p) @ q.cov_factor
+        else:
+            whitened = whiten(p, q.cov_factor)
+        added = whitened.square().sum((-1, -2))
+        scaled = q.cov_factor / own.unsqueeze(-1)
+        eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+        tril = torch.linalg.cholesky(eye + scaled.mT @ scaled)
+        log_det = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return kl_of_diagonal(diagonal, p) + 0.5 * (added - log_det)
+
+    def factor(self, q: Distribution, group: Tensor) -> Tensor:
+        """Return [diag(d), U] (K = Z + r), without a Cholesky factorisation."""
+        assert isinstance(q, LowRankMultivariateNormal)
+        own = torch.diag_embed(q.cov_diag.sqrt())
+        return torch.cat([own, q.cov_factor], dim=-1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from hlvnn.latents.divergence import kl_of_diagonal
 from hlvnn.latents.posteriors.base import Posterior
 
 
@@ -25,3 +26,6 @@ class MeanField(Posterior):
     def law(self, parameters: Tensor) -> Distribution:
         mean, log_sd = parameters.split(self.width, dim=-1)
         return Independent(Normal(mean, log_sd.exp(), validate_args=False), 1, validate_args=False)
+
+    def kl(self, q: Distribution, p: Distribution) -> Tensor:
+        return kl_of_diagonal(q, p)

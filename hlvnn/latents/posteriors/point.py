@@ -27,3 +27,10 @@ class Point(Posterior):
 
     def law(self, parameters: Tensor) -> Distribution:
         return Delta(parameters)
+
+    def kl(self, q: Distribution, p: Distribution) -> Tensor:
+        """Return the penalty log p(mode) − log p(v) of maximum a posteriori; 0 without a prior."""
+        assert isinstance(q, Delta)
+        if isinstance(p, Delta):
+            return torch.zeros_like(q.value[..., 0])
+        return p.log_prob(p.mean) - p.log_prob(q.value)
