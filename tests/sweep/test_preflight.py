@@ -22,6 +22,7 @@ from hlvnn.sweep import cluster, packing, plan, preflight
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.training import execution
 from tests.helpers import ROOT
+from tests.spaces import write_space
 
 SPACE = """
 BASE = {"dataset": "table", "table": "rows.csv", "target": "y", "groups": ["ward"],
@@ -34,17 +35,10 @@ def space(trial):
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(here: Path) -> Path:
     """Return a folder with a table and one search space, `study`."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "search_spaces").mkdir()
-    write_space(SPACE)
     write_rows(0.5)
-    return tmp_path
-
-
-def write_space(text: str) -> None:
-    Path("search_spaces/study.py").write_text(text, encoding="utf-8")
+    return here
 
 
 def write_rows(first: float) -> None:

@@ -43,15 +43,6 @@ def space(trial):
 """
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty working folder with one search space, `study`."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "search_spaces").mkdir()
-    (tmp_path / "search_spaces" / "study.py").write_text(SPACE, encoding="utf-8")
-    return tmp_path
-
-
 def sweep(*args: str) -> tuple[int, str]:
     """Run a sweep in this process; return its exit code and what it printed."""
     options = tune_search.parse(list(args))
