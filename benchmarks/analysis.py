@@ -31,7 +31,7 @@ from hlvnn.errors import run_command
 from hlvnn.records import outcomes, run_folder, trials_table
 from hlvnn.records.journal import DRAW, NUMBER, Journal
 from hlvnn.records.outcomes import Outcome, Status
-from hlvnn.records.sweep_folder import SWEEP
+from hlvnn.records.sweep_folder import Record, write_record
 
 QUERIES = {
     "worst decile of the best trial": """
@@ -85,9 +85,8 @@ def make(sweep: Path, options: Options) -> None:
     random = np.random.default_rng(0)
     sweep.mkdir(parents=True)
     recorded = {"num_trials": options.trials, "grace_period": 1, "reduction_factor": 3}
-    space = {"name": "made_up", "metric": "val_loss", "mode": "min", "base": {}}
-    record = {"options": recorded, "space": space, "fixed": {}, "starts": []}
-    files.write_json(sweep / SWEEP, record)
+    objectives = (("val_loss", "min"),)
+    write_record(sweep, Record("made_up", "", objectives, {}, {}, recorded, []))
     level = Level("writer", options.groups, tuple(f"w{i:04d}" for i in range(options.groups)))
     target = Target("y", "class", num_classes=62)
     schema = Schema((level,), "image", (28, 28), target).to_json()

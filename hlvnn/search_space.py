@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hlvnn.columns import is_validation
 from hlvnn.config import RunConfig, run_config
 from hlvnn.errors import ConfigError, unknown
 from hlvnn.words import Settings, shown
@@ -284,7 +285,7 @@ def _objectives(path: Path, values: Settings) -> list[tuple[str, str]]:
 
 def _metric(path: Path, values: Settings) -> str:
     metric: str = _value(path, values, "METRIC", str, "a column of metrics.csv, such as 'val_acc'")
-    if not metric.startswith("val_"):
+    if not is_validation(metric):
         raise ConfigError(
             f"{path}: METRIC = {metric!r}: a sweep selects on validation, so it must be one of the "
             "val_… columns of metrics.csv"

@@ -233,11 +233,11 @@ def origin(path: Path) -> str:
     return str(path)
 
 
-def files_below(folder: Path) -> list[str]:
-    """Return the names of a folder's files, a checkpoint after all that it rests on."""
+def files_below(folder: Path, last: Sequence[str] = ()) -> list[str]:
+    """Return the names of a folder's files; those of `last` in that order after all others."""
     found = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
     names = [str(path.relative_to(folder)) for path in found]
-    return sorted(names, key=lambda name: (name.startswith("checkpoint."), name == "checkpoint.pt"))
+    return sorted(names, key=lambda name: last.index(name) if name in last else -1)
 
 
 def shown_path(path: Path) -> str:

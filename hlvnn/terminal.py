@@ -16,23 +16,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hlvnn.columns import VAL_GROUP_P10, VAL_GROUP_WORST, best_of, on_test
 from hlvnn.records.board import Board, Entry
-from hlvnn.records.outcomes import Status
+from hlvnn.records.outcomes import OVER, PLACED, Status
 from hlvnn.records.trials_table import PARETO
 from hlvnn.search_space import Space
 from hlvnn.words import Settings, duration, is_missing, number, shown, text
 
 logger = logging.getLogger("hlvnn")
 
-STYLES = {
-    Status.RUNNING: "bold",
-    Status.COMPLETED: "green",
-    Status.STOPPED: "yellow",
-    Status.DIVERGED: "magenta",
-    Status.OUT_OF_MEMORY: "magenta",
-    Status.FAILED: "red",
-    Status.NOT_STARTED: "dim",
-}
 REFRESH_SECONDS = 0.5
 WIDE = 140
 """Columns of a terminal in which the leaderboard gives each drawn setting a column."""
@@ -88,7 +80,7 @@ def live_view(board: Board, height: int) -> RenderableType:
     for entry in _most_telling(board, max(4, height - ROWS_AROUND)):
         table.add_row(
             str(entry.number),
-            Text(_said(entry.status), style=STYLES[entry.status]),
+            Text(_said(entry.status), style=entry.status.facts.style),
             f"{entry.epoch}/{entry.num_epochs}",
             number(entry.metric),
             number(entry.best),
@@ -103,7 +95,7 @@ def summary(board: Board) -> str:
     counts = {
         status: len(board.having(status)) for status in Status if status != Status.NOT_STARTED
     }
-    over = sum(counts.values()) - counts[Status.RUNNING]
+    over = len(board.having(*OVER))
     named = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     left = board.seconds_left()
     parts = [
@@ -130,11 +122,11 @@ def leaderboard(
     measured = {"val": space.metric, **{metric: metric for metric, _ in space.others}}
     measured |= {
         title: column
-        for title, column in {"p10": "val_group_p10", "worst": "val_group_worst"}.items()
+        for title, column in {"p10": VAL_GROUP_P10, "worst": VAL_GROUP_WORST}.items()
         if column not in measured
     }
-    measured["test"] = space.metric.replace("val_", "test_", 1)
-    measured = {title: f"best_{column}" for title, column in measured.items()}
+    measured["test"] = on_test(space.metric)
+    measured = {title: best_of(column) for title, column in measured.items()}
     measured = {title: column for title, column in measured.items() if column in ranked}
     for title in ("rank", "trial", "epochs", *measured):
         table.add_column(title, justify="right", no_wrap=True)
@@ -143,9 +135,7 @@ def leaderboard(
     for name in names if width >= WIDE else ["drawn"]:
         table.add_column(name)
     for rank, row in ranked.head(TOP).iterrows():
-        placed = row["status"] in (Status.COMPLETED, Status.STOPPED) and not is_missing(
-            row.get(f"best_{space.metric}")
-        )
+        placed = row["status"] in PLACED and not is_missing(row.get(best_of(space.metric)))
         settings = drawn.get(row["trial"], {})
         cells = [_cell(settings.get(name)) for name in names]
         table.add_row(
@@ -153,7 +143,7 @@ def leaderboard(
             str(row["trial"]),
             str(row["epochs"]),
             *(number(row[column]) for column in measured.values()),
-            Text(row["status"], style=STYLES[Status(row["status"])]),
+            Text(row["status"], style=Status(row["status"]).facts.style),
             *(cells if width >= WIDE else [shown(settings)]),
         )
     return Group(Text(f"{space.name}: trials by {space.metric}{more}", style="bold"), table)
@@ -165,8 +155,8 @@ def front(ranked: pd.DataFrame, space: Space) -> list[str]:
         return []
     told = ", ".join(f"{metric} ({mode})" for metric, mode in space.objectives)
     lines = [f"Pareto front of {told}:"]
-    for _, row in ranked[ranked[PARETO]].sort_values(f"best_{space.metric}").iterrows():
-        values = (f"{metric} {number(row[f'best_{metric}'])}" for metric, _ in space.objectives)
+    for _, row in ranked[ranked[PARETO]].sort_values(best_of(space.metric)).iterrows():
+        values = (f"{metric} {number(row[best_of(metric)])}" for metric, _ in space.objectives)
         lines.append(f"  trial {row['trial']}: {', '.join(values)}")
     return lines
 

@@ -123,7 +123,7 @@ def train_one(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 @pytest.fixture
 def analysis(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Return `python -m hlvnn.analysis` as a function of its arguments, run in this process."""
-    from hlvnn.analysis.__main__ import main
+    from hlvnn.commands.analysis import main
 
     def run(*args: object) -> Ended:
         capsys.readouterr()

@@ -145,7 +145,7 @@ def test_reading_a_space_imports_neither_ray_nor_optuna() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from hlvnn import spaces; spaces.load('digits'); "
+    code = "import sys; from hlvnn import search_space; search_space.load('digits'); "
     code += "raise SystemExit('ray' in sys.modules or 'optuna' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert run.returncode == 0

@@ -10,6 +10,7 @@ import pandas as pd
 
 from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.results import Results
+from hlvnn.columns import DATA_HASH, best_of, on_test
 from hlvnn.records.outcomes import Status
 
 
@@ -29,14 +30,14 @@ def compare(sweeps: Sequence[Results | Path | str]) -> pd.DataFrame:
         rows.append(_summary(one))
     frame = pd.DataFrame(rows)
     if len(frame):
-        frame["same_data"] = frame["data_hash"].eq(frame["data_hash"].iloc[0])
+        frame["same_data"] = frame[DATA_HASH].eq(frame[DATA_HASH].iloc[0])
         frame["same_metric"] = frame["metric"].eq(frame["metric"].iloc[0])
     return frame
 
 
 def _summary(one: Results) -> dict[str, Any]:
     counts = one.trials["status"].value_counts()
-    column, test = f"best_{one.metric}", f"best_{one.metric.replace('val_', 'test_', 1)}"
+    column, test = best_of(one.metric), best_of(on_test(one.metric))
     row: dict[str, Any] = {
         "sweep": one.name,
         "space": "" if one.record is None else one.record.space,
@@ -55,6 +56,6 @@ def _summary(one: Results) -> dict[str, Any]:
         row[prefix] = float("nan") if found is None else found[column]
         row[f"{prefix}_test"] = float("nan") if found is None else found.get(test, float("nan"))
     row["gain"] = (row["best"] - row["pooled"]) * (1 if one.mode == "max" else -1)
-    hashes = one.trials["data_hash"].dropna().unique()
-    row["data_hash"] = hashes[0] if len(hashes) == 1 else None
+    hashes = one.trials[DATA_HASH].dropna().unique()
+    row[DATA_HASH] = hashes[0] if len(hashes) == 1 else None
     return row

@@ -20,6 +20,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from hlvnn.columns import BETTER_HIGH
 from hlvnn.data.grouped import Split
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.files import replacing
@@ -35,7 +36,6 @@ SIZES = (0, 1, 2, 5, 10, 20)
 """Rows that a new group brings."""
 COLUMNS = ("model", "rows", "repeat", "gid", "n")
 """Columns of the table beside the measures: n is the number of rows scored."""
-BETTER_HIGH = ("acc", "f1")
 
 
 def data_efficiency(

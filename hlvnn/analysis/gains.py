@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hlvnn.analysis.group_tables import BETTER_HIGH
 from hlvnn.analysis.results import Results
+from hlvnn.columns import BEST_EPOCH, BETTER_HIGH, measure_of
 from hlvnn.errors import RunError
 
 TIE = 1e-12
@@ -43,7 +43,7 @@ def gains(
     measure = measure or groups.main_measure
     tables = {}
     for name, one in (("trial", number), ("pooled", base)):
-        epoch = int(results.row(one)["best_epoch"])
+        epoch = int(results.row(one)[BEST_EPOCH])
         frame = groups.read(
             ["gid", "split", "n", measure], trials=[one], epochs=[epoch], level=level, labels=True
         )
@@ -67,7 +67,7 @@ def alike(results: Results, most: int = 20) -> list[int]:
     Those whose metric, paired group by group with that of the best trial, is less than two standard
     errors (over groups) behind it. Empty where the metric is no mean over rows.
     """
-    best, measure = results.best_trial, results.metric.removeprefix("val_")
+    best, measure = results.best_trial, measure_of(results.metric)
     if best is None or measure not in results.groups.measures:
         return []
     found = []

@@ -6,7 +6,6 @@ file only the columns asked for. Files of other trials and epochs are not opened
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +18,16 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hlvnn.columns import BETTER_HIGH, WORST_DECILE
 from hlvnn.data.schema import Schema
 from hlvnn.errors import RunError, unknown
-from hlvnn.records.run_folder import STATS
+from hlvnn.records.run_folder import STATS, stats_files
 
 COLUMNS = ("trial", "epoch", "level", "gid", "split", "n")
 """Columns of every table; then acc and f1, or mse, and loss."""
-BETTER_HIGH = ("acc", "f1")
-"""Measures that are better when they are higher; the others are better when they are lower."""
 WORST = 0.1
 """The share of groups that `spread` calls the weakest."""
 QUANTILES = {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
-EPOCH_FILE = re.compile(r"epoch_(\d+)\.parquet")
 
 
 class GroupTables:
@@ -50,9 +47,7 @@ class GroupTables:
     def files_of(self, trial: int) -> dict[int, Path]:
         """Return the files of a trial by their epoch, in order."""
         if trial not in self._files:
-            paths = sorted((self.folders[trial] / STATS).glob("epoch_*.parquet"))
-            numbers = ((EPOCH_FILE.fullmatch(path.name), path) for path in paths)
-            self._files[trial] = {int(found[1]): path for found, path in numbers if found}
+            self._files[trial] = stats_files(self.folders[trial])
         return self._files[trial]
 
     @property
@@ -188,7 +183,7 @@ class GroupTables:
         for trial in chosen:
             part = self.read(["epoch", measure], trials=[trial], level=level, split=split)
             rows += ({"trial": trial, **row} for row in _spreads(part, measure))
-        columns = ["trial", "epoch", "groups", "mean", "worst", "worst_decile"]
+        columns = ["trial", "epoch", "groups", "mean", "worst", WORST_DECILE]
         frame = pd.DataFrame(rows, columns=[*columns, *QUANTILES, "best"])
         frame.attrs = {"measure": measure, "level": level, "split": split}
         return frame.astype({"trial": "int64", "epoch": "int64", "groups": "int64"})
@@ -205,6 +200,14 @@ class GroupTables:
         epoch = next(iter(self.files_of(first)))
         part = self.read(["level"], trials=[first], epochs=[epoch])
         return [str(name) for name in part["level"].unique()]
+
+    @property
+    def level_sizes(self) -> dict[str, int]:
+        """How many groups each level has, by the first trial whose schema can be read."""
+        for trial in self.folders:
+            if (schema := self.schemas[trial]) is not None:
+                return {level.name: level.size for level in schema.levels}
+        return {}
 
     @property
     def lowest_level(self) -> str | None:
@@ -257,7 +260,7 @@ def _spreads(frame: pd.DataFrame, measure: str) -> Iterator[dict[str, float]]:
             "groups": len(values),
             "mean": values.mean(),
             "worst": values[0],
-            "worst_decile": values[:weakest].mean(),
+            WORST_DECILE: values[:weakest].mean(),
             **dict(zip(QUANTILES, quantiles, strict=True)),
             "best": values[-1],
         }

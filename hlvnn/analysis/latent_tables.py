@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hlvnn.columns import PRIOR_SD
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import DataError
 from hlvnn.inference import calibration
@@ -16,7 +17,7 @@ from hlvnn.records.run_folder import BEST, Run, load_run
 
 LATENT_COLUMNS = (
     *("trial", "epoch", "level", "gid", "label", "rows", "latent", "coordinate"),
-    *("mean", "sd", "prior_sd", "shrinkage"),
+    *("mean", "sd", PRIOR_SD, "shrinkage"),
 )
 PIT_BINS = 10
 
@@ -53,7 +54,7 @@ def latent_table(trial: int, run: Run) -> pd.DataFrame:
                 "coordinate": name,
                 "mean": (mean[:, k] * factor[k]).detach().numpy(),
                 "sd": (sd[:, k] * factor[k]).detach().numpy(),
-                "prior_sd": float("nan") if prior is None else float(prior[k] * factor[k]),
+                PRIOR_SD: float("nan") if prior is None else float(prior[k] * factor[k]),
                 "shrinkage": float("nan")
                 if prior is None
                 else (1 - (sd[:, k] / prior[k]).square()).numpy(),

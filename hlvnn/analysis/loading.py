@@ -10,14 +10,15 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from hlvnn import files
+from hlvnn import columns, files
 from hlvnn.analysis.group_tables import GroupTables
-from hlvnn.analysis.results import PARAMETER, POOLED, Results, read_metrics
+from hlvnn.analysis.results import POOLED, Results, read_metrics
+from hlvnn.columns import BEST_EPOCH, DATA_HASH, DIVERGED, PARAMETER, STOPPED_EARLY, VAL_LOSS
 from hlvnn.data.schema import Schema
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.records import journal, outcomes, perturbations, sweep_folder, trials_table
 from hlvnn.records.journal import Draw, Drawn
-from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.records.outcomes import OVER, Outcome, Status
 from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.records.sweep_folder import Record
 from hlvnn.storage import readable
@@ -25,9 +26,6 @@ from hlvnn.words import Settings
 
 DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
 """Parts of a latent's text that say nothing, because they are so unless said otherwise."""
-
-
-ENDED = tuple({*Status} - {Status.RUNNING, Status.NOT_STARTED})
 
 
 def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
@@ -44,14 +42,16 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     alive = sweep_folder.has_driver(sweep) if alive is None else alive
     problems: list[str] = []
     drawn = journal.read_journal(sweep, problems)
-    on_disk = {int(folder.name[6:]) for folder in sweep.glob("trial_[0-9]*") if folder.is_dir()}
+    on_disk = outcomes.trial_folders(sweep)
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
     selection = _Selection(record.objectives)
     recorded = _recorded(sweep)
     rows = []
+    latents: list[str] = []
     for number in range(count):
         folder = outcomes.trial_folder(sweep, number)
         about = _About(folder, problems)
+        latents += about.latents
         known = drawn.optuna.get(number)
         params = {f"{PARAMETER}{k}": v for k, v in _params(known, folder).items()}
         if number in recorded:
@@ -70,7 +70,7 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
         outcome = outcome or trials_table.without_outcome(folder, draw, number, alive)
         row = trials_table.row_of(outcome, folder, settings, frame, selection)
         rows.append(row | about.columns | params)
-    return _results(sweep, selection, rows, alive, record, problems, drawn)
+    return _results(sweep, selection, rows, alive, record, problems, drawn, latents)
 
 
 def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
     return changes[-1].params if changes else known.params if known else {}
 
 
-def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> Results:
+def load_runs(path: Path | str, metric: str = VAL_LOSS, mode: str = "min") -> Results:
     """Read a folder of single runs, such as `train_one.py` leaves; each is a trial, by its name.
 
     path: the folder, or its address, as for `load_sweep`.
@@ -92,13 +92,15 @@ def load_runs(path: Path | str, metric: str = "val_loss", mode: str = "min") -> 
     problems: list[str] = []
     selection = _Selection(((metric, mode),))
     rows = []
+    latents: list[str] = []
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
+        latents += about.latents
         outcome = _outcome_of_run(folder, number, problems)
         frame = read_metrics(folder, problems)
         row = trials_table.row_of(outcome, folder, about.settings, frame, selection)
         rows.append(row | about.columns)
-    return _results(parent, selection, rows, False, None, problems, Drawn())
+    return _results(parent, selection, rows, False, None, problems, Drawn(), latents)
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,14 @@ class _About:
                 problems.append(f"{folder.name}/{HYPERPARAMS} cannot be read as JSON")
         config = record.get("config")
         self.settings: Settings = config if isinstance(config, dict) else {}
+        named = record.get("latents")
+        self.latents = [str(name) for name in named] if isinstance(named, list) else []
         self.columns = {
             "name": folder.name,
             "model": record.get("model"),
             "parameters": record.get("parameters"),
             "started": record.get("started"),
-            "data_hash": record.get("data_hash"),
+            DATA_HASH: record.get(DATA_HASH),
         }
 
 
@@ -146,6 +150,7 @@ def _results(
     record: Record | None,
     problems: list[str],
     drawn: Drawn,
+    latents: list[str],
 ) -> Results:
     frame = trials_table.arranged(rows, selection)
     frame["structure"] = _structures(frame)
@@ -159,18 +164,21 @@ def _results(
     }
     groups = GroupTables(folders, _Schemas(folders))
     metric, mode = selection.metric, selection.mode
-    return Results(path, metric, mode, frame, groups, alive, record, problems, drawn)
+    return Results(
+        *(path, metric, mode, frame, groups, alive, record, problems, drawn),
+        latent_names=tuple(dict.fromkeys(latents)),
+    )
 
 
 def _order(names: list[str]) -> list[str]:
     """Return the columns in their order, whichever trial has which."""
-    about = ["name", "structure", "pooled", "model", "parameters", "started", "data_hash"]
-    begins = ("final_", "best_", PARAMETER)
-    measured = [n for n in names if n.startswith(begins[:2]) and n != "best_epoch"]
+    about = ["name", "structure", "pooled", "model", "parameters", "started", DATA_HASH]
+    begins = (columns.FINAL, columns.BEST, columns.PARAMETER)
+    measured = [n for n in names if n.startswith(begins[:2]) and n != BEST_EPOCH]
     first = [n for n in names if n not in {*about, *measured} and not n.startswith(PARAMETER)]
     after = first.index("folder") + 1
     drawn = sorted(n for n in names if n.startswith(PARAMETER))
-    ordered = sorted(measured, key=lambda n: (n.startswith("best_"), n))
+    ordered = sorted(measured, key=lambda n: (n.startswith(columns.BEST), n))
     return [*first[:after], *about, *first[after:], *drawn, *ordered]
 
 
@@ -218,7 +226,7 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
     try:
         frame = pd.read_parquet(path)
         written = path.stat().st_mtime_ns
-        ended = frame[~frame["unfinished"] & frame["status"].isin(ENDED)]
+        ended = frame[~frame["unfinished"] & frame["status"].isin(OVER)]
         records = ended.to_dict("records")
         rows = {int(row["trial"]): {str(k): v for k, v in row.items()} for row in records}
     except (OSError, ValueError, KeyError, TypeError):
@@ -241,7 +249,7 @@ def _unchanged(folder: Path, since: int) -> bool:
 def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame | None) -> Outcome:
     """Return how a trial must have ended whose `outcome.json` is damaged: by what else it left."""
     status = Status.STOPPED
-    if frame is not None and bool(frame.get("diverged", pd.Series(dtype=float)).any()):
+    if frame is not None and bool(frame.get(DIVERGED, pd.Series(dtype=float)).any()):
         status = Status.DIVERGED
     elif frame is not None and int(frame["epoch"].iloc[-1]) == settings.get("num_epochs"):
         status = Status.COMPLETED
@@ -258,7 +266,7 @@ def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:
         return Outcome(trial=number, status=Status.STOPPED, reason=reason, unfinished=True)
     try:
         result = files.read_json(folder / RESULT)
-        diverged, early = bool(result["diverged"]), bool(result["stopped_early"])
+        diverged, early = bool(result[DIVERGED]), bool(result[STOPPED_EARLY])
     except (RunError, KeyError, TypeError):
         problems.append(f"{folder.name}/{RESULT} cannot be read")
         return Outcome(trial=number, status=Status.STOPPED, reason=f"{RESULT} is damaged")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hlvnn.analysis.latent_tables import check_data
+from hlvnn.columns import DATA_HASH
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split
 from hlvnn.errors import ConfigError, DataError, unknown_label
 from hlvnn.files import read_json
@@ -118,7 +119,7 @@ def data_of(run: Run) -> GroupedDataset:
     (Where labels had moved, a figure would name the wrong groups.)
     """
     record = read_json(run.folder / HYPERPARAMS)
-    check_data(run, str(record.get("data_hash") or ""))
+    check_data(run, str(record.get(DATA_HASH) or ""))
     return run.data
 
 

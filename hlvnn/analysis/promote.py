@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hlvnn import files
+from hlvnn.columns import DATA_HASH, VAL_LOSS, on_test
 from hlvnn.config import command_line
 from hlvnn.errors import RunError
 from hlvnn.records.run_folder import BEST, HYPERPARAMS, read_config, read_metrics
@@ -33,7 +34,7 @@ LEADERBOARD = "leaderboard.csv"
 READABLE = "README.md"
 COLUMNS = (
     *("rank", "name", "model", "metric", "value", "test", "epoch", "parameters", "seed"),
-    *("data_hash", "description", "source", "promoted", "command"),
+    *(DATA_HASH, "description", "source", "promoted", "command"),
 )
 """Columns of leaderboard.csv: value is the metric at epoch, test the same measure of test rows."""
 
@@ -61,10 +62,10 @@ def leaderboard(folder: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=[*COLUMNS])
     frame = pd.DataFrame(rows)
     better = np.where(frame.pop("mode") == "max", -frame["value"], frame["value"])
-    by = [frame["data_hash"], frame["metric"]]
+    by = [frame[DATA_HASH], frame["metric"]]
     frame["rank"] = pd.Series(better).groupby(by).rank(method="min").astype(int)
     frame["loss"] = frame["loss"].fillna(np.inf)
-    order = ["data_hash", "metric", "rank", "loss", "name"]
+    order = [DATA_HASH, "metric", "rank", "loss", "name"]
     return frame.sort_values(order, ignore_index=True)[[*COLUMNS]]
 
 
@@ -82,12 +83,12 @@ def _row(folder: Path) -> dict[str, Any]:
         "metric": kept.metric,
         "mode": kept.mode,
         "value": float(best[kept.metric]),
-        "test": float(best.get(kept.metric.replace("val_", "test_", 1), np.nan)),
-        "loss": float(best.get("val_loss", np.nan)),
+        "test": float(best.get(on_test(kept.metric), np.nan)),
+        "loss": float(best.get(VAL_LOSS, np.nan)),
         "epoch": int(best["epoch"]),
         "parameters": record.get("parameters", 0),
         "seed": config.seed,
-        "data_hash": record.get("data_hash", ""),
+        DATA_HASH: record.get(DATA_HASH, ""),
         "description": config.description,
         "source": kept.source,
         "promoted": kept.promoted,
@@ -108,7 +109,7 @@ def write_leaderboard(folder: Path) -> pd.DataFrame:
 def readable(table: pd.DataFrame, dataset: str) -> str:
     """Return the leaderboard as Markdown: a table for each metric and data hash, and commands."""
     lines = [f"# The best of {dataset}", ""]
-    for (digest, metric), part in table.groupby(["data_hash", "metric"], sort=False):
+    for (digest, metric), part in table.groupby([DATA_HASH, "metric"], sort=False):
         lines += [f"## {metric} on data {digest}", ""]
         lines += ["| rank | run | model | validation | test | epoch | description |"]
         lines += ["|---|---|---|---|---|---|---|"]

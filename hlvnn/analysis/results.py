@@ -11,20 +11,32 @@ import numpy as np
 import optuna
 import pandas as pd
 
+from hlvnn import columns
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
+from hlvnn.columns import DATA_HASH, best_of
 from hlvnn.errors import RunError
 from hlvnn.records import run_folder, trials_table
 from hlvnn.records.journal import Drawn
-from hlvnn.records.outcomes import Status
+from hlvnn.records.outcomes import PLACED, Status
 from hlvnn.records.run_folder import METRICS, Run
 from hlvnn.records.sweep_folder import Record
-from hlvnn.records.trials_table import PLACED
 
 POOLED = "none"
 """Structure of a trial without latents."""
-PARAMETER = "param_"
-"""What the columns of the parameters that Optuna drew begin with."""
+
+
+@dataclass(frozen=True)
+class LatentColumn:
+    """Whose KL a column of metrics.csv holds.
+
+    latent: the latent's name; level: its group level; groups: how many groups that has, 1 where
+    it is not known.
+    """
+
+    latent: str
+    level: str | None
+    groups: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Results:
     trials: pd.DataFrame
     """A row per trial, whatever became of it:
 
-    - `trial` its number, `status` (completed, stopped, diverged, failed, running, not started),
+    - `trial` its number, `status` (see `outcomes.Status`),
       `reason`, `epochs` (evaluated last), `best_epoch`, `seconds` (training and evaluation),
       `wall_seconds`, `starts`, `cpus`, `gpus`, `node`, `error`, `unfinished`, `folder`;
     - `name` of its folder, `structure` (its latents as they are typed; `none` = pooled), `pooled`
@@ -57,6 +69,8 @@ class Results:
     record: Record | None = None
     problems: list[str] = field(default_factory=list)
     drawn: Drawn = field(default_factory=Drawn)
+    latent_names: tuple[str, ...] = ()
+    """The names of all latents of all trials."""
 
     @property
     def name(self) -> str:
@@ -82,6 +96,16 @@ class Results:
         return pd.concat(tables, ignore_index=True)
 
     @cached_property
+    def latent_columns(self) -> dict[str, LatentColumn]:
+        """The columns of `epochs` that hold the KL of a latent, by their names."""
+        sizes = self.groups.level_sizes
+        found = {}
+        for name in self.latent_names:
+            level = columns.level_of(name, sizes)
+            found[columns.kl(name)] = LatentColumn(name, level, sizes.get(level or "", 1))
+        return {column: one for column, one in found.items() if column in self.epochs}
+
+    @cached_property
     def ranked(self) -> pd.DataFrame:
         """`trials` with the best first; those without a place last."""
         frame: pd.DataFrame = trials_table.ranked(self.trials, self)
@@ -90,7 +114,7 @@ class Results:
     @property
     def placed(self) -> pd.DataFrame:
         """The ranked trials that have a place: completed or stopped, with a metric."""
-        column = f"best_{self.metric}"
+        column = best_of(self.metric)
         if column not in self.ranked:
             return self.ranked.iloc[:0]
         return self.ranked[self.ranked["status"].isin(PLACED) & self.ranked[column].notna()]
@@ -106,7 +130,7 @@ class Results:
         """Number of the best trial; while there is none with a place, of the best that runs."""
         if len(self.placed):
             return int(self.placed["trial"].iloc[0])
-        column = f"best_{self.metric}"
+        column = best_of(self.metric)
         running = self.trials[self.trials["status"] == Status.RUNNING]
         if column not in running or not running[column].notna().any():
             return None
@@ -157,7 +181,7 @@ class Results:
         """
         number = self._number(trial)
         run = self.run(number)
-        check_data(run, str(self.row(number).get("data_hash") or ""))
+        check_data(run, str(self.row(number).get(DATA_HASH) or ""))
         return calibration_table(number, run, num_samples)
 
     @cached_property
@@ -166,7 +190,7 @@ class Results:
         minimise = self.mode == "min"
         study = optuna.create_study(direction="minimize" if minimise else "maximize")
         for number, value in zip(
-            self.placed["trial"], self.placed.get(f"best_{self.metric}", ()), strict=False
+            self.placed["trial"], self.placed.get(best_of(self.metric), ()), strict=False
         ):
             known = self.drawn.optuna.get(int(number))
             if known is not None and np.isfinite(value):

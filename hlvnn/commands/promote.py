@@ -15,6 +15,7 @@ import tyro
 
 from hlvnn import files
 from hlvnn.analysis.promote import PROMOTED, READABLE, SOTA, Promoted, write_leaderboard
+from hlvnn.columns import DATA_HASH, VAL_ACC, VAL_LOSS, VAL_MSE, validation_of
 from hlvnn.errors import ConfigError, RunError, unknown
 from hlvnn.records import outcomes, sweep_folder
 from hlvnn.records.run_folder import RESULT, load_run, read_config, read_metrics
@@ -61,7 +62,7 @@ def promote(options: PromoteOptions) -> None:
     _copy(trial, target, kept)
     table = write_leaderboard(folder)
     row = table[table["name"] == name].iloc[0]
-    rivals = table[(table["data_hash"] == row["data_hash"]) & (table["metric"] == row["metric"])]
+    rivals = table[(table[DATA_HASH] == row[DATA_HASH]) & (table["metric"] == row["metric"])]
     logger.info(
         "promoted to %s: rank %d of %d by %s (%s)",
         *(target, row["rank"], len(rivals), kept.metric, number_text(row["value"])),
@@ -69,7 +70,7 @@ def promote(options: PromoteOptions) -> None:
     logger.info("leaderboard: %s", folder / READABLE)
 
 
-DEFAULT_METRICS = {"val_acc": "max", "val_mse": "min", "val_loss": "min"}
+DEFAULT_METRICS = {VAL_ACC: "max", VAL_MSE: "min", VAL_LOSS: "min"}
 """What a single run is ranked by: the first of these that was measured."""
 
 
@@ -92,7 +93,7 @@ def _check_ended(trial: Path) -> None:
 
 def _ranked_by(trial: Path, options: PromoteOptions) -> Promoted:
     """Return by what the run is ranked; `ConfigError` where it has not measured that."""
-    measured = [str(name) for name in read_metrics(trial) if str(name).startswith("val_")]
+    measured = validation_of(read_metrics(trial))
     if options.mode not in (None, "max", "min"):
         raise ConfigError(f"--mode {options.mode}: expected max or min")
     if (options.metric is None) != (options.mode is None):

@@ -121,8 +121,12 @@ def _of_sweep(sweep: Path, keep: int) -> Iterator[Waste]:
     for row in results.trials.to_dict("records"):
         if row["trial"] in kept or row["unfinished"] or not isinstance(row["folder"], str):
             continue
-        lost = row["status"] in (Status.FAILED, Status.DIVERGED)
-        why = f"weights of a trial that {row['status']}" if lost else f"not among the best {keep}"
+        facts = Status(row["status"]).facts
+        why = (
+            f"weights of a trial that {facts.fate}"
+            if facts.is_ill
+            else f"not among the best {keep}"
+        )
         for name in WEIGHTS:
             file = Path(row["folder"]) / name
             if file.is_file() and not file.is_symlink():

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.report import REPORT, findings, headless, write_report
+from hlvnn.columns import VAL_LOSS
 from hlvnn.errors import RunError
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import is_address, readable, shown_path
@@ -30,7 +31,7 @@ class ReportOptions(Config):
     address (s3://…)."""
     out: Path | None = None
     """File to write; None = report.html in the folder, or here where PATH is an address."""
-    metric: str = "val_loss"
+    metric: str = VAL_LOSS
     """Column of metrics.csv by which single runs are ranked; a sweep has its own."""
     mode: str = Field("min", pattern="^(min|max)$")
     """Whether --metric is better when it is low (min) or high (max)."""

@@ -16,6 +16,7 @@ from rich.live import Live
 
 from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.results import Results
+from hlvnn.columns import VAL_GROUP_WORST, best_of, final_of
 from hlvnn.errors import ConfigError
 from hlvnn.records.board import Board, Entry
 from hlvnn.records.outcomes import Status
@@ -81,9 +82,9 @@ def board_of(results: Results) -> Board:
         entry.status = Status(row["status"])
         entry.epoch = int(row["epochs"])
         entry.num_epochs = int(_number(row.get("num_epochs")) or entry.epoch)
-        entry.metric = _number(row.get(f"final_{results.metric}"))
-        entry.best = _number(row.get(f"best_{results.metric}"))
-        entry.worst_group = _number(row.get("final_val_group_worst"))
+        entry.metric = _number(row.get(final_of(results.metric)))
+        entry.best = _number(row.get(best_of(results.metric)))
+        entry.worst_group = _number(row.get(final_of(VAL_GROUP_WORST)))
         entry.starts = int(whole and entry.epoch > 0)
         if draw is not None or entry.status != Status.NOT_STARTED:
             board.entries[number] = entry

@@ -23,6 +23,9 @@ from hlvnn.errors import DataError
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
+SCHEMA = "schema.json"
+"""File of a run's folder: levels, labels, columns and vocabulary of the data."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -125,7 +128,7 @@ class Schema:
         return dump
 
     @staticmethod
-    def from_json(value: Any, where: str = "schema.json") -> Schema:
+    def from_json(value: Any, where: str = SCHEMA) -> Schema:
         """Read what `to_json` wrote; raise `DataError`, naming `where`, for anything else."""
         try:
             return ADAPTER.validate_json(json.dumps(value))

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlvnn.columns import GROUP_MEAN, GROUP_P10, GROUP_P90, GROUP_WORST
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -121,8 +123,8 @@ def across_groups(table: pd.DataFrame) -> dict[str, float]:
     weak, strong = np.quantile(value, [0.1, 0.9] if classes else [0.9, 0.1])
     worst = value.min() if classes else value.max()
     return {
-        "group_mean": float(value.mean()),
-        "group_p10": float(weak),
-        "group_p90": float(strong),
-        "group_worst": float(worst),
+        GROUP_MEAN: float(value.mean()),
+        GROUP_P10: float(weak),
+        GROUP_P90: float(strong),
+        GROUP_WORST: float(worst),
     }

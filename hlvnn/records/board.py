@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.columns import DIVERGED, VAL_GROUP_WORST
+from hlvnn.records.outcomes import OVER, PLACED, Outcome, Status
 from hlvnn.search_space import Space
 
 
@@ -58,9 +59,9 @@ class Board:
         entry.num_epochs = int(result["num_epochs"])
         entry.node = str(result.get("hostname", ""))
         value = float(result[self.space.metric])
-        entry.worst_group = result.get("val_group_worst")
+        entry.worst_group = result.get(VAL_GROUP_WORST)
         entry.metric = value
-        if not result["diverged"] and (entry.best is None or self.space.better(value, entry.best)):
+        if not result[DIVERGED] and (entry.best is None or self.space.better(value, entry.best)):
             entry.best = value
 
     def ended(self, outcome: Outcome) -> None:
@@ -75,7 +76,7 @@ class Board:
     def best(self) -> Entry | None:
         """The trial with the best validation metric so far."""
         found: Entry | None = None
-        for entry in self.having(Status.COMPLETED, Status.STOPPED, Status.RUNNING):
+        for entry in self.having(*PLACED, Status.RUNNING):
             if entry.best is None:
                 continue
             if found is None or found.best is None or self.space.better(entry.best, found.best):
@@ -90,14 +91,14 @@ class Board:
         """
         now = time.monotonic()
         budget = None if self.deadline is None else max(0.0, self.deadline - now)
-        ended = self.having(Status.COMPLETED, Status.STOPPED, Status.DIVERGED)
+        over = self.having(*OVER)
+        ended = [entry for entry in over if entry.status.facts.teaches]
         done_here = sum(max(0, e.epoch - e.first_epoch) for e in self.entries.values() if e.starts)
         if not ended or not done_here:
             return budget
         usual = sum(entry.epoch for entry in ended) / len(ended)
         running = self.having(Status.RUNNING)
-        over = len(ended) + len(self.having(Status.FAILED))
-        to_come = max(0, self.num_trials - over - len(running))
+        to_come = max(0, self.num_trials - len(over) - len(running))
         epochs = to_come * usual + sum(max(1.0, usual - entry.epoch) for entry in running)
         left = epochs * (now - self.started) / done_here
         return left if budget is None else min(left, budget)

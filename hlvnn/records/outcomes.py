@@ -5,38 +5,133 @@ A trial without one has not ended: it is running, or the driver was killed befor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+import pandas as pd
 
 from hlvnn import files
 from hlvnn.config import Config, validated
 
 OUTCOME = "outcome.json"
+"""In a trial's folder: how it ended."""
 ERROR = "error.txt"
 """The traceback of a trial that failed, written where it failed."""
-
-
 HUNG = "hung.txt"
 """Where each thread of a trial was that hung for longer than --trial-timeout."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is true of every trial with a status."""
+
+    meaning: str
+    """What it says of a trial, in words."""
+    fate: str
+    """The same as a verb: "a trial that …"."""
+    style: str
+    """Its look in a terminal, as rich names it."""
+    hue: str
+    """Its colour in figures, by a name of `analysis.figures.style.HUES`."""
+    is_over: bool = True
+    """Whether it has ended; `Outcome.is_open` says whether --resume goes on with a trial."""
+    is_placed: bool = False
+    """Whether it takes a place on the leaderboard."""
+    is_ill: bool = False
+    """Whether something went wrong: told among the failures, with the end of its traceback."""
+    is_lost: bool = False
+    """Whether it counts as the worst value there is, for the searcher too."""
+    teaches: bool = True
+    """Whether it tells a searcher (also that of another sweep) anything."""
+    is_crossed: bool = False
+    """Whether its curve ends in a cross: it had more epochs to come."""
+
+
 class Status(StrEnum):
-    """How a trial ended, or that it has not."""
+    """How a trial ended, or that it has not. What follows from a status stands in its `facts`."""
 
     COMPLETED = "completed"
-    """It trained for all its epochs, or ended by its own --patience."""
     STOPPED = "stopped"
-    """ASHA, the time budget, an interrupt or the driver's end cut it short: `reason` says which."""
     DIVERGED = "diverged"
-    """Its loss became NaN or infinite."""
     OUT_OF_MEMORY = "out of memory"
-    """It needed more memory than it had; it is not tried again."""
     FAILED = "failed"
-    """It raised an error, or its process died, more often than --max-failures."""
     NOT_STARTED = "not started"
-    """It was drawn, or only asked for, and never ran."""
     RUNNING = "running"
-    """It runs now."""
+
+    @property
+    def facts(self) -> Facts:
+        """What is true of every trial with this status."""
+        return FACTS[self]
+
+
+FACTS = {
+    Status.COMPLETED: Facts(
+        "trained for all its epochs, or ended by its own patience",
+        "completed",
+        style="green",
+        hue="blue",
+        is_placed=True,
+    ),
+    Status.STOPPED: Facts(
+        "cut short, by the scheduler, the time budget, an interrupt or the driver's end",
+        "was stopped",
+        style="yellow",
+        hue="light",
+        is_placed=True,
+        is_crossed=True,
+    ),
+    Status.DIVERGED: Facts(
+        "its loss was no longer a number",
+        "diverged",
+        style="magenta",
+        hue="purple",
+        is_ill=True,
+        is_lost=True,
+        is_crossed=True,
+    ),
+    Status.OUT_OF_MEMORY: Facts(
+        "it needed more memory than there was, and was not tried again",
+        "ran out of memory",
+        style="magenta",
+        hue="brown",
+        is_ill=True,
+        is_lost=True,
+        is_crossed=True,
+    ),
+    Status.FAILED: Facts(
+        "it raised an error, or its process died, more often than --max-failures",
+        "failed",
+        style="red",
+        hue="red",
+        is_ill=True,
+        teaches=False,
+        is_crossed=True,
+    ),
+    Status.NOT_STARTED: Facts(
+        "drawn or asked for, and never run",
+        "never ran",
+        style="dim",
+        hue="grey",
+        is_over=False,
+        teaches=False,
+    ),
+    Status.RUNNING: Facts(
+        "running when this was written",
+        "runs",
+        style="bold",
+        hue="green",
+        is_over=False,
+        teaches=False,
+    ),
+}
+
+PLACED = tuple(status for status in Status if status.facts.is_placed)
+"""Statuses that take a place on the leaderboard."""
+OVER = tuple(status for status in Status if status.facts.is_over)
+"""Statuses of trials that have ended."""
+ILL = tuple(status for status in Status if status.facts.is_ill)
+"""Statuses of trials in which something went wrong."""
 
 
 class Outcome(Config):
@@ -63,10 +158,30 @@ class Outcome(Config):
     node: str = ""
     """Machine it ended on."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether --resume takes the trial up: it was cut short, or never ran, or still runs."""
+        return self.unfinished or not self.status.facts.is_over
+
+
+def open_ones(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Return which trials of a table --resume takes up: see `Outcome.is_open`."""
+    return trials["unfinished"].astype(bool) | ~trials["status"].isin(OVER)
+
+
+TRIAL = "trial_"
+"""What the folder of a trial begins with."""
+
+
+def trial_folders(sweep: Path) -> dict[int, Path]:
+    """Return the trials' folders that there are, by number."""
+    found = (path for path in sorted(sweep.glob(f"{TRIAL}[0-9]*")) if path.is_dir())
+    return {int(path.name.removeprefix(TRIAL)): path for path in found}
+
 
 def trial_folder(sweep: Path, number: int) -> Path:
     """Return the folder of a sweep's trial."""
-    return sweep / f"trial_{number:04d}"
+    return sweep / f"{TRIAL}{number:04d}"
 
 
 def write(sweep: Path, outcome: Outcome) -> None:

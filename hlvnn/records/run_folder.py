@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -11,9 +12,12 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from hlvnn.columns import DIVERGED, EPOCH, SECONDS
 from hlvnn.config import RunConfig, run_config
 from hlvnn.data import data_of
-from hlvnn.data.grouped import GroupedDataset, Schema
+from hlvnn.data.grouped import GroupedDataset
+from hlvnn.data.schema import SCHEMA as SCHEMA
+from hlvnn.data.schema import Schema
 from hlvnn.errors import CheckpointError, DataError, RunError
 from hlvnn.files import read_json
 from hlvnn.models.build import assemble
@@ -28,8 +32,6 @@ from hlvnn.storage import readable
 
 HYPERPARAMS = "hyperparams.json"
 """The resolved configuration, with model name, versions and the data's hash."""
-SCHEMA = "schema.json"
-"""Levels, labels, columns and vocabulary of the data."""
 METRICS = "metrics.csv"
 """A row per evaluated epoch."""
 STATS = "training_stats"
@@ -46,13 +48,22 @@ WRITER = "writer.txt"
 """Which process writes the folder: one that a later start has relieved writes no more."""
 RESULT = "result.json"
 """How the run ended: ELBO, KL per latent, epochs; absent until it has."""
-NUMERIC = ("epoch", "seconds", "diverged")
+EPOCH_FILE = re.compile(r"epoch_(\d+)\.parquet")
+"""Names of the per-group tables."""
+NUMERIC = (EPOCH, SECONDS, DIVERGED)
 """Columns that every row of metrics.csv has."""
 
 
 def stats_name(epoch: int) -> str:
     """Return the name of an epoch's table in `STATS`."""
     return f"epoch_{epoch:04d}.parquet"
+
+
+def stats_files(folder: Path) -> dict[int, Path]:
+    """Return a run's per-group tables by their epoch, in order."""
+    paths = sorted((folder / STATS).glob("epoch_*.parquet"))
+    numbers = ((EPOCH_FILE.fullmatch(path.name), path) for path in paths)
+    return {int(found[1]): path for found, path in numbers if found}
 
 
 def versions() -> dict[str, str]:
@@ -95,7 +106,7 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 def read_groups(folder: Path) -> pd.DataFrame:
     """Read a run's per-group tables as one frame, in order of epochs."""
     frames = []
-    for path in sorted((folder / STATS).glob("epoch_*.parquet")):
+    for path in stats_files(folder).values():
         try:
             frames.append(pd.read_parquet(path))
         except Exception as error:  # what damaged bytes make a reader raise has no end

@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hlvnn import files
 from hlvnn.errors import RunError
 from hlvnn.storage import shown_path
 from hlvnn.words import Settings
 
+T = TypeVar("T")
+
 SWEEP = "sweep.json"
 """The sweep's options, its search space's digest, metric and mode, versions and starts."""
-RECORDED = {"options": dict, "space": dict, "fixed": dict, "starts": list}
 SPACE_COPY = "search_space.py"
 """Copy of the search space, to read; it is never run."""
 README = "README.md"
@@ -49,37 +50,31 @@ def locked(sweep: Path) -> Iterator[None]:
         yield
 
 
-def read_raw(sweep: Path) -> dict[str, Any]:
-    """Return `sweep.json` as it is; `RunError` where it is missing or damaged."""
-    if not (sweep / SWEEP).exists():
-        raise RunError(
-            f"{shown_path(sweep)} is not a sweep: {SWEEP} is missing; give the folder that holds "
-            "it, RESULTS_DIR/DATASET/SWEEP"
-        )
-    record = files.read_json(sweep / SWEEP)
-    whole = isinstance(record, dict) and all(
-        isinstance(record.get(name), kind) for name, kind in RECORDED.items()
-    )
-    if not whole or not isinstance(record["space"].get("sha256"), str):
-        raise RunError(
-            f"{shown_path(sweep / SWEEP)}: damaged: expected {', '.join(RECORDED)} in it; restore "
-            "it from a copy"
-        )
-    return record
-
-
 @dataclass(frozen=True)
 class Record:
-    """What `sweep.json` holds, as far as readers need it."""
+    """What `sweep.json` holds.
+
+    space, sha256: name and digest of the search space's file; objectives: each metric with its
+    mode ("max" or "min"), the one that chooses the best trial first; base: the space's BASE as
+    text; fixed: the settings that are the same for all trials; options: those of the last start;
+    starts: time, host and versions of each.
+    """
 
     space: str
-    metric: str
-    mode: str
+    sha256: str
+    objectives: tuple[tuple[str, str], ...]
     base: Settings
     fixed: Settings
     options: Settings
-    objectives: tuple[tuple[str, str], ...]
     starts: list[dict[str, Any]]
+
+    @property
+    def metric(self) -> str:
+        return self.objectives[0][0]
+
+    @property
+    def mode(self) -> str:
+        return self.objectives[0][1]
 
     @property
     def description(self) -> str:
@@ -90,42 +85,55 @@ class Record:
         return int(self.options.get("num_trials", 0))
 
 
+def write_record(sweep: Path, record: Record) -> None:
+    """Write `sweep.json`, whole or not at all."""
+    (metric, mode), *others = record.objectives
+    space = {"name": record.space, "sha256": record.sha256, "metric": metric, "mode": mode}
+    whole = {
+        "starts": record.starts,
+        "fixed": record.fixed,
+        "options": record.options,
+        "space": {**space, "others": others, "base": record.base},
+    }
+    files.write_json(sweep / SWEEP, whole)
+
+
 def read_record(sweep: Path) -> Record:
-    """Read `sweep.json`; `RunError` where it is missing or is not a sweep's."""
+    """Read `sweep.json`; `RunError` where it is missing, damaged or not a sweep's."""
     path = sweep / SWEEP
     if not path.exists():
         raise RunError(
-            f"{sweep} is not a sweep: {SWEEP} is missing; give the folder that holds it, "
-            "RESULTS_DIR/DATASET/SWEEP (or use load_runs for a folder of single runs)"
+            f"{shown_path(sweep)} is not a sweep: {SWEEP} is missing; give the folder that holds "
+            "it, RESULTS_DIR/DATASET/SWEEP (or use load_runs for a folder of single runs)"
         )
-    record = files.read_json(path)
+    whole = files.read_json(path)
     try:
-        space = record["space"]
+        space = whole["space"]
+        pairs = [(space["metric"], space["mode"]), *space.get("others", [])]
         found = Record(
-            str(space["name"]),
-            str(space["metric"]),
-            str(space["mode"]),
-            dict(space.get("base", {})),
-            dict(record.get("fixed", {})),
-            dict(record["options"]),
-            _objectives(space),
-            list(record.get("starts", [])),
+            space=_expect(space["name"], str),
+            sha256=_expect(space["sha256"], str),
+            objectives=tuple((_expect(metric, str), _expect(mode, str)) for metric, mode in pairs),
+            base=_expect(space.get("base", {}), dict),
+            fixed=_expect(whole["fixed"], dict),
+            options=_expect(whole["options"], dict),
+            starts=_expect(whole["starts"], list),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{path}: expected options and space (with name, metric, mode) in it; restore it from "
-            "a copy"
+            f"{shown_path(path)}: damaged: expected options, fixed, starts and space (with name, "
+            "sha256, metric, mode) in it; restore it from a copy"
         ) from error
     for _, mode in found.objectives:
         if mode not in ("min", "max"):
-            raise RunError(f"{path}: mode must be min or max, got {mode!r}")
+            raise RunError(f"{shown_path(path)}: damaged: mode must be min or max, got {mode!r}")
     return found
 
 
-def _objectives(space: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return every metric with its mode, the one that chooses the best trial first."""
-    pairs = [(space["metric"], space["mode"]), *space.get("others", [])]
-    return tuple((str(metric), str(mode)) for metric, mode in pairs)
+def _expect(value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}")
+    return value
 
 
 def has_driver(sweep: Path) -> bool:

@@ -6,7 +6,7 @@ it can be made again at any time, of a sweep that runs or was killed as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,20 +14,19 @@ import numpy as np
 import pandas as pd
 
 from hlvnn import files
+from hlvnn.columns import BEST_EPOCH, EPOCH, FINAL, VAL_LOSS, best_of, final_of
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
 from hlvnn.records import outcomes, perturbations, run_folder
 from hlvnn.records.journal import Draw
-from hlvnn.records.outcomes import Outcome, Status, trial_folder
+from hlvnn.records.outcomes import PLACED, Outcome, Status, trial_folder
 from hlvnn.search_space import Space
 from hlvnn.storage import Remote
 from hlvnn.words import Settings, text
 
 TRIALS = "trials.parquet"
-LEADING = ("trial", "status", "reason", "epochs", "best_epoch")
+LEADING = ("trial", "status", "reason", "epochs", BEST_EPOCH)
 """First columns of the table; the settings, final_… and best_… columns follow."""
-PLACED = (Status.COMPLETED, Status.STOPPED)
-"""Trials that take a place on the leaderboard."""
 PARETO = "pareto"
 """Column of several objectives: whether no other trial is as good in all and better in one."""
 CUT_OFF = "the sweep's driver ended before it did; --resume goes on with it"
@@ -119,11 +118,11 @@ def row_of(
     if frame is not None:
         row["epochs"] = int(frame["epoch"].iloc[-1])
         row["seconds"] = float(frame["seconds"].sum())
-        row |= _prefixed("final", frame.iloc[-1])
+        row |= _renamed(final_of, frame.iloc[-1])
         best = _best(frame, selection)
         if best is not None:
-            row["best_epoch"] = int(best["epoch"])
-            row |= _prefixed("best", best)
+            row[BEST_EPOCH] = int(best["epoch"])
+            row |= _renamed(best_of, best)
     return row
 
 
@@ -140,7 +139,7 @@ def arranged(rows: list[dict[str, Any]], space: Selection) -> pd.DataFrame:
     known = set(settings) | set(Outcome.model_fields) | {*LEADING, "seconds", "folder"}
     measured = sorted(
         (str(name) for name in frame if name not in known),
-        key=lambda name: not name.startswith("final_"),  # stable: the rest keeps its order
+        key=lambda name: not name.startswith(FINAL),  # stable: the rest keeps its order
     )
     about = [name for name in Outcome.model_fields if name not in LEADING]
     return frame.reindex(columns=[*LEADING, "seconds", *about, "folder", *settings, *measured])
@@ -152,11 +151,11 @@ def ranked(frame: pd.DataFrame, space: Selection) -> pd.DataFrame:
     Among equals (accuracies of few rows often are) the lower validation loss comes first. With
     several objectives the Pareto front comes first, and the first objective orders the rows.
     """
-    best = f"best_{space.metric}"
+    best = best_of(space.metric)
     if best not in frame:
         return frame
     keys = frame[[best]].where(frame["status"].isin(PLACED))
-    keys["loss"] = frame.get("best_val_loss", 0.0)
+    keys["loss"] = frame.get(best_of(VAL_LOSS), 0.0)
     keys["behind"] = ~frame[PARETO] if PARETO in frame else False
     order = keys.sort_values(["behind", best, "loss"], ascending=[True, space.mode == "min", True])
     return frame.loc[order.index].reset_index(drop=True)
@@ -164,7 +163,7 @@ def ranked(frame: pd.DataFrame, space: Selection) -> pd.DataFrame:
 
 def on_front(frame: pd.DataFrame, space: Selection) -> np.ndarray:
     """Return which trials are on the Pareto front, by what their best epochs measured: [N] bool."""
-    columns = [f"best_{metric}" for metric, _ in space.objectives]
+    columns = [best_of(metric) for metric, _ in space.objectives]
     front = np.zeros(len(frame), dtype=bool)
     if not {*columns} <= {*frame}:
         return front
@@ -186,8 +185,8 @@ def metrics(sweep: Path, number: int) -> pd.DataFrame | None:
     return frame if len(frame) else None
 
 
-def _prefixed(prefix: str, row: pd.Series[float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in row.items() if name != "epoch"}
+def _renamed(to: Callable[[str], str], row: pd.Series[float]) -> dict[str, float]:
+    return {to(str(name)): value for name, value in row.items() if name != EPOCH}
 
 
 def _best(frame: pd.DataFrame, space: Selection) -> pd.Series[float] | None:

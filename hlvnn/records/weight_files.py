@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from hlvnn.records import run_folder
-from hlvnn.records.outcomes import Status, trial_folder
+from hlvnn.records.outcomes import open_ones, trial_folder
 from hlvnn.storage import Remote
 
 WEIGHTS = (run_folder.CHECKPOINT, run_folder.PREVIOUS, run_folder.BEST)
@@ -29,8 +29,7 @@ def prune(sweep: Path | Remote, ranked: pd.DataFrame, keep: int) -> Freed:
     Nothing is deleted while any trial has not ended, for it may have to go on.
     """
     freed = Freed()
-    going_on = ranked["status"].isin([Status.NOT_STARTED, Status.RUNNING]) | ranked["unfinished"]
-    if going_on.any():
+    if open_ones(ranked).any():
         return freed
     for number in ranked["trial"].iloc[keep:]:
         folder = sweep / trial_folder(Path(), int(number)).name

@@ -13,10 +13,13 @@ from pathlib import Path
 from hlvnn.errors import RunError
 from hlvnn.patience import Patience
 from hlvnn.records import outcomes, run_folder
+from hlvnn.records.sweep_folder import LOCK
 from hlvnn.storage import Remote, Sent, files_below, is_address
 
-LOCAL = ("driver.lock",)
+LOCAL = (LOCK,)
 """Files that concern this machine alone."""
+LAST = (run_folder.PREVIOUS, run_folder.CHECKPOINT)
+"""Files that are uploaded when all that they rest on has been."""
 TRIAL = (run_folder.METRICS, run_folder.RESULT, outcomes.ERROR)
 """What the driver reads of a trial's folder."""
 EVERY_SECONDS = 2.0
@@ -71,7 +74,7 @@ class Mirror:
         self.last = time.monotonic()
 
     def _outcomes(self) -> list[Path]:
-        return list(self.sweep.glob(f"trial_*/{outcomes.OUTCOME}"))
+        return list(self.sweep.glob(f"{outcomes.TRIAL}*/{outcomes.OUTCOME}"))
 
 
 def fetched(remote: Remote) -> Path:
@@ -131,7 +134,7 @@ class TrialCopy:
             now = self.remote.read(run_folder.WRITER)
             if now != mine.read_bytes():
                 raise RunError(f"{self.remote} was taken over by another process; this one ends")
-        names = [*files_below(self.folder), *self.sent]
+        names = [*files_below(self.folder, LAST), *self.sent]
         self.remote.push(self.folder, self.sent, list(dict.fromkeys(names)))
 
     def close(self) -> None:

@@ -334,7 +334,7 @@ class _Driver:
         best = ranked.iloc[0]
         if self.options.report:
             lines.append(_report(self.sweep, self.plan.remote))
-        found = best["status"] in trials_table.PLACED and not pd.isna(
+        found = best["status"] in outcomes.PLACED and not pd.isna(
             best.get(f"best_{self.space.metric}")
         )
         if found:

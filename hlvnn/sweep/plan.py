@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from hlvnn import files, search_space, words
+from hlvnn import search_space, words
+from hlvnn.columns import VAL, of_split
 from hlvnn.config import DataConfig, RunConfig, run_config, validated
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
@@ -23,7 +24,7 @@ from hlvnn.inference.predict import evaluate
 from hlvnn.models.build import assemble, build_model
 from hlvnn.models.model import parameter_count
 from hlvnn.records import outcomes, run_folder
-from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, read_raw
+from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, Record, read_record, write_record
 from hlvnn.search_space import Space
 from hlvnn.storage import Remote, is_address, shown_path
 from hlvnn.sweep import combinations, warm
@@ -112,7 +113,7 @@ def new_plan(options: SweepConfig) -> Plan:
     def learn() -> None:
         if options.warm_start is not None:
             with to_read(options.warm_start) as source:
-                read_raw(source)
+                read_record(source)
                 earlier.append(warm.read(source, space, options.warm_start))
 
     all_of(fix, draw, name, lambda: combinations.check(options, space, sample), learn)
@@ -169,15 +170,15 @@ def resumed_plan(options: SweepConfig) -> Plan:
     combinations.check_more(before, options.num_trials - before.num_trials)
     assert options.space is not None
     space = search_space.load(options.space)
-    record = read_raw(sweep)
-    if record["space"]["sha256"] != space.sha256:
+    record = read_record(sweep)
+    if record.sha256 != space.sha256:
         raise ConfigError(
             f"{space.path} has changed since {shown_path(sweep)} began, so its trials could not be "
             f"compared; put it back (its copy is {shown_path(sweep / SPACE_COPY)}), or start a new "
             "sweep"
         )
-    run_config(record["fixed"], shown_path(sweep / SWEEP))  # where damage is to be looked for
-    fixed = record["fixed"] | _device(options, space)
+    run_config(record.fixed, shown_path(sweep / SWEEP))  # where damage is to be looked for
+    fixed = record.fixed | _device(options, space)
     sample = search_space.check(space, options.seed, fixed)
     combinations.check(options, space, sample)
     return Plan(options, space, sweep, fixed, sample, remote=remote)
@@ -206,35 +207,31 @@ def extended_plan(options: SweepConfig) -> Plan:
 
 def saved_options(sweep: Path) -> SweepConfig:
     """Return the options that a sweep was last started with."""
-    record = read_raw(sweep)
-    return validated(SweepConfig, record["options"], str(sweep / SWEEP))
+    return validated(SweepConfig, read_record(sweep).options, str(sweep / SWEEP))
 
 
 def begin(plan: Plan) -> None:
     """Make the folder of a new sweep, or note that an old one goes on."""
-    record: dict[str, Any] = {"starts": []}
+    starts: list[dict[str, Any]] = []
     if (plan.sweep / SWEEP).exists():
-        record = read_raw(plan.sweep)
+        starts = read_record(plan.sweep).starts
     else:
         shutil.copyfile(plan.space.path, plan.sweep / SPACE_COPY)
         (plan.sweep / README).write_text(readme(plan), encoding="utf-8")
     space = plan.space
     options = plan.options.model_copy(update={"resume": None, "extend": None, "dry_run": False})
-    record["fixed"] = plan.fixed
-    record["options"] = options.model_dump(mode="json", exclude_none=True)
-    record["space"] = {
-        "name": space.name,
-        "sha256": space.sha256,
-        "metric": space.metric,
-        "mode": space.mode,
-        "others": space.others,
-        "base": {key: words.text(value) for key, value in space.base.items()},
-    }
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    record["starts"].append(
-        {"time": now, "host": platform.node(), "versions": run_folder.versions()}
+    start = {"time": now, "host": platform.node(), "versions": run_folder.versions()}
+    record = Record(
+        space=space.name,
+        sha256=space.sha256,
+        objectives=space.objectives,
+        base={key: words.text(value) for key, value in space.base.items()},
+        fixed=plan.fixed,
+        options=options.model_dump(mode="json", exclude_none=True),
+        starts=[*starts, start],
     )
-    files.write_json(plan.sweep / SWEEP, record)
+    write_record(plan.sweep, record)
 
 
 def readme(plan: Plan) -> str:
@@ -283,7 +280,7 @@ def _unmeasured(plan: Plan, config: RunConfig, data: GroupedDataset) -> list[Hlv
     assert data.val is not None
     some = data.val.subset(torch.arange(min(32, len(data.val))))
     scalars = evaluate(build_model(config.model, data), some, 1).scalars
-    measured = [f"val_{name}" for name in scalars]
+    measured = [of_split(VAL, name) for name in scalars]
     return [
         ConfigError(
             f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; there are: "

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
 from hlvnn.config import RunConfig, flatten
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset, Schema
@@ -34,6 +35,7 @@ from hlvnn.records.run_folder import (
     STATS,
     WRITER,
     read_config,
+    stats_files,
     stats_name,
     versions,
 )
@@ -124,7 +126,7 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
             f"{folder} goes on as it was configured; changed: {listed}. Leave them out, or start a "
             "new run with --from-trial"
         )
-    digest = read_json(folder / HYPERPARAMS).get("data_hash")
+    digest = read_json(folder / HYPERPARAMS).get(DATA_HASH)
     if digest != data.digest():
         raise DataError(
             f"the data set {config.data.title} is not the one that {folder} began with "
@@ -189,7 +191,7 @@ class _Writer:
             "model": model.name,
             "latents": [latent.name for latent in model.latents],
             "parameters": parameter_count(model),
-            "data_hash": data.digest(),
+            DATA_HASH: data.digest(),
             "versions": versions(),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
@@ -198,8 +200,8 @@ class _Writer:
 
     def _forget_after(self, epoch: int) -> None:
         """Remove what was written of epochs that will be trained again."""
-        for path in (self.folder / STATS).glob("epoch_*.parquet"):
-            if path.name > stats_name(epoch):
+        for number, path in stats_files(self.folder).items():
+            if number > epoch:
                 path.unlink(missing_ok=True)
         if self.rows:
             write_rows(self.folder / METRICS, self.rows)
@@ -260,9 +262,9 @@ class _Writer:
     def finish(self, result: FitResult) -> None:
         self._check_writer()
         self._save()
-        names = ("elbo", "elbo_error", "kl", "epochs", "diverged", "stopped_early")
+        names = ("elbo", ELBO_ERROR, "kl", "epochs", DIVERGED, STOPPED_EARLY)
         record = {name: getattr(result, name) for name in names}
         if result.diverged:
-            record |= {"elbo": None, "elbo_error": None}
+            record |= {"elbo": None, ELBO_ERROR: None}
         write_json(self.folder / RESULT, record)
         (self.folder / WRITER).unlink(missing_ok=True)

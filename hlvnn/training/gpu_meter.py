@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from hlvnn.columns import GPU_PERCENT
+
 PERIOD = 0.5
 """Seconds between two looks: one takes up to a millisecond."""
 
@@ -34,4 +36,4 @@ class GpuMeter:
     def read(self) -> dict[str, float]:
         """Return `gpu_percent`, the mean since the last reading, or nothing."""
         seen, self.seen = self.seen, []
-        return {"gpu_percent": sum(seen) / len(seen)} if seen else {}
+        return {GPU_PERCENT: sum(seen) / len(seen)} if seen else {}

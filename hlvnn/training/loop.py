@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hlvnn import columns
+from hlvnn.columns import DIVERGED, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS, of_split
 from hlvnn.config import TrainConfig
 from hlvnn.data.batches import Batch, Batches, fits
 from hlvnn.data.grouped import GroupedDataset
@@ -52,7 +54,7 @@ class EpochReport:
 
     @property
     def diverged(self) -> bool:
-        return bool(self.row["diverged"])
+        return bool(self.row[DIVERGED])
 
 
 Report = Callable[[EpochReport, Callable[[], Checkpoint]], None]
@@ -213,14 +215,14 @@ class _Fit:
             if state.epoch % config.eval_every and state.epoch < config.num_epochs:
                 continue
             row, groups = self._evaluate(sums)
-            diverged = bool(row["diverged"])
-            score = row.get("val_loss", row["train_loss"])
+            diverged = bool(row[DIVERGED])
+            score = row.get(VAL_LOSS, row[TRAIN_LOSS])
             is_best = score < state.best
             state.best = min(score, state.best)
             state.waited = 0 if is_best else state.waited + 1
             stopped = self._out_of_patience()
             row["seconds"] = time.perf_counter() - since
-            row["rows_per_second"] = len(self.data.train) / train_seconds
+            row[ROWS_PER_SECOND] = len(self.data.train) / train_seconds
             row |= self.gpu.read()
             state.history.append(row)
             if report is not None:
@@ -308,28 +310,28 @@ class _Fit:
         model.latents.refresh()
         beta = self.step.beta(self.state.step - 1)
         row: dict[str, float] = {"epoch": self.state.epoch}
-        row["train_loss"] = nll + beta * sum(kl_shares) - gap
-        row["train_nll"] = nll
+        row[TRAIN_LOSS] = nll + beta * sum(kl_shares) - gap
+        row[TRAIN_NLL] = nll
         with seeded(0, self.device):  # a mixture's KL draws; evaluating must not change the fit
             totals = model.latents.kl_totals()
         row["elbo"] = -rows * nll - sum(totals)
         if self.bound is not None:
-            row["bound"] = -rows * row["train_loss"]
+            row["bound"] = -rows * row[TRAIN_LOSS]
         for latent, total in zip(model.latents, totals, strict=True):
-            row[f"kl_{latent.name.replace(' ', '_')}"] = total
+            row[columns.kl(latent.name)] = total
         tables = []
-        finite = math.isfinite(row["train_loss"])
+        finite = math.isfinite(row[TRAIN_LOSS])
         for name, split in self.evaluated.items() if finite else ():
             result = evaluate(model, split, config.eval_samples)
-            row |= {f"{name}_{metric}": value for metric, value in result.scalars.items()}
+            row |= {of_split(name, metric): value for metric, value in result.scalars.items()}
             table = result.groups
             table.insert(0, "epoch", self.state.epoch)
             table.insert(min(3, table.shape[1]), "split", name)
             tables.append(table)
         row["lr"] = config.lr * self.step.lr_factor(self.state.step - 1)
         row["kl_weight"] = beta
-        losses = (row["train_loss"], row.get("val_loss", 0.0))
-        row["diverged"] = float(not all(math.isfinite(loss) for loss in losses))
+        losses = (row[TRAIN_LOSS], row.get(VAL_LOSS, 0.0))
+        row[DIVERGED] = float(not all(math.isfinite(loss) for loss in losses))
         return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def _elbo(self) -> Elbo:

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
+from hlvnn.columns import GPU_PERCENT, ROWS_PER_SECOND, TRAIN_LOSS, of_split
 from hlvnn.config import RunConfig
 from hlvnn.data.grouped import GroupedDataset, Level, Schema
 from hlvnn.models.model import HierarchicalModel, parameter_count
@@ -27,11 +28,11 @@ GPU_BUSY = 50
 
 def epoch_line(row: dict[str, float], num_epochs: int) -> str:
     """Return an epoch's metrics in one line."""
-    parts = [f"epoch {int(row['epoch'])}/{num_epochs}", f"train {row['train_loss']:.4f}"]
+    parts = [f"epoch {int(row['epoch'])}/{num_epochs}", f"train {row[TRAIN_LOSS]:.4f}"]
     for split in ("val", "test"):
-        if f"{split}_loss" not in row:
+        if of_split(split, "loss") not in row:
             continue
-        words = [f"{split} {row[f'{split}_loss']:.4f}"]
+        words = [f"{split} {row[of_split(split, 'loss')]:.4f}"]
         known = [metric for metric in ("acc", "f1", "mse") if f"{split}_{metric}" in row]
         words += [f"{metric} {row[f'{split}_{metric}']:.4f}" for metric in known]
         if f"{split}_group_p10" in row:
@@ -39,9 +40,9 @@ def epoch_line(row: dict[str, float], num_epochs: int) -> str:
                 f"p10 {row[f'{split}_group_p10']:.3f} worst {row[f'{split}_group_worst']:.3f}"
             )
         parts.append("  ".join(words))
-    parts.append(f"{row['seconds']:.1f} s, {row['rows_per_second']:,.0f} rows/s")
-    if "gpu_percent" in row:
-        busy = row["gpu_percent"]
+    parts.append(f"{row['seconds']:.1f} s, {row[ROWS_PER_SECOND]:,.0f} rows/s")
+    if GPU_PERCENT in row:
+        busy = row[GPU_PERCENT]
         hint = " (below half: try a larger --batch-size)" if busy < GPU_BUSY else ""
         parts.append(f"GPU {busy:.0f} %{hint}")
     return " | ".join(parts)

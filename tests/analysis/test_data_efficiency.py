@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hlvnn.inference.metrics import group_table
 from hlvnn.inference.predict import score_rows
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.execution import execute
+from tests.conftest import Ended
 from tests.helpers import grouped_data, latent, tiny_model, write_folder
 
 
@@ -163,14 +165,15 @@ def run_folder(root: Path, name: str, **settings: object) -> Path:
 
 
 def test_the_command_writes_tables_and_a_figure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, analysis: Callable[..., Ended]
 ) -> None:
     pytest.importorskip("matplotlib")
     write_folder(tmp_path / "data")
     pooled = run_folder(tmp_path, "pooled")
     factor = run_folder(tmp_path, "factor", latent_config="factor", prior="learned")
     flags = ["--sizes", "0", "1", "3", "--steps", "2", "--repeats", "1", "--num-samples", "2"]
-    assert data_efficiency.main([str(pooled), str(factor), *flags]) == 0
+    ended = analysis("data-efficiency", pooled, factor, *flags)
+    assert ended.code == 0, ended.err
     out = tmp_path / "results"
     table = pd.read_parquet(out / "data_efficiency.parquet")
     assert set(table["model"]) == {"pooled", "factor"}
@@ -179,7 +182,7 @@ def test_the_command_writes_tables_and_a_figure(
         [model, rows] for model in ("pooled", "factor") for rows in (0, 1, 3)
     ]
     assert (out / "data_efficiency.png").read_bytes()[:4] == b"\x89PNG"
-    assert "better than pooled" in capsys.readouterr().out
+    assert "better than pooled" in ended.out
     other = run_folder(tmp_path, "other", split_seed=1)
     with pytest.raises(ConfigError, match=r"other: its known and new groups are not those of"):
         data_efficiency.load([pooled, other])

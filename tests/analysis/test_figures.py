@@ -63,7 +63,7 @@ def test_losses_that_fall_far_are_drawn_on_a_logarithmic_scale(swept: Results) -
 
 
 def test_kl_is_drawn_per_group_for_each_latent(swept: Results) -> None:
-    drawn = figures.kl_over_epochs(swept.epochs, 2, {"writer": 14})
+    drawn = figures.kl_over_epochs(swept.epochs, 2, swept.latent_columns)
     (axes,) = drawn.axes
     own = swept.epochs[swept.epochs["trial"] == 2]
     lines = {line.get_label(): line for line in axes.lines}
@@ -74,7 +74,7 @@ def test_kl_is_drawn_per_group_for_each_latent(swept: Results) -> None:
     assert axes.get_ylabel() == "KL, nats a group"
     assert any(np.allclose(line.get_ydata(), COLLAPSED) for line in axes.lines)
     with pytest.raises(RunError, match="trial 0 has no latent"):
-        figures.kl_over_epochs(swept.epochs, 0, {"writer": 14})
+        figures.kl_over_epochs(swept.epochs, 0, swept.latent_columns)
 
 
 def test_the_use_of_the_machine_over_time(swept: Results) -> None:

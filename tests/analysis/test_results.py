@@ -276,7 +276,9 @@ def test_a_folder_that_is_no_sweep_is_told(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(RunError, match=r"is not a sweep: sweep\.json is missing"):
         load_sweep(tmp_path)
     (copy / SWEEP).write_text('{"options": {}}', encoding="utf-8")
-    with pytest.raises(RunError, match=r"sweep\.json: expected options and space"):
+    with pytest.raises(
+        RunError, match=r"sweep\.json: damaged: expected options, fixed, starts and space"
+    ):
         load_sweep(copy)
     (copy / SWEEP).write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"sweep\.json: not readable as JSON"):

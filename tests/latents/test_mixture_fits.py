@@ -12,8 +12,8 @@ import torch
 from hlvnn import TrainConfig, evaluate, fit, load_run
 from hlvnn.config import run_config
 from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
-from hlvnn.inference import predict
 from hlvnn.inference.objective import full_elbo
+from hlvnn.inference.predict import predict
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeded

@@ -12,6 +12,7 @@ import pytest
 
 from hlvnn import files, search_space
 from hlvnn.commands import train_one, tune_search
+from hlvnn.config import run_config
 from hlvnn.errors import ConfigError, HlvnnError, RunError
 from hlvnn.records import journal, outcomes, perturbations, run_folder, sweep_folder, trials_table
 from hlvnn.records.journal import Journal
@@ -57,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config = propose(study.study.ask())
             if number == 2:
                 continue
-            run = execution.run_config(json.loads(config["settings"]), "trial")
+            run = run_config(json.loads(config["settings"]), "trial")
             execution.execute(run, Path(config["folder"]), resume=True)
             outcomes.write(planned.sweep, Outcome(trial=number, status=Status.COMPLETED))
             study.settle(number, [0.5])

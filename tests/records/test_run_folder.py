@@ -19,7 +19,7 @@ from hlvnn.data import data_of
 from hlvnn.data.grouped import Schema
 from hlvnn.errors import ConfigError, RunError
 from hlvnn.files import write_json
-from hlvnn.inference import predict
+from hlvnn.inference.predict import predict
 from hlvnn.records.run_folder import HYPERPARAMS, METRICS, SCHEMA, read_metrics
 from hlvnn.training.execution import execute
 from tests.helpers import same_bits

@@ -15,7 +15,7 @@ from rich.console import Console
 from hlvnn.analysis import promote
 from hlvnn.analysis.loading import load_sweep
 from hlvnn.commands import find, prune, train_one, watch
-from hlvnn.config import RunConfig, flatten, run_config
+from hlvnn.config import RunConfig, command_line, flatten, run_config
 from hlvnn.records import outcomes, run_folder, sweep_folder
 from hlvnn.records.outcomes import Status
 from hlvnn.records.weight_files import WEIGHTS
@@ -167,10 +167,10 @@ def test_the_command_of_a_run_makes_its_configuration_again() -> None:
         {"dataset": "d", "data_dir": "/somewhere/else", "hidden": [8], "patience": 3},
     ):
         config = run_config(settings, "test")
-        words = shlex.split(config.command_line(config))
+        words = shlex.split(command_line(config))
         assert train_one.parse(words).run_config() == config
     shown = run_config({"dataset": "digits", "testing": True, "debug": True}, "test")
-    assert config.command_line(shown) == "--dataset digits"
+    assert command_line(shown) == "--dataset digits"
 
 
 def test_promoted_trials_are_copied_and_ranked(root: Path, analysis: Callable[..., Ended]) -> None:

@@ -16,6 +16,7 @@ from hlvnn.commands import tune_search
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError, RunError
 from hlvnn.records import outcomes, perturbations, run_folder
+from hlvnn.records.checkpoint import load_checkpoint
 from hlvnn.records.perturbations import Change
 from hlvnn.sweep import plan
 from hlvnn.sweep import population as population_module
@@ -176,15 +177,13 @@ def test_a_trial_is_given_what_another_has_or_is_left_alone(
     assert "trial 0 goes on by itself after epoch 1" in said[-1]
     assert perturbations.read(folders[0]) == []
 
-    before, donor = (
-        execution.load_checkpoint(folder / run_folder.CHECKPOINT) for folder in folders
-    )
+    before, donor = (load_checkpoint(folder / run_folder.CHECKPOINT) for folder in folders)
     settings = exchange.take_over(0, 1, 2, random.Random(0))
     begun, change = perturbations.read(folders[0])
     assert (begun.epoch, begun.from_trial, begun.params) == (0, None, drawn[0])
     assert (change.epoch, change.from_trial, change.settings) == (2, 1, settings)
     assert said[-1] == change
-    now = execution.load_checkpoint(folders[0] / run_folder.CHECKPOINT)
+    now = load_checkpoint(folders[0] / run_folder.CHECKPOINT)
     assert all(torch.equal(now["model"][key], donor["model"][key]) for key in donor["model"])
     assert now["history"] == before["history"]
     assert not (folders[0] / run_folder.PREVIOUS).exists()

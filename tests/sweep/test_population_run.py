@@ -25,6 +25,7 @@ from hlvnn.data import data_of
 from hlvnn.errors import ConfigError
 from hlvnn.optim import lr_factor
 from hlvnn.records import outcomes, perturbations, run_folder
+from hlvnn.records.checkpoint import load_checkpoint
 from hlvnn.sweep import driver, plan, warm
 from hlvnn.training import execution
 from hlvnn.training.loop import EpochReport
@@ -61,7 +62,7 @@ def replayed(folder: Path, number: int, into: Path) -> dict[str, Any]:
 
         with contextlib.suppress(InterruptedError):
             execution.execute(config, into, report=report, resume=True)
-    return execution.load_checkpoint(into / run_folder.CHECKPOINT)
+    return load_checkpoint(into / run_folder.CHECKPOINT)
 
 
 def sweep(*args: str) -> tuple[int, str]:
@@ -117,9 +118,7 @@ def test_a_population_trains_and_tells_what_each_trial_ran(here: Path, local_ray
     for number, change in found:
         if change is changes[number][-1]:
             state = replayed(folder, number, here / f"again_{number}")
-            theirs = execution.load_checkpoint(
-                outcomes.trial_folder(folder, number) / run_folder.CHECKPOINT
-            )
+            theirs = load_checkpoint(outcomes.trial_folder(folder, number) / run_folder.CHECKPOINT)
             assert all(
                 torch.equal(theirs["model"][key], state["model"][key]) for key in theirs["model"]
             )
@@ -170,7 +169,7 @@ def test_a_population_whose_driver_was_killed_goes_on_as_if_it_had_not(here: Pat
         at = outcomes.trial_folder(folder, number)
         assert run_folder.read_metrics(at)["epoch"].tolist() == list(range(1, 8))
         state = replayed(folder, number, here / f"again_{number}")
-        weights = execution.load_checkpoint(at / run_folder.CHECKPOINT)["model"]
+        weights = load_checkpoint(at / run_folder.CHECKPOINT)["model"]
         assert all(torch.equal(weights[key], state["model"][key]) for key in weights)
     changes = [perturbations.read(at) for at in folder.glob("trial_*")]
     assert sorted(change.epoch for one in changes for change in one[1:]) == [3, 3, 6, 6]

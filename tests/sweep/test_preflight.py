@@ -15,12 +15,11 @@ from ray.cluster_utils import Cluster
 
 from hlvnn import errors
 from hlvnn.commands import tune_search
-from hlvnn.config import DataConfig
+from hlvnn.config import DataConfig, flatten
 from hlvnn.data import _loaded
 from hlvnn.errors import HlvnnError, ResourceError
 from hlvnn.sweep import cluster, packing, plan, preflight
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.training import execution
 from tests.helpers import ROOT
 from tests.spaces import write_space
 
@@ -194,8 +193,6 @@ def test_the_largest_draws_are_probed(here: Path) -> None:
     planned = plan.of(SweepConfig(space="study"))
     hidden = [config.model.hidden for config in planned.sample[: 4 * packing.PROBED]]
     assert packing.largest(planned.sample)[0].model.hidden == max(h for h in hidden if h)
-    used, has = packing.measure(
-        [execution.flatten(config) for config in packing.largest(planned.sample)]
-    )
+    used, has = packing.measure([flatten(config) for config in packing.largest(planned.sample)])
     assert used > 0
     assert (has > 0) == torch.cuda.is_available()

@@ -14,13 +14,13 @@ from benchmarks import recorded
 from hlvnn import search_space
 from hlvnn.commands import tune_search
 from hlvnn.errors import ConfigError, RunError
+from hlvnn.files import write_rows
 from hlvnn.records import outcomes, run_folder, sweep_folder
 from hlvnn.records.journal import Journal
 from hlvnn.records.outcomes import Outcome, Status
 from hlvnn.sweep import plan, warm
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.searchers import sampler
-from hlvnn.training import execution
 from tests.spaces import SPACE, loaded
 
 
@@ -41,10 +41,12 @@ def sweep_of(
         outcomes.write(folder, Outcome(trial=number, status=status))
         told = {"seconds": 1.0, "diverged": 0.0}
         metrics = [{"epoch": e, **told, "val_acc": lr * e, "val_loss": e} for e in (1, 2)]
-        execution.write_rows(outcomes.trial_folder(folder, number) / run_folder.METRICS, metrics)
+        write_rows(outcomes.trial_folder(folder, number) / run_folder.METRICS, metrics)
     options = SweepConfig(space=space.name, num_trials=len(lrs)).model_dump(mode="json")
-    record = {"options": options, "space": {"sha256": space.sha256}, "fixed": {}, "starts": []}
-    execution.write_json(folder / sweep_folder.SWEEP, record)
+    record = sweep_folder.Record(
+        space.name, space.sha256, space.objectives, base={}, fixed={}, options=options, starts=[]
+    )
+    sweep_folder.write_record(folder, record)
     return folder
 
 
@@ -163,7 +165,7 @@ def test_a_warm_start_has_better_first_trials_than_a_cold_one(here: Path) -> Non
             journal.study.tell(one, values[-1])
             outcomes.write(source, Outcome(trial=number, status=Status.COMPLETED))
             rows = [{"epoch": epoch, "val_acc": value} for epoch, value in enumerate(values, 1)]
-            execution.write_rows(outcomes.trial_folder(source, number) / run_folder.METRICS, rows)
+            write_rows(outcomes.trial_folder(source, number) / run_folder.METRICS, rows)
         cold.append(first_ten(here / f"cold_{seed}", seed, None))
         learned.append(first_ten(here / f"warm_{seed}", seed, warm.read(source, space)))
     assert np.median(learned) > np.median(cold) + 0.005

@@ -315,9 +315,9 @@ def test_a_fit_does_not_import_torchs_compiler() -> None:
 import sys
 from sklearn.datasets import load_iris
 from hlvnn import GroupedDataset
-from hlvnn.build import build_model
+from hlvnn.models.build import build_model
 from hlvnn.config import ModelConfig, TrainConfig
-from hlvnn.training import fit
+from hlvnn.training.loop import fit
 frame = load_iris(as_frame=True).frame
 frame["group"] = frame.index % 5
 features = [name for name in frame if name.endswith("(cm)")]

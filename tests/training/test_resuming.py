@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hlvnn import evaluate
-from hlvnn.inference import predict
+from hlvnn.inference.predict import predict
 from hlvnn.training.loop import Checkpoint, EpochReport, fit
 from tests.helpers import same_bits
 from tests.training.fits import (

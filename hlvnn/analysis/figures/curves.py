@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hlvnn.analysis.figures import style
+from hlvnn.analysis.results import LatentColumn
+from hlvnn.columns import ROWS_PER_SECOND
 from hlvnn.errors import RunError
 from hlvnn.records.outcomes import Status
 
-KL = "kl_"
-NOT_LATENTS = ("kl_weight",)
 COLLAPSED = 0.01
 """Nats a group below which a latent tells nothing of its groups."""
 WIDE = 3.0
@@ -49,18 +49,18 @@ def learning_curves(
     for number, part in epochs.groupby("trial", sort=False):
         state = Status(status[number])
         plain: style.Look = {
-            "color": style.STATUS[state],
+            "color": style.of_status(state),
             "linewidth": 0.9,
             "alpha": 0.75,
             "zorder": 2,
         }
         axes.plot(part["epoch"], part[metric], gid=f"trial {number}", **plain)
-        if state in (Status.STOPPED, Status.DIVERGED):
+        if state.facts.is_crossed:
             axes.plot(
                 *(part["epoch"].iloc[-1], part[metric].iloc[-1]),
                 marker="x",
                 markersize=4,
-                color=style.STATUS[state] if state == Status.DIVERGED else style.GREY,
+                color=style.of_status(state) if state.facts.is_ill else style.GREY,
                 zorder=3,
             )
     thick = [(best, style.BLUE, "best")]
@@ -98,31 +98,27 @@ def _statuses(axes: Axes, statuses: Sequence[Status]) -> None:
     for status in Status:
         count = sum(one == status for one in statuses)
         if count:
-            marker = "x" if status in (Status.STOPPED, Status.DIVERGED) else None
-            handles.append(Line2D([], [], color=style.STATUS[status], marker=marker, markersize=4))
+            marker = "x" if status.facts.is_crossed else None
+            handles.append(
+                Line2D([], [], color=style.of_status(status), marker=marker, markersize=4)
+            )
             labels.append(f"{count} {status}")
     axes.legend(handles, labels, fontsize=7, framealpha=0.9)
 
 
-def kl_columns(epochs: pd.DataFrame) -> list[str]:
-    """Return the columns that hold the KL of a latent."""
-    names = [str(name) for name in epochs if str(name).startswith(KL)]
-    return [name for name in names if name not in NOT_LATENTS]
-
-
-def kl_over_epochs(epochs: pd.DataFrame, trial: int, groups: dict[str, int]) -> Figure:
+def kl_over_epochs(epochs: pd.DataFrame, trial: int, latents: Mapping[str, LatentColumn]) -> Figure:
     """Draw the KL a group of each of a trial's latents over epochs, other trials' in grey.
 
-    groups: how many groups each level has. KL is shown in nats a group on a logarithmic scale; the
-    dotted line is where a latent tells nothing of its groups (posterior collapse).
+    epochs, latents: `Results.epochs` and `.latent_columns`. KL is shown in nats a group on a
+    logarithmic scale; the dotted line is where a latent tells nothing of its groups (posterior
+    collapse).
     """
     own = epochs[epochs["trial"] == trial]
-    columns = [name for name in kl_columns(epochs) if own[name].notna().any()]
+    columns = [name for name in latents if own[name].notna().any()]
     if not columns:
         raise RunError(f"trial {trial} has no latent, and so no KL")
     made, axes = style.figure()
-    for name in kl_columns(epochs):
-        size = _groups_of(name, groups)
+    for name, latent in latents.items():
         for number, part in epochs[epochs[name].notna()].groupby("trial", sort=False):
             if number != trial:
                 grey: style.Look = {
@@ -131,9 +127,9 @@ def kl_over_epochs(epochs: pd.DataFrame, trial: int, groups: dict[str, int]) -> 
                     "alpha": 0.6,
                     "zorder": 1,
                 }
-                axes.plot(part["epoch"], part[name].clip(1e-6) / size, **grey)
+                axes.plot(part["epoch"], part[name].clip(1e-6) / latent.groups, **grey)
     for name, colour in zip(columns, style.CYCLE * len(columns), strict=False):
-        values = own[name].clip(1e-6) / _groups_of(name, groups)
+        values = own[name].clip(1e-6) / latents[name].groups
         look: style.Look = {
             "color": colour,
             "linewidth": 2,
@@ -141,7 +137,7 @@ def kl_over_epochs(epochs: pd.DataFrame, trial: int, groups: dict[str, int]) -> 
             "markersize": 4,
             "zorder": 3,
         }
-        axes.plot(own["epoch"], values, label=_latent(name), **look)
+        axes.plot(own["epoch"], values, label=latents[name].latent, **look)
     axes.axhline(COLLAPSED, color=style.RED, linestyle=":", linewidth=1.2)
     axes.annotate(
         "collapsed below this line", (0.99, COLLAPSED), xycoords=("axes fraction", "data"),
@@ -153,17 +149,6 @@ def kl_over_epochs(epochs: pd.DataFrame, trial: int, groups: dict[str, int]) -> 
     style.whole_ticks(axes, own["epoch"].to_numpy())
     made.legend(loc="outside upper left", fontsize=7, title=f"trial {trial}", title_fontsize=7)
     return made
-
-
-def _latent(column: str) -> str:
-    """Return a latent's name: `kl_writer_concat@output` is that of `writer concat@output`."""
-    return column.removeprefix(KL).replace("_", " ", 1)
-
-
-def _groups_of(column: str, groups: dict[str, int]) -> int:
-    """Return the number of groups of the level whose latent's KL the column holds."""
-    owners = [name for name in groups if column.startswith(f"{KL}{name.replace(' ', '_')}")]
-    return groups[max(owners, key=len)] if owners else 1
 
 
 def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
@@ -186,7 +171,7 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     above.set_ylim(0, max(running) * 1.15)
     above.yaxis.set_major_locator(MaxNLocator(integer=True))
     use = [str(name) for name in epochs if USE.fullmatch(str(name))]
-    measured = use or ["rows_per_second"]
+    measured = use or [ROWS_PER_SECOND]
     at = epochs[epochs["trial"].isin(began)].copy()
     at["minute"] = at["trial"].map(began) + at.groupby("trial")["seconds"].cumsum() / 60
     at = at.sort_values("minute")

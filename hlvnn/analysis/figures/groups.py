@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hlvnn.analysis.figures import style
-from hlvnn.analysis.group_tables import BETTER_HIGH
+from hlvnn.columns import BETTER_HIGH, WORST_DECILE
 from hlvnn.errors import RunError
 
 NAMED = 6
@@ -46,7 +46,7 @@ def group_spread(
     weak: style.Look = {"color": style.ORANGE, "linewidth": 2, "marker": "o", "markersize": 4}
     axes.plot(x, spread["p10"], label="10th percentile (weak end)", **weak)
     dashed: style.Look = {"color": style.ORANGE, "linewidth": 1.2, "linestyle": "--"}
-    axes.plot(x, spread["worst_decile"], label="mean of the weakest tenth", **dashed)
+    axes.plot(x, spread[WORST_DECILE], label="mean of the weakest tenth", **dashed)
     fair = int(last["n"].median())
     named = weakest(last[last["n"] >= fair], measure)
     end = float(x.iloc[-1])

@@ -16,21 +16,28 @@ from hlvnn.records.outcomes import Status
 SIZE = (5.4, 3.4)
 """Inches; small, so that letters stay readable on a phone."""
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#D55E00", "#009E73", "#B22222"
-PURPLE, GREY, LIGHT = "#8A4F7D", "#6B6B6B", "#B8B8B8"
-CYCLE = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#A6761D", "#1B1B1B")
+PURPLE, GREY, LIGHT, BROWN = "#8A4F7D", "#6B6B6B", "#B8B8B8", "#A6761D"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", BROWN, "#1B1B1B")
 """Okabe and Ito's colours, the darker ones first."""
-STATUS = {
-    Status.COMPLETED: BLUE,
-    Status.STOPPED: LIGHT,
-    Status.DIVERGED: PURPLE,
-    Status.FAILED: RED,
-    Status.RUNNING: GREEN,
-    Status.NOT_STARTED: GREY,
+HUES = {
+    "blue": BLUE,
+    "light": LIGHT,
+    "purple": PURPLE,
+    "brown": BROWN,
+    "red": RED,
+    "green": GREEN,
+    "grey": GREY,
 }
+"""The colours of statuses, by the names that `outcomes.Facts` gives them."""
 Look = dict[str, Any]
 """Keywords of a matplotlib call."""
 WORDS = {"acc": "accuracy", "f1": "F1", "mse": "mean squared error", "loss": "nats a row"}
 SPLITS = {"val": "validation", "test": "test", "train": "training"}
+
+
+def of_status(status: Status) -> str:
+    """Return the colour of a status."""
+    return HUES[status.facts.hue]
 
 
 def figure(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:

@@ -20,6 +20,7 @@ from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.report import findings, tables
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
+from hlvnn.columns import best_of
 from hlvnn.files import replacing
 from hlvnn.records.outcomes import Status
 from hlvnn.records.sweep_folder import SPACE_COPY
@@ -39,15 +40,6 @@ WORDS = [
     ("KL", "how much the latents say of their groups beyond the prior; part of the loss"),
     ("ASHA, rung", "at a rung the worse trials are stopped, so that the others get the time"),
 ]
-STATUSES = {
-    Status.COMPLETED: "trained for all its epochs, or ended by its own patience",
-    Status.STOPPED: "cut short, by ASHA, the time budget, an interrupt or the driver's end",
-    Status.DIVERGED: "its loss was no longer a number",
-    Status.OUT_OF_MEMORY: "it needed more memory than there was",
-    Status.FAILED: "it ended with an error",
-    Status.NOT_STARTED: "drawn or asked for, and never run",
-    Status.RUNNING: "running when this page was written",
-}
 
 
 def write_report(results: Results, path: Path | None = None, *, num_samples: int = 20) -> Path:
@@ -94,7 +86,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         description=record.description if record is not None else "",
         about=[paragraph for paragraph in about if paragraph],
         best=results.best_trial,
-        has_test=f"best_{findings.test_column(results.metric)}" in results.trials,
+        has_test=best_of(findings.test_column(results.metric)) in results.trials,
         short=findings.in_short(results, measured.evidence),
         problems=[*results.problems, *results.groups.problems, *measured.faults],
         commands=commands(results),
@@ -104,7 +96,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         next_steps=findings.next_steps(results, measured.evidence),
         all_trials=tables.all_trials(results),
         failures=tables.failures(results),
-        words=[*WORDS, *((str(one), said) for one, said in STATUSES.items() if one in used)],
+        words=[*WORDS, *((str(one), one.facts.meaning) for one in Status if one in used)],
         facts=tables.facts(results),
         in_python=in_python(results),
         written=f"{datetime.now():%Y-%m-%d %H:%M}",

@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from hlvnn.analysis.figures.curves import COLLAPSED, kl_columns
+from hlvnn.analysis.figures.curves import COLLAPSED
 from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.figures.uncertainty import expected_error
 from hlvnn.analysis.gains import Summary
 from hlvnn.analysis.results import Results
-from hlvnn.records.outcomes import Status
+from hlvnn.columns import BEST_EPOCH, VAL_ACC, VAL_LOSS, WORST_DECILE, best_of, on_test
+from hlvnn.records.outcomes import Status, open_ones
 from hlvnn.storage import shown_path
 from hlvnn.words import duration, number, text
 
@@ -38,7 +39,6 @@ class Evidence:
     spread: pd.DataFrame | None = None
     pooled_spread: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
-    level_sizes: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Step:
 
 def test_column(metric: str) -> str:
     """Return the column of the same measure on test rows."""
-    return metric.replace("val_", "test_", 1)
+    return on_test(metric)
 
 
 def plural(count: int, noun: str, verb: str = "") -> str:
@@ -110,15 +110,15 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
         else f", latents `{structure}`,"
     )
     measured = f"{said(metric)} {_of(row, metric)}"
-    if not pd.isna(row.get(f"best_{test}")):
+    if not pd.isna(row.get(best_of(test))):
         measured += f"; {said(test)} {_of(row, test)}"
-    other = "val_acc" if metric != "val_acc" else "val_loss"
+    other = VAL_ACC if metric != VAL_ACC else VAL_LOSS
     for name in (other, test_column(other)):
-        if not pd.isna(row.get(f"best_{name}")):
+        if not pd.isna(row.get(best_of(name))):
             measured += f"; {said(name)} {_of(row, name)}"
     running = " It is still running." if row["status"] == Status.RUNNING else ""
     return (
-        f"Best is trial {row['trial']}{with_latents} at epoch {text(row['best_epoch'])} of "
+        f"Best is trial {row['trial']}{with_latents} at epoch {text(row[BEST_EPOCH])} of "
         f"{text(row.get('num_epochs', row['epochs']))}: {measured}.{running} It was chosen on "
         "validation rows; test rows were only scored."
     )
@@ -128,7 +128,7 @@ def _against_pooled(
     results: Results, latent: pd.Series[Any], pooled: pd.Series[Any], evidence: Evidence
 ) -> list[str]:
     test = test_column(results.metric)
-    column = test if not pd.isna(latent.get(f"best_{test}")) else results.metric
+    column = test if not pd.isna(latent.get(best_of(test))) else results.metric
     sentences = [
         (
             f"The best without latents (the pooled model, trial {pooled['trial']}) has "
@@ -165,7 +165,7 @@ def _weak_end(evidence: Evidence) -> list[str]:
     if own is None or other is None or not len(own) or not len(other):
         return []
     word = WORDS[str(own.attrs.get("measure", "acc"))]
-    mine, theirs = own["worst_decile"].iloc[-1], other["worst_decile"].iloc[-1]
+    mine, theirs = own[WORST_DECILE].iloc[-1], other[WORST_DECILE].iloc[-1]
     return [
         (
             f"The weakest tenth of groups has a mean {word} of {float(mine):.3g} on validation "
@@ -202,9 +202,9 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
         return _unfinished(results)
     row = results.row(best)
     steps = _edges(results, best)
-    if row["best_epoch"] == row.get("num_epochs") and row["status"] == Status.COMPLETED:
+    if row[BEST_EPOCH] == row.get("num_epochs") and row["status"] == Status.COMPLETED:
         steps.append(
-            f"Trial {best} was best in its last epoch ({text(row['best_epoch'])}): more epochs "
+            f"Trial {best} was best in its last epoch ({text(row[BEST_EPOCH])}): more epochs "
             "may help (`--num-epochs`)."
         )
     pooled = results.placed[results.placed["pooled"].astype(bool)]
@@ -215,7 +215,7 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
             "trials before you report a gain."
         )
     if results.latent_trial is not None:
-        steps += _collapsed(results, results.latent_trial, evidence)
+        steps += _collapsed(results, results.latent_trial)
     if evidence.calibration is not None and "confidence" in evidence.calibration:
         over = sureness(evidence.calibration)
         if over > TOO_SURE:
@@ -260,18 +260,16 @@ def _edges(results: Results, best: int) -> list[str]:
     return found
 
 
-def _collapsed(results: Results, trial: int, evidence: Evidence) -> list[str]:
+def _collapsed(results: Results, trial: int) -> list[str]:
     own = results.epochs[results.epochs["trial"] == trial]
     found = []
-    for name in kl_columns(own):
-        sizes = evidence.level_sizes or {}
-        level = next((level for level in sizes if name.startswith(f"kl_{level}")), None)
+    for name, latent in results.latent_columns.items():
         value = own[name].iloc[-1]
-        if level is not None and value / sizes[level] < COLLAPSED:
+        if latent.level is not None and value / latent.groups < COLLAPSED:
             found.append(
-                f"The latent {name.removeprefix('kl_').replace('_', ' ', 1)} tells next to nothing "
-                f"of its groups (KL {number(float(value))} nats over {sizes[level]} of them): "
-                "leave it out, or weigh its KL less (`--kl-weight`, `--kl-annealing`)."
+                f"The latent {latent.latent} tells next to nothing of its groups (KL "
+                f"{number(float(value))} nats over {latent.groups} of them): leave it out, or "
+                "weigh its KL less (`--kl-weight`, `--kl-annealing`)."
             )
     return found
 
@@ -279,7 +277,7 @@ def _collapsed(results: Results, trial: int, evidence: Evidence) -> list[str]:
 def _unfinished(results: Results) -> list[Step]:
     if results.alive or results.record is None:
         return []
-    open_ends = results.trials["unfinished"] | (results.trials["status"] == Status.NOT_STARTED)
+    open_ends = open_ones(results.trials)
     if not open_ends.any():
         return []
     folder = shlex.quote(shown_path(results.path))
@@ -293,4 +291,4 @@ def _unfinished(results: Results) -> list[Step]:
 
 
 def _of(row: pd.Series[Any], column: str) -> str:
-    return f"{float(str(row[f'best_{column}'])):#.4g}".rstrip(".")
+    return f"{float(str(row[best_of(column)])):#.4g}".rstrip(".")

@@ -68,7 +68,6 @@ class Measured:
         self.calibration = self._try(
             "calibration", lambda: results.calibration(num_samples=num_samples)
         )
-        self.sizes = self._sizes()
 
     @property
     def evidence(self) -> Evidence:
@@ -79,7 +78,6 @@ class Measured:
             self.latent_spread,
             self.pooled_spread,
             self.calibration,
-            self.sizes,
         )
 
     def _latent_trial(self) -> int:
@@ -90,11 +88,6 @@ class Measured:
 
     def _one(self, trial: int | None) -> list[int]:
         return [self.results._number(trial)]
-
-    def _sizes(self) -> dict[str, int]:
-        best = self.results.best_trial
-        schema = None if best is None else self.results.groups.schemas[best]
-        return {} if schema is None else {level.name: level.size for level in schema.levels}
 
     def _last_groups(self, trial: int) -> pd.DataFrame:
         groups = self.results.groups
@@ -228,7 +221,7 @@ def sections(measured: Measured) -> list[Section]:
             ),
             "KL of each latent of one trial over epochs, in nats a group, on a log scale.",
             lambda: figures.kl_over_epochs(
-                results.epochs, measured._latent_trial(), measured.sizes
+                results.epochs, measured._latent_trial(), results.latent_columns
             ),
         ),
         (

@@ -13,8 +13,19 @@ import pandas as pd
 
 from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.report.findings import test_column
-from hlvnn.analysis.results import PARAMETER, Results
-from hlvnn.records.outcomes import ERROR, Status
+from hlvnn.analysis.results import Results
+from hlvnn.columns import (
+    BEST_EPOCH,
+    DATA_HASH,
+    PARAMETER,
+    TEST_ACC,
+    TEST_MSE,
+    VAL_GROUP_P10,
+    VAL_GROUP_WORST,
+    best_of,
+)
+from hlvnn.records.outcomes import ERROR, ILL
+from hlvnn.records.run_folder import HYPERPARAMS
 from hlvnn.storage import shown_path
 from hlvnn.words import duration, number, text
 
@@ -83,14 +94,14 @@ def leaderboard(results: Results) -> Table:
     metric = results.metric
     measured = {
         metric: said(metric),
-        "val_group_p10": "10th percentile of groups",
-        "val_group_worst": "worst group",
+        VAL_GROUP_P10: "10th percentile of groups",
+        VAL_GROUP_WORST: "worst group",
         test_column(metric): said(test_column(metric)),
     }
-    for name in ("test_acc", "test_mse"):
+    for name in (TEST_ACC, TEST_MSE):
         measured.setdefault(name, said(name))
     best = results.best(TOP)
-    measured = {name: word for name, word in measured.items() if f"best_{name}" in best}
+    measured = {name: word for name, word in measured.items() if best_of(name) in best}
     drawn = [str(name) for name in best if str(name).startswith(PARAMETER)]
     drawn = [name for name in drawn if best[name].notna().any()]
     columns = [("place", True), ("trial", True), ("status", False), ("best epoch", True)]
@@ -99,13 +110,13 @@ def leaderboard(results: Results) -> Table:
         (name.removeprefix(PARAMETER), pd.api.types.is_numeric_dtype(best[name])) for name in drawn
     ]
     told = {
-        name: fixed(best[f"best_{name}"], 3 if name.startswith("val_group") else 4)
+        name: fixed(best[best_of(name)], 3 if name.startswith("val_group") else 4)
         for name in measured
     }
     rows = []
     for place, (_, row) in enumerate(best.iterrows()):
         cells = [value(row["rank"]), value(row["trial"]), status(row["status"])]
-        cells += [value(row["best_epoch"])]
+        cells += [value(row[BEST_EPOCH])]
         cells += [told[name][place] for name in measured]
         rows.append([*cells, *(value(row[name]) for name in drawn)])
     return Table("leaderboard", f"The best {len(best)} trials, by {said(metric)}", columns, rows)
@@ -117,7 +128,7 @@ def all_trials(results: Results) -> Table:
     columns = [("trial", True), ("status", False), ("why", False), ("epochs", True)]
     columns += [(said(metric), True), ("seconds", True), ("starts", True), ("latents", False)]
     absent = pd.Series(math.nan, results.trials.index)
-    told = fixed(results.trials.get(f"best_{metric}", absent))
+    told = fixed(results.trials.get(best_of(metric), absent))
     seconds = [value(None if pd.isna(one) else round(one)) for one in results.trials["seconds"]]
     rows = []
     for place, (_, row) in enumerate(results.trials.iterrows()):
@@ -171,7 +182,7 @@ def some_groups(results: Results, gains: pd.DataFrame) -> Table:
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial that failed or diverged, in its own words."""
+    """A trial in which something went wrong, in its own words."""
 
     trial: int
     status: str
@@ -181,12 +192,12 @@ class Failure:
 
 
 def failures(results: Results) -> list[Failure]:
-    """Return the failed and diverged trials, with the end of their tracebacks."""
+    """Return the trials in which something went wrong, with the end of their tracebacks."""
     found = []
-    ill = results.trials[results.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
+    ill = results.trials[results.trials["status"].isin(ILL)]
     for _, row in ill.iterrows():
         folder = results.path / str(row["name"])
-        has_settings = (folder / "hyperparams.json").exists()
+        has_settings = (folder / HYPERPARAMS).exists()
         found.append(
             Failure(
                 int(row["trial"]),
@@ -236,7 +247,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
             listed = ", ".join(f"{name} {version}" for name, version in versions.items())
             times = [str(start.get("time", ""))[:16].replace("T", " ") for start in record.starts]
             known += [("started", ", again ".join(times)), ("versions", listed)]
-    hashes = trials["data_hash"].dropna().unique()
+    hashes = trials[DATA_HASH].dropna().unique()
     known.append(("data hash", ", ".join(map(str, hashes)) or "not known"))
     known.append(("time in trials", duration(float(trials["seconds"].sum()))))
     return known

@@ -1,0 +1,119 @@
+"""The columns of the tables that runs and sweeps leave: each name once, and how names are made.
+
+A column of two words or more is written here and nowhere else (`tests/test_literals.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+TRAIN, VAL, TEST = "train", "val", "test"
+"""The splits of a data set, as tables and column names call them."""
+
+EPOCH = "epoch"
+"""Number of the epoch, from 1."""
+SECONDS = "seconds"
+"""Seconds of training and evaluation."""
+DIVERGED = "diverged"
+"""1 where the loss was no longer a number, else 0."""
+ROWS_PER_SECOND = "rows_per_second"
+"""Training rows a second."""
+GPU_PERCENT = "gpu_percent"
+"""Per cent of the time in which the GPU was busy."""
+TRAIN_NLL = "train_nll"
+"""Mean of −log p(y | x, z) over the epoch's training rows."""
+GROUP_MEAN = "group_mean"
+"""Mean over the lowest level's groups of their accuracy, or mean squared error."""
+GROUP_P10 = "group_p10"
+"""The tenth percentile of the groups, from the weak end."""
+GROUP_P90 = "group_p90"
+"""The ninetieth percentile of the groups, from the weak end."""
+GROUP_WORST = "group_worst"
+"""The weakest group."""
+BEST_EPOCH = "best_epoch"
+"""The epoch with the best validation metric."""
+DATA_HASH = "data_hash"
+"""Digest of the data that a run was trained on."""
+STOPPED_EARLY = "stopped_early"
+"""Whether a run was ended by its own --patience."""
+ELBO_ERROR = "elbo_error"
+"""Standard error of the final ELBO, 0 where it is exact."""
+PRIOR_SD = "prior_sd"
+"""SD of a latent's coordinate under its prior."""
+WORST_DECILE = "worst_decile"
+"""Mean of the weakest tenth of groups."""
+
+KL = "kl_"
+"""What the column of a latent's KL begins with; see `kl`."""
+BEST = "best_"
+"""What a metric at the epoch with the best validation metric begins with."""
+FINAL = "final_"
+"""What a metric at the last epoch begins with."""
+PARAMETER = "param_"
+"""What a parameter that Optuna drew begins with."""
+BETTER_HIGH = ("acc", "f1")
+"""Measures that are better when they are higher; the others are better when they are lower."""
+
+
+def of_split(split: str, measure: str) -> str:
+    """Return the column of a measure on a split: `val_acc`."""
+    return f"{split}_{measure}"
+
+
+TRAIN_LOSS = of_split(TRAIN, "loss")
+"""What was minimised, a row of the epoch: the negative ELBO (or bound) over N."""
+VAL_LOSS = of_split(VAL, "loss")
+"""−log of the predictive probability (density) of y, mean over validation rows."""
+VAL_ACC = of_split(VAL, "acc")
+"""Share of the validation rows that are predicted rightly."""
+VAL_MSE = of_split(VAL, "mse")
+"""Mean squared error of the validation rows."""
+TEST_ACC = of_split(TEST, "acc")
+"""Share of the test rows that are predicted rightly."""
+TEST_MSE = of_split(TEST, "mse")
+"""Mean squared error of the test rows."""
+VAL_GROUP_P10 = of_split(VAL, GROUP_P10)
+"""The tenth percentile of the groups on validation rows."""
+VAL_GROUP_WORST = of_split(VAL, GROUP_WORST)
+"""The weakest group on validation rows."""
+
+
+def is_validation(column: object) -> bool:
+    """Whether a column is a measure of validation rows, which a sweep may select on."""
+    return str(column).startswith(f"{VAL}_")
+
+
+def measure_of(column: str) -> str:
+    """Return what a validation column measures: `val_acc` is acc."""
+    return column.removeprefix(f"{VAL}_")
+
+
+def on_test(column: str) -> str:
+    """Return the column of the same measure on test rows; others stay as they are."""
+    return of_split(TEST, measure_of(column)) if is_validation(column) else column
+
+
+def validation_of(columns: Iterable[object]) -> list[str]:
+    """Return those columns that are measures of validation rows."""
+    return [str(column) for column in columns if is_validation(column)]
+
+
+def best_of(column: str) -> str:
+    """Return the column of trials that holds a metric at the best epoch."""
+    return f"{BEST}{column}"
+
+
+def final_of(column: str) -> str:
+    """Return the column of trials that holds a metric at the last epoch."""
+    return f"{FINAL}{column}"
+
+
+def kl(latent: str) -> str:
+    """Return the column of metrics.csv with the KL of a latent of this name."""
+    return f"{KL}{latent.replace(' ', '_')}"
+
+
+def level_of(latent: str, levels: Iterable[str]) -> str | None:
+    """Return the group level of a latent by its name, which opens with it; None where none does."""
+    found = [level for level in levels if latent.startswith(f"{level} ")]
+    return max(found, key=len, default=None)
