@@ -23,7 +23,9 @@ from hlvnn.commands import train_one as train_one_command
 from hlvnn.config import DataConfig
 from hlvnn.data import GroupedDataset, load_data
 from hlvnn.errors import run_command
-from tests.helpers import ROOT
+from tests.helpers import ROOT, write_folder
+from tests.runs import Finished, configured
+from tests.spaces import SPACE, write_space
 from tests.sweeps import make_sweep
 
 torch.set_num_threads(1)  # models here are tiny: more threads only wait for each other
@@ -51,6 +53,26 @@ def small_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("swept")
     with contextlib.chdir(root):
         return make_sweep(root)
+
+
+@pytest.fixture
+def here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty working folder; its search space `study` is the SPACE of the test's file."""
+    monkeypatch.chdir(tmp_path)
+    write_space(getattr(request.module, "SPACE", SPACE))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of data `tiny`: images of two levels of groups, as users' arrays are."""
+    return write_folder(tmp_path_factory.mktemp("data"), levels=2)
+
+
+@pytest.fixture(scope="session")
+def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Return a finished run on `image_folder`, with its folder as it was after each epoch."""
+    return Finished(configured(image_folder), tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +141,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the gpu tests where there is no CUDA device; share the tests out to processes.
 
     Tests that start Ray go to one process, first, as each uses the cores by itself; those of a
-    file go to one, as they share fixtures.
+    file go to one, as they share fixtures; and so do those of several files that say so.
     """
     skip = pytest.mark.skip(reason="no CUDA device")
     for item in items:
         if not torch.cuda.is_available() and item.get_closest_marker("gpu"):
             item.add_marker(skip)
-        item.add_marker(pytest.mark.xdist_group("ray" if _uses_ray(item) else item.path.stem))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(
+                pytest.mark.xdist_group("ray" if _uses_ray(item) else item.nodeid.split("::")[0])
+            )
     items.sort(key=lambda item: not _uses_ray(item))
 
 

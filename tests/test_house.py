@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,11 @@ def test_a_members_file_holds_the_class_of_its_name(family: str, name: str) -> N
 @pytest.mark.parametrize("name", families.members("data.sources"))
 def test_a_data_source_has_a_load_function(name: str) -> None:
     assert callable(families.member_module("data.sources", name, "data set").load)
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process has all tests")
+def test_tests_that_share_fixtures_go_to_one_process(request: pytest.FixtureRequest) -> None:
+    assert request.node.nodeid.endswith("@tests/test_house.py")
 
 
 def test_the_readme_names_the_two_commands() -> None:

@@ -1,13 +1,11 @@
-"""Reading a real sweep as dataframes: running, killed, damaged; and what its figures show."""
+"""What analysis reads of a sweep: its trials, groups and latents, whole and damaged."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,8 @@ import pytest
 
 import hlvnn
 import hlvnn.analysis
-from hlvnn.analysis import Results, compare, figures, load_runs, load_sweep
-from hlvnn.analysis.figures.curves import COLLAPSED
-from hlvnn.analysis.figures.uncertainty import interval
-from hlvnn.analysis.gains import Summary, alike, gains
+from hlvnn.analysis import Results, compare, load_runs, load_sweep
+from hlvnn.analysis.gains import Summary, gains
 from hlvnn.errors import RunError
 from hlvnn.inference.metrics import across_groups
 from hlvnn.records import outcomes, run_folder, trials_table
@@ -29,22 +25,11 @@ from tests.helpers import ROOT
 from tests.sweeps import COMPLETED, DIVERGED, DRAWN, FAILED, RUNNING, STOPPED, TRIALS
 
 
-@pytest.fixture(scope="module")
-def swept(small_sweep: Path) -> Results:
-    return load_sweep(small_sweep)
-
-
-@pytest.fixture
-def copy(small_sweep: Path, tmp_path: Path) -> Path:
-    """Return a copy of the sweep, to be damaged."""
-    return Path(shutil.copytree(small_sweep, tmp_path / "damaged"))
-
-
 def files_below(folder: Path) -> dict[Path, tuple[int, int]]:
     return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()}
 
 
-# ------------------------------------------------------------------------------ trials
+# trials
 
 
 def test_every_trial_is_in_the_table_with_its_status(small_sweep: Path) -> None:
@@ -130,7 +115,7 @@ def test_analysis_needs_no_ray_and_does_not_import_matplotlib_to_read(small_swee
     assert (done.stdout, done.returncode) == ("10\n", 0), done.stderr
 
 
-# ------------------------------------------------------------------------------ groups
+# groups
 
 
 def test_groups_are_read_by_column_trial_and_epoch(swept: Results) -> None:
@@ -191,7 +176,7 @@ def test_a_regressions_spread_has_its_weak_end_where_the_error_is(tmp_path: Path
     assert row["worst_decile"] == (19 + 18) / 2
 
 
-# ------------------------------------------------------------------------------ latents
+# latents
 
 
 def test_latents_are_the_models_posteriors(swept: Results) -> None:
@@ -238,11 +223,11 @@ def test_gains_set_each_group_beside_itself(swept: Results) -> None:
     assert summary.error == pytest.approx(pd.Series([0.1, 0.3, 0.0, -0.2]).sem())
 
 
-# ------------------------------------------------------------------------------ damage
-
-
 def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# damage
 
 
 def test_a_damaged_sweep_is_read_as_far_as_it_goes(copy: Path) -> None:
@@ -302,7 +287,7 @@ def test_a_folder_that_is_no_sweep_is_told(tmp_path: Path, copy: Path) -> None:
         load_runs(tmp_path)
 
 
-# ------------------------------------------------------------------------------ others
+# others
 
 
 def test_single_runs_are_read_as_trials(small_sweep: Path, tmp_path: Path) -> None:
@@ -333,213 +318,3 @@ def test_sweeps_are_set_side_by_side(swept: Results, copy: Path) -> None:
     assert first["best"] == swept.trials["best_val_loss"].min()
     assert first["gain"] == pytest.approx(first["pooled"] - first["best"])
     assert first["gain"] > 0
-
-
-# ------------------------------------------------------------------------------ figures
-
-
-def test_learning_curves_hold_every_trial_and_the_rungs(swept: Results) -> None:
-    drawn = figures.learning_curves(
-        swept.trials,
-        swept.epochs,
-        "val_loss",
-        "min",
-        rungs=swept.rungs,
-        best=swept.best_trial,
-        pooled=swept.pooled_trial,
-    )
-    (axes,) = drawn.axes
-    by_trial = {line.get_gid(): line for line in axes.lines if line.get_gid()}
-    assert set(by_trial) == {f"trial {n}" for n in swept.epochs["trial"].unique()}
-    own = swept.epochs[swept.epochs["trial"] == 2]
-    np.testing.assert_array_equal(by_trial["trial 2"].get_xdata(), own["epoch"])
-    np.testing.assert_array_equal(by_trial["trial 2"].get_ydata(), own["val_loss"])
-    assert axes.get_xlabel().startswith("epoch")
-    assert axes.get_ylabel() == "validation nats a row\n(lower is better)"
-    assert [t.get_text() for t in axes.texts] == ["rung 1", "rung 2", "rung 4"]
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert f"best (trial {swept.best_trial})" in legend
-    assert f"best without latents (trial {swept.pooled_trial})" in legend
-    assert {"4 completed", "2 stopped", "1 diverged"} <= set(legend)
-    crosses = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
-    assert sorted(crosses) == [1, 2, 2]
-    with pytest.raises(RunError, match="no trial has finished an epoch"):
-        figures.learning_curves(swept.trials, swept.epochs.iloc[:0], "val_loss", "min")
-
-
-def test_losses_that_fall_far_are_drawn_on_a_logarithmic_scale(swept: Results) -> None:
-    epochs = swept.epochs.assign(val_loss=4.0 / swept.epochs["epoch"])
-    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "min").axes
-    assert axes.get_yscale() == "log"
-    bottom, top = axes.get_ylim()
-    ticks = [t for t in axes.get_yticks() if bottom <= t <= top]
-    assert {0.7, 1, 2, 3, 4} <= {round(float(t), 6) for t in ticks}
-    assert not axes.yaxis.get_minorticklocs().size
-    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "max").axes
-    assert axes.get_yscale() == "linear"
-    near = epochs.assign(val_loss=3.0 + epochs["val_loss"])
-    (axes,) = figures.learning_curves(swept.trials, near, "val_loss", "min").axes
-    assert axes.get_yscale() == "linear"
-
-
-def test_kl_is_drawn_per_group_for_each_latent(swept: Results) -> None:
-    drawn = figures.kl_over_epochs(swept.epochs, 2, swept.latent_columns)
-    (axes,) = drawn.axes
-    own = swept.epochs[swept.epochs["trial"] == 2]
-    lines = {line.get_label(): line for line in axes.lines}
-    for place in ("output", "hidden1"):
-        line = lines[f"writer concat@{place}"]
-        np.testing.assert_allclose(line.get_ydata(), own[f"kl_writer_concat@{place}"] / 14)
-    assert axes.get_yscale() == "log"
-    assert axes.get_ylabel() == "KL, nats a group"
-    assert any(np.allclose(line.get_ydata(), COLLAPSED) for line in axes.lines)
-    with pytest.raises(RunError, match="trial 0 has no latent"):
-        figures.kl_over_epochs(swept.epochs, 0, swept.latent_columns)
-
-
-def test_the_use_of_the_machine_over_time(swept: Results) -> None:
-    drawn = figures.use_over_time(swept.trials, swept.epochs)
-    above, below = drawn.axes
-    (steps,) = above.patches
-    running, edges, _ = steps.get_data()
-    begun = swept.trials[swept.trials["started"].notna() & (swept.trials["epochs"] > 0)]
-    busy = (running * np.diff(edges)).sum() * 60
-    assert busy == pytest.approx(begun["seconds"].sum())  # every second of every trial is there
-    dots = below.lines[0]
-    begun = begun["trial"]
-    speeds = swept.epochs[swept.epochs["trial"].isin(begun)]["rows_per_second"]
-    assert sorted(dots.get_ydata()) == sorted(speeds)
-    assert below.get_xlabel() == "minutes since the first trial began"
-    with_use = swept.epochs.assign(gpu_util=50.0)
-    assert figures.use_over_time(swept.trials, with_use).axes[1].get_ylabel() == "busy, %"
-
-
-def test_the_spread_names_the_weakest_groups(swept: Results) -> None:
-    best = swept.best_trial
-    spread = swept.groups.spread(trials=[best])
-    last = swept.groups.read(trials=[best], epochs=[6], split="val", labels=True)
-    drawn = figures.group_spread(spread, last, "acc")
-    (axes,) = drawn.axes
-    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
-    np.testing.assert_array_equal(lines["median group"], spread["p50"])
-    np.testing.assert_array_equal(lines["10th percentile (weak end)"], spread["p10"])
-    np.testing.assert_array_equal(lines["mean of the weakest tenth"], spread["worst_decile"])
-    title, *words = drawn.get_supxlabel().splitlines()
-    fair = last[last["n"] >= last["n"].median()].sort_values("acc", kind="stable")
-    worst = fair.iloc[0]
-    assert title == f"weakest at the end, of those with {fair['n'].min()} rows or more (red):"
-    assert words[0].startswith(f"{worst['label']} {worst['acc']:.2f} ({worst['n']} rows), ")
-    assert ", ".join(words).count(" rows") == 6
-    assert axes.get_ylabel() == "accuracy of a group,\nvalidation rows"
-
-
-def test_trials_that_validation_rows_cannot_tell_apart(swept: Results) -> None:
-    best, found = swept.best_trial, alike(swept)
-    others = [number for number in swept.placed["trial"] if number != best]
-    assert set(found) <= set(others)
-    for number in others:
-        pair = gains(swept, trial=best, pooled=number, split="val", measure="loss")
-        lead = np.average(pair["gain"], weights=pair["n"])
-        known = swept.row(number)["best_val_loss"] - swept.row(best)["best_val_loss"]
-        assert lead == pytest.approx(known, abs=1e-5)  # the metric itself, group by group
-        error = np.sqrt(np.square(pair["n"] * (pair["gain"] - lead)).sum()) / pair["n"].sum()
-        assert (number in found) == (lead < 2 * error)
-    assert alike(dataclasses.replace(swept, metric="val_group_p10", mode="max")) == []
-
-
-def test_gains_are_drawn_against_rows_with_the_line_of_no_gain(swept: Results) -> None:
-    frame = gains(swept)
-    drawn = figures.gain_by_rows(frame)
-    (axes,) = drawn.axes
-    dots = [line for line in axes.lines if line.get_marker() == "o"]
-    drawn_points = sorted(zip(*(np.concatenate([getattr(d, f"get_{k}data")() for d in dots])
-                                for k in "xy"), strict=True))  # fmt: skip
-    assert drawn_points == sorted(zip(frame["rows"].astype(float), frame["gain"], strict=True))
-    zero = next(line for line in axes.lines if line.get_label() == "no gain")
-    assert set(zero.get_ydata()) == {0}
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert f"{(frame['gain'] > 0).sum()} groups gain" in labels
-    assert f"{(frame['gain'] < 0).sum()} lose" in labels
-    assert axes.get_xlabel() == "training rows of the group"
-    assert axes.get_ylabel() == "gain in test accuracy\nover the pooled model"
-    (squares,) = axes.containers
-    assert list(squares.lines[0].get_xdata()) == sorted(set(squares.lines[0].get_xdata()))
-    pooled_only = figures.gain_by_rows(frame.assign(rows=np.nan))
-    assert pooled_only.axes[0].get_xlabel() == "test rows of the group"
-
-
-def test_shrinkage_is_a_dot_per_group_and_latent(swept: Results) -> None:
-    latents = swept.latents(2)
-    (axes,) = figures.shrinkage(latents).axes
-    dots = {line.get_label(): line for line in axes.lines if line.get_marker() == "o"}
-    assert set(dots) == {"writer concat@output", "writer concat@hidden1"}
-    own = latents[latents["latent"] == "writer concat@output"].groupby("gid", sort=False)
-    np.testing.assert_allclose(dots["writer concat@output"].get_ydata(), own["shrinkage"].mean())
-    np.testing.assert_array_equal(dots["writer concat@output"].get_xdata(), own["rows"].first())
-    with pytest.raises(RunError, match="no latent with a posterior SD"):
-        figures.shrinkage(swept.latents(0))
-
-
-def test_calibration_of_classes_and_of_real_targets(swept: Results) -> None:
-    frame = swept.calibration(num_samples=4)
-    above, below = figures.calibration(frame).axes
-    used = frame[frame["n"] > 0]
-    curve = next(line for line in above.lines if line.get_marker() == "o")
-    np.testing.assert_allclose(np.asarray(curve.get_xdata(), float), used["confidence"])
-    np.testing.assert_allclose(np.asarray(curve.get_ydata(), float), used["accuracy"])
-    assert [bar.get_height() for bar in below.patches] == frame["n"].tolist()
-    assert frame["n"].sum() == 360  # the test rows of digits
-    (bars,) = above.containers
-    for segment in bars.lines[2][0].get_segments():
-        assert -1e-12 < segment[0, 1] <= segment[1, 1] < 1 + 1e-12
-    assert below.get_ylabel() == "test rows"
-    shares = pd.DataFrame({"low": [0, 0.5], "high": [0.5, 1], "n": [30, 10], "split": "val"})
-    (axes,) = figures.calibration(shares.assign(share=[0.75, 0.25])).axes
-    assert [bar.get_height() for bar in axes.patches[:2]] == [0.75, 0.25]
-    assert axes.get_ylabel() == "share of validation rows"
-
-
-def test_intervals_of_shares_are_wilsons() -> None:
-    low, high = interval(np.array([1 / 3, 0.0, 1.0]), np.array([3.0, 10.0, 10.0]))
-    np.testing.assert_allclose(low, [0.0615, 0.0, 0.7225], atol=1e-4)
-    np.testing.assert_allclose(high, [0.7923, 0.2775, 1.0], atol=1e-4)
-
-
-def test_optunas_plots_show_the_parameters_that_all_trials_drew(swept: Results) -> None:
-    study = swept.study
-    assert len(study.trials) == len(swept.placed)
-    assert study.best_value == swept.trials["best_val_loss"].min()
-    from matplotlib import pyplot
-
-    before = dict(pyplot.rcParams), pyplot.get_fignums()
-    parallel = figures.parallel_coordinates(study, "val_loss")
-    names = [tick.get_text() for tick in parallel.axes[0].get_xticklabels()]
-    assert names == ["val_loss", "dropout", "lr", "structure"]  # z_dim is drawn by some only
-    (lines,) = parallel.axes[0].collections
-    losses = [segment[0][1] for segment in lines.get_segments()]
-    assert losses == sorted(losses, reverse=True)  # the best are drawn last, over the others,
-    assert list(lines.get_array()) == list(range(len(losses)))  # and darkest
-    assert lines.to_rgba(len(losses) - 1)[0] < lines.to_rgba(0)[0] < 0.9  # all can be seen
-    bars = figures.importances(study, "val_loss").axes[0]
-    assert {t.get_text() for t in bars.get_yticklabels()} == {"dropout", "lr", "structure"}
-    assert sum(bar.get_width() for bar in bars.patches) == pytest.approx(1)
-    assert bars.get_xlabel() == "share of the variance of validation nats a row"
-    assert (dict(pyplot.rcParams), pyplot.get_fignums()) == before  # the caller's are left alone
-
-
-def test_figures_say_why_they_cannot_be_drawn(tmp_path: Path, copy: Path) -> None:
-    for folder in copy.glob("trial_*"):
-        shutil.rmtree(folder)
-    empty = load_sweep(copy)
-    assert set(empty.trials["status"]) == {"not started"}
-    assert (empty.best_trial, empty.pooled_trial, len(empty.epochs)) == (None, None, 0)
-    refusals: list[Callable[[], object]] = [
-        lambda: figures.use_over_time(empty.trials, empty.epochs),
-        lambda: figures.importances(empty.study, "val_loss"),
-        lambda: figures.group_spread(empty.groups.spread(), empty.groups.read(), "acc"),
-        empty.latents,
-        lambda: gains(empty),
-    ]
-    for refusal in refusals:
-        with pytest.raises(RunError):
-            refusal()

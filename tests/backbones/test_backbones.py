@@ -1,20 +1,16 @@
-"""Backbones: their stages and sizes, what they compute, and what goes in and comes out."""
+"""The laws that every backbone keeps, its options, and the inputs it takes or refuses."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hlvnn.backbones.base import Backbone, InputScale
 from hlvnn.backbones.cnn import CNN
-from hlvnn.backbones.mlp import MLP
-from hlvnn.config import ModelConfig
-from hlvnn.data.grouped import Level, Schema, Target, TensorRows
+from hlvnn.data.grouped import TensorRows
 from hlvnn.errors import ConfigError
-from hlvnn.models.build import assemble, build_model
+from hlvnn.models.build import build_model
+from tests.backbones.making import B, S, backbone, entered_stages, rows_for
 from tests.helpers import (
     BACKBONES,
     Hook,
@@ -29,55 +25,12 @@ from tests.helpers import (
     untouched_parameters,
 )
 
-S, B = 3, 4
-
-
-def backbone(name: str, kind: str | None = None, **settings: object) -> Backbone:
-    data = data_for(name) if kind is None else grouped_data(kind)
-    return randomise(build_model(small_config(name, **settings), data).backbone)
-
-
-def rows_for(name: str, number: int = B) -> Tensor:
-    return data_for(name).train.x.all()[:number]
-
-
-def published(name: str, size: str) -> Backbone:
-    """Return the backbone of the design's table, for 62 or 53 classes and for 1,000 columns."""
-    kinds = {
-        "cnn": ("image", (28, 28), 62, None),
-        "lstm": ("tokens", (80,), 53, 86),
-        "mlp": ("features", (10,), 2, None),
-    }
-    kind, shape, classes, tokens = kinds[name]
-    schema = Schema(
-        levels=(Level("writer", 3),),
-        x_kind=kind,  # type: ignore[arg-type]
-        x_shape=shape,
-        target=Target("y", "class", num_classes=classes),
-        num_tokens=tokens,
-    )
-    config = ModelConfig(backbone=name, model_size=size, likelihood="categorical")  # type: ignore[arg-type]
-    return assemble(config, schema).backbone
-
-
 # every backbone
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_without_latents_returns_one_output_per_row(name: str) -> None:
     assert backbone(name)(rows_for(name)).shape == (B, 5)
-
-
-def entered_stages(model: Backbone, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return each stage's input and pre-activation as the hook sees them."""
-    seen = {}
-
-    def enter(stage: str, h: Tensor, pre: Tensor) -> Tensor:
-        seen[stage] = (h, pre)
-        return pre
-
-    model(x, Hook(enter))
-    return seen
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -144,153 +97,6 @@ def test_a_backbone_leaves_its_input_alone(name: str) -> None:
     before = x.clone()
     backbone(name)(x)
     assert torch.equal(x, before)
-
-
-# stages and sizes, as the design says
-
-
-@pytest.mark.parametrize(
-    ("name", "stages"),
-    [
-        ("cnn", ["conv1", "conv2", "hidden", "output"]),
-        ("lstm", ["embedding", "lstm1", "lstm2", "hidden", "output"]),
-        ("mlp", ["hidden1", "hidden2", "output"]),
-        ("linear", ["output"]),
-    ],
-)
-def test_stages_have_the_names_of_the_design(name: str, stages: list[str]) -> None:
-    assert list(backbone(name).stages) == stages
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "shapes"),
-    [
-        (
-            "cnn",
-            "small",
-            {
-                "conv1.weight": (16, 1, 3, 3),
-                "conv2.weight": (32, 16, 3, 3),
-                "hidden.weight": (256, 32 * 7 * 7),
-                "output.weight": (62, 256),
-            },
-        ),
-        (
-            "cnn",
-            "large",
-            {
-                "conv1.weight": (32, 1, 5, 5),
-                "conv2.weight": (64, 32, 5, 5),
-                "hidden.weight": (2048, 64 * 7 * 7),
-                "output.weight": (62, 2048),
-            },
-        ),
-        (
-            "lstm",
-            "small",
-            {
-                "embedding.weight": (86, 64),
-                "lstm1.weight_ih_l0": (4 * 16, 64),
-                "lstm2.weight_ih_l0": (4 * 16, 16),
-                "hidden.weight": (64, 16),
-                "output.weight": (53, 64),
-            },
-        ),
-        (
-            "lstm",
-            "large",
-            {
-                "embedding.weight": (86, 128),
-                "lstm1.weight_ih_l0": (4 * 256, 128),
-                "lstm2.weight_ih_l0": (4 * 256, 256),
-                "hidden.weight": (256, 256),
-                "output.weight": (53, 256),
-            },
-        ),
-        ("mlp", "small", {"layers.hidden1.weight": (64, 10), "layers.hidden2.weight": (64, 64)}),
-        ("mlp", "large", {"layers.hidden1.weight": (256, 10), "layers.output.weight": (2, 256)}),
-    ],
-)
-def test_sizes_are_those_of_the_design(
-    name: str, size: str, shapes: dict[str, tuple[int, ...]]
-) -> None:
-    state = published(name, size).state_dict()
-    assert {key: tuple(state[key].shape) for key in shapes} == shapes
-
-
-def test_the_whole_small_cnn_has_the_parameters_of_its_layers() -> None:
-    layers = (16 * 9 + 16) + (32 * 16 * 9 + 32) + (256 * 1568 + 256) + (62 * 256 + 62)
-    assert sum(p.numel() for p in published("cnn", "small").parameters()) == layers
-
-
-def test_the_last_lstm_row_of_the_large_size_runs() -> None:
-    x = torch.randint(86, (2, 80), generator=generator(), dtype=torch.int16)
-    assert published("lstm", "large")(x).shape == (2, 53)
-
-
-# against plain torch
-
-
-def test_the_cnn_is_the_textbook_network() -> None:
-    model = backbone("cnn")
-    assert isinstance(model, CNN)
-    plain = nn.Sequential(
-        model.conv1, nn.ReLU(), nn.MaxPool2d(2), model.conv2, nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), model.hidden, nn.ReLU(), model.output,
-    )  # fmt: skip
-    x = rows_for("cnn")
-    torch.testing.assert_close(model(x), plain(x[:, None].float() / 255))
-
-
-def test_the_lstm_reads_the_window_and_answers_at_its_last_step() -> None:
-    model = backbone("lstm")
-    x = rows_for("lstm")
-    steps = model.embedding(x.long())  # [B, T, E]
-    for number in (1, 2):
-        source = getattr(model, f"lstm{number}")
-        twin = nn.LSTM(source.input_size, source.hidden_size, batch_first=True)
-        twin.load_state_dict(source.state_dict())
-        steps, _ = twin(steps)
-    expected = model.output(F.relu(model.hidden(steps[:, -1])))
-    torch.testing.assert_close(model(x), expected)
-
-
-def test_the_mlp_is_relu_layers_on_standardised_columns() -> None:
-    model, x = backbone("mlp"), rows_for("mlp")
-    columns = data_for("mlp").train.x.all().double()
-    standard = (x.double() - columns.mean(0)) / columns.std(0, correction=0)
-    plain = nn.Sequential(
-        model.layers["hidden1"],
-        nn.ReLU(),
-        model.layers["hidden2"],
-        nn.ReLU(),
-        model.layers["output"],
-    )
-    torch.testing.assert_close(model(x), plain(standard.float()))
-
-
-def test_an_mlp_that_skips_adds_a_linear_part_whose_columns_latents_see() -> None:
-    model, x = backbone("mlp", skip=True), rows_for("mlp")
-    assert isinstance(model, MLP)
-    h = F.relu(model.layers["hidden1"](model.input(x) - model.input.offset()))
-    h = F.relu(model.layers["hidden2"](h))
-    weight = model.layers["output"].weight
-    linear = F.linear(model.input(x) - model.input.offset(), weight[:, h.shape[1] :])
-    plain = F.linear(h, weight[:, : h.shape[1]], model.layers["output"].bias) + linear
-    torch.testing.assert_close(model(x), plain)
-    seen, _ = entered_stages(model, x)["output"]
-    assert torch.equal(seen[:, h.shape[1] :], model.input(x))
-
-
-def test_the_linear_backbone_is_one_affine_map_that_starts_at_zero() -> None:
-    data = data_for("linear")
-    assert torch.equal(
-        build_model(small_config("linear"), data).backbone(rows_for("linear")), torch.zeros(B, 5)
-    )
-    model, x = backbone("linear"), rows_for("linear")
-    columns = data.train.x.all().double()
-    standard = (x.double() - columns.mean(0)) / columns.std(0, correction=0)
-    torch.testing.assert_close(model(x), model.output(standard.float()))
 
 
 # options and inputs
@@ -401,46 +207,3 @@ def test_a_backbone_refuses_data_it_does_not_read_and_names_one_that_does(
     suited = {"image": "cnn", "tokens": "lstm", "features": "mlp"}[kind]
     with pytest.raises(ConfigError, match=f"the data are {kind}; use --backbone {suited}"):
         backbone(name, kind)
-
-
-# the scales of columns
-
-
-def test_columns_are_scaled_by_the_training_rows_mean_and_sd() -> None:
-    x = torch.randn(1001, 3, generator=generator(), dtype=torch.float64)
-    x = x * torch.tensor([1e-6, 1.0, 1e9]) + torch.tensor([5.0, -3e4, 1e9])
-    scale = InputScale(3)
-    scale.observe(TensorRows(x), chunk=100)
-    stored = x.float().double().numpy()  # rows come out as float32
-    np.testing.assert_allclose(scale.center.numpy(), stored.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(scale.scale.numpy(), stored.std(0), rtol=1e-5)
-
-
-def test_a_constant_column_is_left_at_its_scale() -> None:
-    x = torch.full((7, 2), 0.1)
-    x[:, 1] = torch.arange(7)
-    scale = InputScale(2)
-    scale.observe(TensorRows(x))
-    assert scale.scale.tolist() == [1, 2]
-    assert torch.isfinite(scale(x)).all()
-
-
-def test_scales_are_saved_with_the_model() -> None:
-    data = data_for("linear")
-    model = build_model(small_config("linear"), data)
-    fresh = assemble(small_config("linear"), data.schema)
-    assert not torch.equal(fresh.backbone.input.scale, model.backbone.input.scale)
-    again = reloaded(model, fresh)
-    assert torch.equal(again.backbone.input.scale, model.backbone.input.scale)
-    assert torch.equal(again.backbone.input.center, model.backbone.input.center)
-
-
-def test_the_cnn_runs_channels_last_even_with_one_input_channel() -> None:
-    """One input channel makes the layout ambiguous; left so, all runs at half the speed."""
-    backbone = CNN((28, 28), 62, (16, 32), 3, 256)
-    outputs: list[torch.Tensor] = []
-    for conv in (backbone.conv1, backbone.conv2):
-        conv.register_forward_hook(lambda _, __, output: outputs.append(output))
-    backbone(torch.zeros(4, 28, 28, dtype=torch.uint8))
-    for output in outputs:
-        assert output.is_contiguous(memory_format=torch.channels_last)

@@ -1,34 +1,26 @@
-"""Calibration: coverage of intervals and reliability of probabilities, over rows and groups."""
+"""Calibration of real targets and counts: the transform, coverage, and what is refused."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss
-from torch.distributions import Binomial
 
-import hlvnn
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.inference import calibration
 from hlvnn.inference.predict import predict
 from hlvnn.models.model import HierarchicalModel
-from tests.helpers import generator, grouped_data, latent, small_config, tiny_model, uneven_groups
+from tests.helpers import generator, latent, tiny_model, uneven_groups
+from tests.inference.calibrated import LEVELS, class_case, drawn_from, with_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element")
 
-LEVELS = ("character", "play")
 REAL = ("gaussian", "poisson", "binomial")
-CLASSES = {"multi": ("categorical", 5), "two": ("categorical", 2), "bernoulli": ("bernoulli", 2)}
 
 
 def counted_data(likelihood: str, rows: int = 400, groups: int = 8) -> GroupedDataset:
@@ -57,37 +49,6 @@ def linear(data: GroupedDataset, likelihood: str, **settings: object) -> Hierarc
         latent("weights", "output", "play"),
     )
     return tiny_model(data, "linear", latents=entries, likelihood=likelihood, **settings)
-
-
-def with_targets(split: Split, y: torch.Tensor) -> Split:
-    return Split(split.x, split.groups, y, split.named)
-
-
-def drawn_from(model: HierarchicalModel, split: Split, seed: int = 5) -> Split:
-    """Return the split with new targets that the model itself predicts: calibrated by making."""
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        rows = model.latents.at(split.groups, unseen=True)
-        law = model.likelihood(model(split.x.all(), model.latents.sample(rows, 1)))
-        if model.likelihood.counts_trials:
-            trials = split.y[:, 1]
-            y = torch.stack([Binomial(trials, law.probs[0].double()).sample(), trials], dim=1)
-        else:
-            y = law.sample()[0]
-    return with_targets(split, y.to(split.y.dtype))
-
-
-def class_case(name: str, rows: int = 600) -> tuple[HierarchicalModel, Split]:
-    likelihood, classes = CLASSES[name]
-    data = grouped_data(levels=LEVELS, sizes=(12, 3), classes=classes, rows=rows)
-    entries = (latent("concat", "hidden2", "character", width=2), latent("bias", "output", "play"))
-    model = tiny_model(data, latents=entries, likelihood=likelihood)
-    assert data.test is not None
-    return model, data.test
-
-
-def probabilities(model: HierarchicalModel, split: Split) -> np.ndarray:
-    return predict(model, split).filter(like="prob_").to_numpy()
 
 
 # the transform
@@ -244,107 +205,6 @@ def test_many_groups_take_no_longer_than_their_rows() -> None:
     assert (table["level"] == "character").sum() == 10000
 
 
-# classes
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_the_reliability_of_confidences_is_scikit_learns_curve(name: str) -> None:
-    model, split = class_case(name)
-    table = calibration.reliability(model, split)
-    chances = probabilities(model, split)
-    hit = chances.argmax(1) == split.y.numpy()
-    accuracy, confidence = calibration_curve(hit, chances.max(1), n_bins=10)
-    assert list(table.columns) == ["low", "high", "n", "confidence", "accuracy"]
-    assert table["n"].sum() == len(split)
-    full = table[table["n"] > 0]
-    np.testing.assert_allclose(full["accuracy"], accuracy, rtol=1e-6)
-    np.testing.assert_allclose(full["confidence"], confidence, rtol=1e-6)
-    assert (full["confidence"] > full["low"]).all()
-    assert (full["confidence"] <= full["high"]).all()
-    assert table.loc[table["n"] == 0, ["confidence", "accuracy"]].isna().all(axis=None)
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_the_reliability_of_one_class_is_scikit_learns_curve(name: str) -> None:
-    model, split = class_case(name)
-    table = calibration.reliability(model, split, of=1, bins=7)
-    truth, chance = (split.y == 1).numpy(), probabilities(model, split)[:, 1]
-    share, mean = calibration_curve(truth, chance, n_bins=7)
-    full = table[table["n"] > 0]
-    np.testing.assert_allclose(full["accuracy"], share, rtol=1e-6)
-    np.testing.assert_allclose(full["confidence"], mean, rtol=1e-6)
-    assert (full["n"] * full["accuracy"]).sum() == pytest.approx(truth.sum())
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_scores_are_scikit_learns_in_every_group_of_every_level(name: str) -> None:
-    model, split = class_case(name)
-    table = calibration.scores(model, split)
-    assert list(table.columns) == [
-        *("level", "gid", "label", "n", "acc", "confidence", "ece", "brier")
-    ]
-    chances, y = probabilities(model, split), split.y.numpy()
-    hit, confidence = chances.argmax(1) == y, chances.max(1)
-    classes = chances.shape[1]
-    assert len(table) == 1 + 12 + 3
-    for row in table.itertuples():
-        index = LEVELS.index(row.level) if row.level else None
-        rows = np.ones(len(y), bool) if index is None else (split.groups[:, index] == row.gid)
-        rows = np.asarray(rows)
-        assert row.n == rows.sum()
-        own = chances[rows].astype(float)
-        own /= own.sum(1, keepdims=True)
-        if classes == 2:
-            brier = brier_score_loss(y[rows], own[:, 1], labels=[0, 1])
-        else:
-            brier = brier_score_loss(y[rows], own, labels=list(range(classes)))
-        assert row.brier == pytest.approx(brier, rel=1e-5)
-        assert row.acc == pytest.approx(hit[rows].mean())
-        assert row.confidence == pytest.approx(confidence[rows].mean())
-        of_bin = np.ceil(10 * confidence[rows]).astype(int)
-        gaps = [
-            (of_bin == b).mean() * abs((confidence[rows] - hit[rows])[of_bin == b].mean())
-            for b in np.unique(of_bin)
-        ]
-        assert row.ece == pytest.approx(sum(gaps), rel=1e-6)
-
-
-def test_classes_drawn_from_the_model_are_calibrated_and_sharpened_ones_are_not() -> None:
-    data = grouped_data(rows=9000)
-    model = tiny_model(data, "linear", latents=(latent("bias", "output"),))
-    assert data.test is not None
-    with torch.no_grad():  # spread the probabilities out
-        model.backbone.output.weight.mul_(3)
-    split = drawn_from(model, data.test)
-    row = calibration.scores(model, split).iloc[0]
-    assert abs(row["acc"] - row["confidence"]) < 4 * math.sqrt(0.25 / 3000)
-    assert row["ece"] < 0.04
-    with torch.no_grad():
-        model.backbone.output.weight.mul_(3)
-    sharper = calibration.scores(model, split).iloc[0]
-    assert sharper["confidence"] > sharper["acc"] + 0.05
-    assert sharper["ece"] > 2 * row["ece"]
-    assert sharper["brier"] > row["brier"]
-
-
-def test_two_classes_score_the_same_by_either_likelihood() -> None:
-    """Softmax of (0, η) is sigmoid η."""
-    model, split = class_case("bernoulli")
-    two, _ = class_case("two")
-    chance = torch.linspace(0.01, 0.99, len(split), dtype=torch.float64)
-    eta = torch.logit(chance)
-
-    def fixed(eta: torch.Tensor) -> Callable[..., torch.Tensor]:
-        return lambda x, draws: eta[None, : len(x)]
-
-    model.forward = fixed(eta[:, None])  # type: ignore[method-assign]
-    two.forward = fixed(torch.stack([torch.zeros_like(eta), eta], 1))  # type: ignore[method-assign]
-    pd.testing.assert_frame_equal(
-        calibration.scores(model, split, num_samples=1),
-        calibration.scores(two, split, num_samples=1),
-    )
-
-
 # what cannot be
 
 
@@ -376,80 +236,3 @@ def test_impossible_requests_are_refused() -> None:
     bad = with_targets(data.test, data.test.y + 0.5)
     with pytest.raises(DataError, match=r"row 0 .* expects whole numbers"):
         calibration.pit(model, bad)
-
-
-# real data
-
-
-@cache
-def fitted(
-    shared: Path, file: str, target: str, features: tuple[str, ...], group: str, likelihood: str
-) -> tuple[HierarchicalModel, GroupedDataset]:
-    frame = pd.read_csv(shared / "data" / "grouped" / f"{file}.csv.gz", dtype={"provnum": str})
-    trials = "size" if likelihood == "binomial" else None
-    data = GroupedDataset.from_frame(
-        frame, target, features, [group], trials=trials, test_fraction=0.3
-    )
-    entry = hlvnn.LatentConfig(level=group, stage="output", placement="bias", prior="learned")
-    config = hlvnn.ModelConfig(backbone="linear", likelihood=likelihood, latents=[entry])
-    model = hlvnn.build_model(config, data, seed=0)
-    hlvnn.fit(
-        model, data, hlvnn.TrainConfig(num_epochs=200, batch_size=None, lr=0.1, eval_every=200)
-    )
-    return model, data
-
-
-def covered(model: HierarchicalModel, split: Split, interval: int) -> tuple[float, float]:
-    """Return the share covered over all rows, and its standard error if all is well."""
-    row = calibration.coverage(model, split).iloc[0]
-    share = interval / 100
-    return row[f"coverage_{interval}"], math.sqrt(share * (1 - share) / row["n"])
-
-
-@pytest.mark.data
-@pytest.mark.parametrize("interval", [50, 80, 90, 95])
-def test_exam_scores_of_new_pupils_fall_where_the_model_says(shared: Path, interval: int) -> None:
-    args = ("Exam", "normexam", ("standLRT",), "school", "gaussian")
-    model, data = fitted(shared, *args)
-    share, error = covered(model, data.test, interval)
-    assert abs(share - interval / 100) < 4 * error
-
-
-@pytest.mark.data
-def test_herds_of_cattle_are_covered_and_lengths_of_stay_are_not(shared: Path) -> None:
-    """Stays vary far more than a Poisson's (lme4's users add a row effect); coverage shows it."""
-    model, data = fitted(shared, "cbpp", "incidence", ("period",), "herd", "binomial")
-    share, error = covered(model, data.train, 80)  # 15 test rows would say nothing
-    assert abs(share - 0.8) < 4 * error
-    model, data = fitted(shared, "medpar", "los", ("hmo", "white"), "provnum", "poisson")
-    share, error = covered(model, data.test, 80)
-    assert share < 0.8 - 10 * error
-
-
-@pytest.mark.data
-def test_the_use_of_contraception_is_as_frequent_as_predicted(shared: Path) -> None:
-    features = ("age", "urban", "livch")
-    model, data = fitted(shared, "Contraception", "use", features, "district", "bernoulli")
-    table = calibration.reliability(model, data.test, of="Y", bins=5)
-    assert table["n"].sum() == len(data.test)
-    full = table[table["n"] >= 30]
-    error = np.sqrt(full["confidence"] * (1 - full["confidence"]) / full["n"])
-    assert len(full) >= 3
-    assert (np.abs(full["accuracy"] - full["confidence"]) < 4 * error).all()
-    groups = calibration.scores(model, data.test)
-    assert set(groups["label"][1:]) <= set(data.schema.levels[0].labels)
-
-
-def test_digits_have_a_reliability_for_every_writer(digits: GroupedDataset) -> None:
-    config = small_config("cnn", latent_config=("bias",))
-    model = hlvnn.build_model(config, digits, seed=0)
-    hlvnn.fit(model, digits, hlvnn.TrainConfig(num_epochs=5, lr=0.01, eval_every=5))
-    table = calibration.scores(model, digits.test)
-    assert table["level"].tolist() == ["", *(["writer"] * (len(table) - 1))]
-    whole, writers = table.iloc[0], table.iloc[1:]
-    assert writers["n"].sum() == whole["n"] == len(digits.test)
-    for column in ("acc", "confidence", "brier"):
-        assert np.average(writers[column], weights=writers["n"]) == pytest.approx(whole[column])
-    assert whole["ece"] <= np.average(writers["ece"], weights=writers["n"])
-    evaluation = hlvnn.evaluate(model, digits.test, num_samples=100)
-    np.testing.assert_allclose(writers["acc"], evaluation.groups["acc"])

@@ -15,13 +15,13 @@ from ray.cluster_utils import Cluster
 
 from hlvnn import errors
 from hlvnn.commands import tune_search
-from hlvnn.config import DataConfig
+from hlvnn.config import DataConfig, flatten
 from hlvnn.data import _loaded
 from hlvnn.errors import HlvnnError, ResourceError
 from hlvnn.sweep import cluster, packing, plan, preflight
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.training import execution
 from tests.helpers import ROOT
+from tests.spaces import write_space
 
 SPACE = """
 BASE = {"dataset": "table", "table": "rows.csv", "target": "y", "groups": ["ward"],
@@ -34,17 +34,10 @@ def space(trial):
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(here: Path) -> Path:
     """Return a folder with a table and one search space, `study`."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "search_spaces").mkdir()
-    write_space(SPACE)
     write_rows(0.5)
-    return tmp_path
-
-
-def write_space(text: str) -> None:
-    Path("search_spaces/study.py").write_text(text, encoding="utf-8")
+    return here
 
 
 def write_rows(first: float) -> None:
@@ -200,8 +193,6 @@ def test_the_largest_draws_are_probed(here: Path) -> None:
     planned = plan.of(SweepConfig(space="study"))
     hidden = [config.model.hidden for config in planned.sample[: 4 * packing.PROBED]]
     assert packing.largest(planned.sample)[0].model.hidden == max(h for h in hidden if h)
-    used, has = packing.measure(
-        [execution.flatten(config) for config in packing.largest(planned.sample)]
-    )
+    used, has = packing.measure([flatten(config) for config in packing.largest(planned.sample)])
     assert used > 0
     assert (has > 0) == torch.cuda.is_available()

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from hlvnn.commands import tune_search
+from hlvnn.files import read_json
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.journal import Journal
 from hlvnn.sweep import driver, plan
@@ -41,15 +42,6 @@ def space(trial):
         drawn["likelihood"] = "gaussian"
     return drawn
 """
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty working folder with one search space, `study`."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "search_spaces").mkdir()
-    (tmp_path / "search_spaces" / "study.py").write_text(SPACE, encoding="utf-8")
-    return tmp_path
 
 
 def sweep(*args: str) -> tuple[int, str]:
@@ -183,7 +175,7 @@ def test_a_killed_sweep_goes_on_where_it_was(here: Path) -> None:
     # finished ones were kept, unfinished ones went on with their settings and without a gap
     assert all(path.stat().st_mtime_ns == time for path, time in ended.items())
     for path, text in settings.items():
-        assert execution.read_json(path)["config"] == json.loads(text)["config"]
+        assert read_json(path)["config"] == json.loads(text)["config"]
     for number in range(6):
         epochs = run_folder.read_metrics(outcomes.trial_folder(folder, number))["epoch"].tolist()
         assert epochs == list(range(1, len(epochs) + 1))

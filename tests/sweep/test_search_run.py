@@ -31,14 +31,6 @@ def space(trial):
 """
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "search_spaces").mkdir()
-    (tmp_path / "search_spaces" / "study.py").write_text(SPACE, encoding="utf-8")
-    return tmp_path
-
-
 def sweep(*args: str) -> tuple[int, str]:
     planned = plan.of(tune_search.parse(list(args)))
     output = io.StringIO()
