@@ -25,10 +25,10 @@ from hlvnn.records.board import Board
 from hlvnn.records.journal import STUDY, Draw, Journal
 from hlvnn.records.outcomes import Outcome, Status, trial_folder
 from hlvnn.records.perturbations import PERTURBATIONS, Change, settings_now
+from hlvnn.records.schedulers import SCHEDULERS
 from hlvnn.records.sweep_folder import locked
 from hlvnn.storage import Remote, readable, shown_path
 from hlvnn.sweep import cluster, trackers, warm
-from hlvnn.sweep.combinations import UNSTOPPED
 from hlvnn.sweep.comparing import Row
 from hlvnn.sweep.copies import Mirror
 from hlvnn.sweep.ending import Ending, signals
@@ -38,7 +38,7 @@ from hlvnn.sweep.proposer import Proposer
 from hlvnn.sweep.ray_callback import Recorder
 from hlvnn.sweep.ray_patch import mended
 from hlvnn.sweep.ray_search import JournaledSearch
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
+from hlvnn.sweep.schedulers import MAKERS, Rules
 from hlvnn.sweep.searchers import sampler
 from hlvnn.sweep.trainable import Trainable, scalars
 from hlvnn.terminal import LiveDisplay, front, leaderboard
@@ -106,7 +106,8 @@ class _Driver:
                 self._say,
             ),
         )
-        self.scheduler = SCHEDULERS[self.options.scheduler](self.rules)
+        self.scheduler = MAKERS[self.options.scheduler](self.rules)
+        self.known = SCHEDULERS[self.options.scheduler]
 
     def run(self) -> int:
         with LiveDisplay(self.board, self.console) as display:
@@ -260,7 +261,9 @@ class _Driver:
             sampler=sampler(options.searcher, options.seed, len(self.journal)),
         )
         search.take_up(self.ending, open_trials)
-        at_once = {"hyperband": band_size(self.rules), "pbt": to_run}.get(options.scheduler)
+        at_once = None
+        if self.known.drawn_at_once is not None:
+            at_once = self.known.drawn_at_once(options.halving(self.plan.max_epochs), to_run)
         os.environ[PENDING] = "auto" if at_once is None else str(at_once)
         return tune.Tuner(
             tune.with_resources(Trainable, {"cpu": options.cpus_per_trial, "gpu": options.gpus}),
@@ -297,7 +300,7 @@ class _Driver:
     def _announce(self, to_run: int) -> None:
         ended = len(self.board.entries) - len(self.board.having(Status.NOT_STARTED))
         told = ", ".join(f"{metric} ({mode})" for metric, mode in self.space.objectives)
-        if self.space.others and self.options.scheduler not in UNSTOPPED:
+        if self.space.others and self.known.stops:
             told += f", stopping early on {self.space.metric}"
         already = f", {ended} over already" if ended else ""
         self.console.print(

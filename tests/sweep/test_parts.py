@@ -25,7 +25,7 @@ from hlvnn.sweep import cluster
 from hlvnn.sweep.estimate import expected_share
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.proposer import Proposer
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules
+from hlvnn.sweep.schedulers import MAKERS, Rules
 from hlvnn.sweep.trainable import scalars
 from hlvnn.terminal import leaderboard, live_view
 from hlvnn.words import duration
@@ -180,9 +180,7 @@ def row(epoch: int, value: float, diverged: int = 0) -> dict[str, float]:
 
 
 def asha() -> Any:
-    return SCHEDULERS["asha"](
-        Rules("val_acc", "max", max_epochs=9, grace_period=1, reduction_factor=3)
-    )
+    return MAKERS["asha"](Rules("val_acc", "max", max_epochs=9, grace_period=1, reduction_factor=3))
 
 
 def decisions(scheduler: Any, number: int, values: list[float]) -> str:

@@ -19,10 +19,12 @@ from hlvnn.errors import ConfigError, RunError
 from hlvnn.records import outcomes, run_folder, sweep_folder, trials_table, weight_files
 from hlvnn.records.journal import Draw, Journal
 from hlvnn.records.outcomes import Outcome, Status
+from hlvnn.records.schedulers import SCHEDULERS, Halving
+from hlvnn.records.searchers import SEARCHERS
 from hlvnn.sweep import plan, warm
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
-from hlvnn.sweep.searchers import SEARCHERS, grid_size, sampler
+from hlvnn.sweep.schedulers import MAKERS, Rules
+from hlvnn.sweep.searchers import grid_size, sampler
 from hlvnn.sweep.trainable import scalars
 from hlvnn.training import execution
 
@@ -106,7 +108,7 @@ RULES = Rules("val_acc", "max", max_epochs=9, grace_period=1, reduction_factor=3
 
 def test_the_median_rule_stops_who_is_behind_and_takes_up_an_earlier_sweep() -> None:
     for replayed in (False, True):
-        scheduler = SCHEDULERS["median"](RULES)
+        scheduler = MAKERS["median"](RULES)
         past = [rows([0.5, 0.6, 0.7]), rows([0.6, 0.7, 0.8]), rows([0.4, 0.5, 0.6])]
         if replayed:
             scheduler.refill(past, {})
@@ -118,8 +120,8 @@ def test_the_median_rule_stops_who_is_behind_and_takes_up_an_earlier_sweep() -> 
 
 
 def test_a_band_is_as_large_as_its_brackets() -> None:
-    scheduler = SCHEDULERS["hyperband"](RULES)
-    for number in range(band_size(RULES)):
+    scheduler = MAKERS["hyperband"](RULES)
+    for number in range(SCHEDULERS["hyperband"].drawn_at_once(Halving(9, 1, 3), 1)):
         scheduler.on_trial_add(Controller(), trial(number))
     assert scheduler.debug_string().count("Round") == 1
     scheduler.on_trial_add(Controller(), trial(99))
@@ -127,7 +129,7 @@ def test_a_band_is_as_large_as_its_brackets() -> None:
 
 
 def test_hyperband_lets_a_third_of_a_bracket_go_on() -> None:
-    scheduler, controller = SCHEDULERS["hyperband"](RULES), Controller()
+    scheduler, controller = MAKERS["hyperband"](RULES), Controller()
     controller.scheduler = scheduler
     trials = [trial(number) for number in range(3 + 5)]  # a bracket of 3 at 9 epochs, 5 at 3
     for one in trials:
@@ -146,7 +148,7 @@ def test_hyperband_lets_a_third_of_a_bracket_go_on() -> None:
 
 @pytest.mark.parametrize("name", [*SCHEDULERS])
 def test_a_diverged_or_ending_trial_is_left_to_end(name: str) -> None:
-    scheduler, controller = SCHEDULERS[name](RULES), Controller()
+    scheduler, controller = MAKERS[name](RULES), Controller()
     controller.scheduler = scheduler
     scheduler.refill([rows([0.5] * 8)] * 4, {})
     lost, last = trial(1), trial(2)

@@ -37,11 +37,11 @@ WORDS = [
     ("10th percentile", "a tenth of the groups do worse than this; the worst group is the last"),
     ("nats a row", "minus the log of the probability given to the truth; 0 is perfect"),
     ("KL", "how much the latents say of their groups beyond the prior; part of the loss"),
-    ("ASHA, rung", "at a rung the worse trials are stopped, so that the others get the time"),
 ]
+RUNG = "at a rung the worse trials are stopped, so that the others get the time"
 STATUSES = {
     Status.COMPLETED: "trained for all its epochs, or ended by its own patience",
-    Status.STOPPED: "cut short, by ASHA, the time budget, an interrupt or the driver's end",
+    Status.STOPPED: "cut short, by {cutters} or the driver's end",
     Status.DIVERGED: "its loss was no longer a number",
     Status.OUT_OF_MEMORY: "it needed more memory than there was",
     Status.FAILED: "it ended with an error",
@@ -85,7 +85,6 @@ def page(results: Results, *, num_samples: int = 20) -> str:
     about = (
         search_space.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
     )
-    used = set(results.trials["status"])
     gains = measured.gains
     return environment.get_template("page.html").render(
         results=results,
@@ -104,12 +103,27 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         next_steps=findings.next_steps(results, measured.evidence),
         all_trials=tables.all_trials(results),
         failures=tables.failures(results),
-        words=[*WORDS, *((str(one), said) for one, said in STATUSES.items() if one in used)],
+        words=words(results),
         facts=tables.facts(results),
         in_python=in_python(results),
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=version("hlvnn"),
     )
+
+
+def words(results: Results) -> list[tuple[str, str]]:
+    """Return the words of a report with their meanings: those that its sweep has a use for."""
+    scheduler = results.scheduler
+    found, cutters = list(WORDS), ["the time budget", "an interrupt"]
+    if scheduler is not None and scheduler.has_rungs:
+        found.append((f"{scheduler.title}, rung", RUNG))
+    elif scheduler is not None:
+        found.append((scheduler.title, scheduler.sentence))
+    if scheduler is not None and scheduler.stops:
+        cutters.insert(0, scheduler.title)
+    used = set(results.trials["status"])
+    told = ((str(one), said) for one, said in STATUSES.items() if one in used)
+    return found + [(one, said.format(cutters=", ".join(cutters))) for one, said in told]
 
 
 def coded(sentence: str) -> Markup:
