@@ -36,7 +36,7 @@ from hlvnn.sweep.plan import Plan, begin
 from hlvnn.sweep.population import Exchange
 from hlvnn.sweep.proposer import Proposer
 from hlvnn.sweep.ray_callback import Recorder
-from hlvnn.sweep.ray_patch import mended
+from hlvnn.sweep.ray_patch import mending
 from hlvnn.sweep.ray_search import JournaledSearch
 from hlvnn.sweep.schedulers import MAKERS, Rules
 from hlvnn.sweep.searchers import sampler
@@ -131,7 +131,7 @@ class _Driver:
                     # Ray keeps its own state there; nothing of it is ever read back
                     with (
                         tempfile.TemporaryDirectory(prefix="hlvnn-ray-") as state,
-                        mended(self._say),
+                        mending(self._say),
                     ):
                         self._fit(recorder, to_run, open_trials, state)
             except (tune.TuneError, RayError, StorageError) as error:
