@@ -35,7 +35,7 @@ def check(options: SweepConfig, space: Space, sample: list[RunConfig]) -> None:
     if scheduler.perturbs:
         problems: list[HlvnnError] = [
             ConfigError(f"--scheduler {scheduler.name}: {problem}")
-            for problem in _population(options, space, sample)
+            for problem in _population_problems(options, space, sample)
         ]
         if problems:
             raise Problems.of(problems)
@@ -50,7 +50,9 @@ def check_more(before: SweepConfig, more: int) -> None:
         )
 
 
-def _population(options: SweepConfig, space: Space, sample: list[RunConfig]) -> Iterator[str]:
+def _population_problems(
+    options: SweepConfig, space: Space, sample: list[RunConfig]
+) -> Iterator[str]:
     """Yield what a population cannot do."""
     if SEARCHERS[options.searcher].learns:
         yield (

@@ -18,6 +18,6 @@ class PastTrial:
     trial_id: str
 
 
-def compared(row: Row) -> bool:
+def is_compared(row: Row) -> bool:
     """Whether a result takes part in comparisons."""
     return not row["diverged"] and row["epoch"] < row["num_epochs"]

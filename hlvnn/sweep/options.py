@@ -80,7 +80,7 @@ else:
     SchedulerName = Literal[tuple(SCHEDULERS)]
 
 
-def _listed(known: Mapping[str, Searcher] | Mapping[str, Scheduler]) -> str:
+def _sentences(known: Mapping[str, Searcher] | Mapping[str, Scheduler]) -> str:
     return "; ".join(f"{one.name} {one.sentence}" for one in known.values())
 
 
@@ -112,10 +112,10 @@ class SweepConfig(Config):
     seed: int = Field(0, ge=0)
     """Seed of the draws; trial 7's own seed is this plus 7."""
     searcher: SearcherName = Field(
-        TPE.name, description=f"What proposes the trials: {_listed(SEARCHERS)}."
+        TPE.name, description=f"What proposes the trials: {_sentences(SEARCHERS)}."
     )
     scheduler: SchedulerName = Field(
-        ASHA.name, description=f"What ends trials early: {_listed(SCHEDULERS)}."
+        ASHA.name, description=f"What ends trials early: {_sentences(SCHEDULERS)}."
     )
     grace_period: int = Field(
         1,

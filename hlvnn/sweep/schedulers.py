@@ -20,7 +20,8 @@ from ray.tune.schedulers import (
 )
 
 from hlvnn.records.schedulers import ASHA, HYPERBAND, MEDIAN, NONE, PBT
-from hlvnn.sweep.comparing import NO_CONTROLLER, PastTrial, Row, compared
+from hlvnn.sweep.comparing import NO_CONTROLLER, PastTrial, Row, is_compared
+from hlvnn.sweep.context import Context
 from hlvnn.sweep.population import Exchange, Population
 
 NEVER: Any = float("inf")
@@ -87,7 +88,7 @@ class Guarded(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         assert {"epoch", "num_epochs", self._metric} <= result.keys(), f"incomplete: {result}"
-        if not compared(result):
+        if not is_compared(result):
             return TrialScheduler.CONTINUE
         self._last[trial.trial_id] = result
         decision: str = self.inner.on_trial_result(tune_controller, trial, result)
@@ -126,7 +127,7 @@ class Guarded(TrialScheduler):
 
     def _replay(self, trial: Any, rows: list[Row]) -> None:
         for row in rows:
-            if compared(row):
+            if is_compared(row):
                 self.inner.on_trial_result(NO_CONTROLLER, trial, dict(row))
 
 
@@ -211,3 +212,20 @@ MAKERS: dict[str, Callable[[Rules], EpochScheduler]] = {
     NONE.name: none,
 }
 """A scheduler's name -> what makes it."""
+
+
+def scheduler_of(context: Context) -> EpochScheduler:
+    """Return the scheduler of a sweep."""
+    options, space = context.options, context.space
+    rules = Rules(
+        metric=space.metric,
+        mode=space.mode,
+        max_epochs=context.plan.max_epochs,
+        grace_period=options.grace_period,
+        reduction_factor=options.reduction_factor,
+        num_trials=options.num_trials,
+        perturb_every=options.perturb_every,
+        seed=options.seed,
+        exchange=Exchange(context),
+    )
+    return MAKERS[options.scheduler](rules)

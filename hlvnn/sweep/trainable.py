@@ -74,7 +74,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         copy = TrialCopy(Remote(config["remote"]) / folder.name, patience)
         folder = copy.folder
     settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
-    _fresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
+    _start_afresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
     reports = 0
 
     def report(epoch: EpochReport) -> None:
@@ -90,7 +90,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         if config["problem"]:
             raise ConfigError(config["problem"])
         run = run_config(settings, f"trial {config['trial']}")
-        with _watched(folder, config["trial_timeout"]) as still_alive:
+        with _watching(folder, config["trial_timeout"]) as still_alive:
 
             def execute() -> None:
                 if not folder.parent.is_dir():  # of a file system that is not mounted now
@@ -107,7 +107,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         with suppress(OSError):
             folder.mkdir(exist_ok=True)
             (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         _tell_out_of_memory(folder, settings["num_epochs"], config["worst"])
     finally:
@@ -115,7 +115,7 @@ def _run_trial(config: dict[str, Any]) -> None:
             copy.close()
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was no memory left: of a GPU, or of this machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -130,7 +130,7 @@ def _tell_out_of_memory(folder: Path, num_epochs: int, worst: Mapping[str, float
 
 
 @contextmanager
-def _watched(folder: Path, timeout: float | None) -> Iterator[Callable[[], None]]:
+def _watching(folder: Path, timeout: float | None) -> Iterator[Callable[[], None]]:
     """Write down where every thread is if what is yielded is not called for `timeout` seconds."""
     path = folder / HUNG
     with ExitStack() as stack:
@@ -181,7 +181,7 @@ def scalars(
     return told | {name: float(row[name]) for name in GROUPS if name in row and name not in told}
 
 
-def _fresh(threads: int, seed: int, gpus: float) -> None:
+def _start_afresh(threads: int, seed: int, gpus: float) -> None:
     """Give a process that ran another trial before a fresh start."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

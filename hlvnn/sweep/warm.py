@@ -65,12 +65,12 @@ def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
             earlier.unfit.append(f"trial {number}: its settings changed as it ran")
             continue
         try:
-            distributions = fitted(space, trial.params)
+            distributions = distributions_of(space, trial.params)
         except Unfit as error:
             earlier.unfit.append(f"trial {number}: {error}")
             continue
         earlier.trials.append(
-            completed(trial.params, distributions, values, f"{earlier.place}/{number}")
+            completed_trial(trial.params, distributions, values, f"{earlier.place}/{number}")
         )
     if not earlier.trials:
         why = f"; the first that does not fit: {earlier.unfit[0]}" if earlier.unfit else ""
@@ -90,7 +90,7 @@ def learn(study: optuna.Study, earlier: Earlier) -> None:
             study.add_trial(trial)
 
 
-def completed(
+def completed_trial(
     params: dict[str, Any],
     distributions: dict[str, BaseDistribution],
     values: Sequence[float],
@@ -110,7 +110,7 @@ class Unfit(ValueError):
     """A trial's parameters are not a draw of the space."""
 
 
-def fitted(space: Space, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+def distributions_of(space: Space, params: dict[str, Any]) -> dict[str, BaseDistribution]:
     """Return the distributions from which a space would draw these parameters.
 
     Raises `Unfit` when it never would.
