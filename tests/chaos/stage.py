@@ -19,6 +19,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from hlvnn.records import outcomes, run_folder
+from hlvnn.records.checkpoint import load_checkpoint
 from hlvnn.records.journal import NUMBER, Journal
 from hlvnn.training import execution
 from tests.helpers import ROOT
@@ -210,7 +211,7 @@ class Sweep:
         """Check that a trial is what it would have been, had nothing been killed."""
         trial = outcomes.trial_folder(self.folder, number)
         metrics = run_folder.read_metrics(trial)
-        state = execution.load_checkpoint(trial / run_folder.CHECKPOINT)
+        state = load_checkpoint(trial / run_folder.CHECKPOINT)
 
         class EnoughError(Exception):
             pass
@@ -228,7 +229,7 @@ class Sweep:
             metrics.drop(columns=TIMED),
             check_exact=True,
         )
-        theirs = execution.load_checkpoint(again / run_folder.CHECKPOINT)["model"]
+        theirs = load_checkpoint(again / run_folder.CHECKPOINT)["model"]
         assert all((state["model"][name] == theirs[name]).all() for name in theirs)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from hlvnn.records import outcomes, run_folder
-from hlvnn.training import execution
+from hlvnn.records.checkpoint import load_checkpoint
 from tests.chaos.stage import Sweep, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.slow]
@@ -85,7 +85,7 @@ def test_ctrl_c_once_finishes_the_epoch_and_saves_it(tmp_path: Path) -> None:
         assert (cut["reason"] == "the sweep was interrupted; --resume goes on with it").all()
         for number, epochs in zip(cut["trial"], cut["epochs"], strict=True):
             folder = outcomes.trial_folder(sweep.folder, number)
-            assert execution.load_checkpoint(folder / run_folder.CHECKPOINT)["epoch"] == epochs
+            assert load_checkpoint(folder / run_folder.CHECKPOINT)["epoch"] == epochs
         sweep.resume()
         sweep.finish()
         sweep.check()

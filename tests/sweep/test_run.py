@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from hlvnn import files
 from hlvnn.commands import tune_search
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.journal import Journal
@@ -183,7 +184,7 @@ def test_a_killed_sweep_goes_on_where_it_was(here: Path) -> None:
     # finished ones were kept, unfinished ones went on with their settings and without a gap
     assert all(path.stat().st_mtime_ns == time for path, time in ended.items())
     for path, text in settings.items():
-        assert execution.read_json(path)["config"] == json.loads(text)["config"]
+        assert files.read_json(path)["config"] == json.loads(text)["config"]
     for number in range(6):
         epochs = run_folder.read_metrics(outcomes.trial_folder(folder, number))["epoch"].tolist()
         assert epochs == list(range(1, len(epochs) + 1))
