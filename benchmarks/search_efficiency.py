@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import optuna
 
 from benchmarks import recorded
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules
+from hlvnn.sweep.schedulers import MAKERS, Rules
 from hlvnn.sweep.searchers import sampler
 
 SEEDS, CONFIGURATIONS = 20, 64
@@ -76,7 +76,7 @@ def values(
     direction = "maximize" if curves.mode == "max" else "minimize"
     study = optuna.create_study(sampler=sampler(searcher, seed), direction=direction)
     rules = Rules(curves.metric, curves.mode, recorded.EPOCHS, grace_period, reduction_factor=3)
-    stopping = SCHEDULERS[scheduler](rules)
+    stopping = MAKERS[scheduler](rules)
     while True:
         trial = study.ask()
         curve = curves.values[tuple(space(trial)[name] for name in recorded.GRID)]

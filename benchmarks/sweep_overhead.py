@@ -73,7 +73,7 @@ def main(chosen: Options) -> None:
         planned = plan.new_plan(options)
         plan.preflight(planned)
         began = time.perf_counter()
-        with cluster.connected(None):
+        with cluster.connecting(None):
             started = time.perf_counter()
             output = io.StringIO()
             driver.run(planned, Console(file=output, width=200))

@@ -26,9 +26,9 @@ from rich.console import Console
 
 from hlvnn import search_space
 from hlvnn.sweep import cluster, driver, plan
-from hlvnn.sweep.driver import JournaledSearch
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.ray_callback import Recorder
+from hlvnn.sweep.ray_search import JournaledSearch
 
 SLOTS, WINDOW = 2, 100
 MOST_SECONDS, MOST_GROWTH = 0.15, 1.3
@@ -108,7 +108,7 @@ def main(options: Options) -> None:
         )
         planned = plan.new_plan(config)
         plan.preflight(planned)
-        with cluster.connected(None):
+        with cluster.connecting(None):
             driver.run(planned, Console(file=io.StringIO(), width=200))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     window = min(WINDOW, trials // 3)

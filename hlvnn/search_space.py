@@ -141,27 +141,13 @@ def load(name: str) -> Space:
     )
 
 
-def new_sampler(seed: int, trials_before: int = 0) -> optuna.samplers.BaseSampler:
-    """Return the sampler of a sweep: TPE that knows conditional parameters.
-
-    A resumed sweep draws from a stream of its own, or it would repeat its first draws.
-    """
+def new_sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """Return what draws unless another searcher is asked for: TPE of conditional parameters."""
     import optuna
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=stream(seed, trials_before), multivariate=True, group=True
-        )
-
-
-def stream(seed: int, trials_before: int) -> int:
-    """Return the seed of a sampler that comes after `trials_before` other trials of the study."""
-    import numpy as np
-
-    if not trials_before:
-        return seed
-    return int(np.random.SeedSequence([seed, trials_before]).generate_state(1)[0])
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 def draws(

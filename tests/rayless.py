@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 from hlvnn.commands import tune_search
 from hlvnn.config import run_config
@@ -13,6 +14,7 @@ from hlvnn.records import outcomes
 from hlvnn.records.journal import Journal
 from hlvnn.records.outcomes import Outcome, Status
 from hlvnn.sweep import plan
+from hlvnn.sweep.context import Context
 from hlvnn.sweep.proposer import Proposer
 from hlvnn.training import execution
 
@@ -42,11 +44,4 @@ def run_sweep(root: Path, space: str, trials: int, flags: list[str] | None = Non
 
 def proposer_of(planned: plan.Plan) -> Proposer:
     """Return what draws a sweep's trials into its journal, as its driver would."""
-    return Proposer(
-        planned.space,
-        seed=0,
-        fixed=planned.fixed,
-        earlier={},
-        folder_of=lambda number: outcomes.trial_folder(planned.sweep, number),
-        on_draw=lambda draw: None,
-    )
+    return Proposer(Context.of(planned, 1, Console(quiet=True)))

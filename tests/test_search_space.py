@@ -12,6 +12,7 @@ from hlvnn import search_space
 from hlvnn.data import load_data
 from hlvnn.errors import ConfigError
 from hlvnn.models.build import build_model
+from hlvnn.sweep.searchers import sampler
 from tests.helpers import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "search_spaces").glob("*.py"))
@@ -127,8 +128,8 @@ def test_draws_repeat_and_depend_on_the_seed(study) -> None:
 
 
 def test_a_resumed_sweep_does_not_draw_the_same_again() -> None:
-    first, again = search_space.new_sampler(0), search_space.new_sampler(0, trials_before=4)
-    seeds = [sampler._rng.rng.randint(2**31) for sampler in (first, again)]
+    first, again = sampler("tpe", 0), sampler("tpe", 0, trials_before=4)
+    seeds = [one._rng.rng.randint(2**31) for one in (first, again)]
     assert seeds[0] != seeds[1]
 
 

@@ -15,7 +15,7 @@ from hlvnn.errors import ConfigError, RunError
 from hlvnn.patience import Patience
 from hlvnn.records import run_folder, sweep_folder, weight_files
 from hlvnn.storage import Remote, files_below, is_address, local_copy
-from hlvnn.sweep import driver, plan, preflight
+from hlvnn.sweep import closing, plan, preflight
 from hlvnn.sweep.copies import Mirror, TrialCopy
 from tests.chaos.server import s3_server
 from tests.conftest import Ended
@@ -179,7 +179,7 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
     assert ended.code == 0, ended.err
     written = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert f"python train_one.py --from-trial {shlex.quote(str(best))}" in written
-    assert driver._report(small_sweep, sweep) == f"report: {sweep / 'report.html'}"
+    assert closing.write_report(small_sweep, sweep) == f"report: {sweep / 'report.html'}"
     assert "hlvnn-copy" not in (sweep.read("report.html") or b"").decode()
 
     placed = here.best(3)

@@ -20,6 +20,7 @@ from hlvnn.records import run_folder, trials_table
 from hlvnn.records.journal import Drawn
 from hlvnn.records.outcomes import PLACED, Status
 from hlvnn.records.run_folder import METRICS, Run
+from hlvnn.records.schedulers import SCHEDULERS, Halving, Scheduler
 from hlvnn.records.sweep_folder import Record
 
 POOLED = "none"
@@ -202,18 +203,21 @@ class Results:
         return study
 
     @property
+    def scheduler(self) -> Scheduler | None:
+        """What decided which trials ended early; None for runs, or where that is not known."""
+        options = self.record.options if self.record is not None else {}
+        return SCHEDULERS.get(options.get("scheduler", ""))
+
+    @property
     def rungs(self) -> list[int]:
-        """The epochs at which ASHA compares trials."""
-        if self.record is None or "grace_period" not in self.record.options:
-            return []
+        """The epochs at which the scheduler compared trials, of which the longest sets the last."""
         lengths = self.trials.get("num_epochs", pd.Series(dtype=float)).dropna()
-        longest = int(lengths.max()) if len(lengths) else 0
-        rung, factor = self.record.options["grace_period"], self.record.options["reduction_factor"]
-        found = []
-        while rung < longest:
-            found.append(int(rung))
-            rung *= factor
-        return found
+        options = self.record.options if self.record is not None else {}
+        known = {"grace_period", "reduction_factor"} <= options.keys()
+        if self.scheduler is None or not known or not len(lengths):
+            return []
+        halving = Halving(int(lengths.max()), options["grace_period"], options["reduction_factor"])
+        return self.scheduler.rungs(halving)
 
     def _number(self, trial: int | None) -> int:
         number = self.best_trial if trial is None else trial

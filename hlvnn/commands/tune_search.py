@@ -45,7 +45,7 @@ def main(args: list[str]) -> int:
     if options.dry_run:
         return estimate.dry_run(plan.of(options), console)
     with ExitStack() as stack:
-        return driver.run(preflight.ready(options, console, stack), console)
+        return driver.run(preflight.checked_plan(options, console, stack), console)
 
 
 def parse(args: list[str]) -> SweepConfig:
@@ -55,15 +55,15 @@ def parse(args: list[str]) -> SweepConfig:
     if first.resume is not None and first.extend is not None:
         raise ConfigError("--resume and --extend: give only one of them")
     if first.resume is not None:
-        from hlvnn.sweep.copies import opened
+        from hlvnn.sweep.copies import open_sweep
         from hlvnn.sweep.plan import saved_options
 
-        default = saved_options(opened(first.resume)[0])
+        default = saved_options(open_sweep(first.resume)[0])
     elif first.extend is not None:
-        from hlvnn.sweep.copies import opened
+        from hlvnn.sweep.copies import open_sweep
         from hlvnn.sweep.plan import saved_options
 
-        default = saved_options(opened(first.extend)[0])
+        default = saved_options(open_sweep(first.extend)[0])
         default = default.model_copy(update={"num_trials": SweepConfig().num_trials})
     elif first.space is not None:
         space = search_space.load(first.space)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hlvnn.columns import DIVERGED, VAL_GROUP_WORST
 from hlvnn.records.outcomes import OVER, PLACED, Outcome, Status
 from hlvnn.search_space import Space
+from hlvnn.words import shown
+
+if TYPE_CHECKING:
+    from hlvnn.records.journal import Draw
 
 
 @dataclass
@@ -42,6 +46,12 @@ class Board:
     """When the time budget ends (on `time.monotonic`'s clock)."""
     entries: dict[int, Entry] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+
+    def add(self, draw: Draw) -> None:
+        """Put a trial on the board when it is drawn first."""
+        if draw.number not in self.entries:
+            epochs = int(draw.settings.get("num_epochs", 0))
+            self.entries[draw.number] = Entry(draw.number, shown(draw.drawn), epochs)
 
     def began(self, number: int) -> None:
         """Note that a trial runs."""

@@ -27,7 +27,7 @@ class Facts:
     """What is true of every trial with a status."""
 
     meaning: str
-    """What it says of a trial, in words."""
+    """What it says of a trial, in words; {cutters} are what ends trials early in its sweep."""
     fate: str
     """The same as a verb: "a trial that …"."""
     style: str
@@ -74,7 +74,7 @@ FACTS = {
         is_placed=True,
     ),
     Status.STOPPED: Facts(
-        "cut short, by the scheduler, the time budget, an interrupt or the driver's end",
+        "cut short, by {cutters} or the driver's end",
         "was stopped",
         style="yellow",
         hue="light",

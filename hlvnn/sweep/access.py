@@ -36,9 +36,9 @@ def check_closed(address: str) -> None:
     A cluster of which every node is this machine may be open, and so may any other where the user
     said so with RAY_AUTH_MODE=disabled.
     """
-    if os.environ.get(MODE, "").lower() == "disabled" or not _reaches_beyond_this_machine():
+    if os.environ.get(MODE, "").lower() == "disabled" or not _is_on_other_machines():
         return
-    if takes_anybody(ray.get_runtime_context().gcs_address):
+    if is_open_to_anybody(ray.get_runtime_context().gcs_address):
         raise RunError(
             f"--address {address}: this cluster asks nobody for a token, so anyone who reaches it "
             f"can run code on it. Start it again with {MODE}=token; {HINT}. On a network where "
@@ -46,7 +46,7 @@ def check_closed(address: str) -> None:
         )
 
 
-def takes_anybody(gcs_address: str) -> bool:
+def is_open_to_anybody(gcs_address: str) -> bool:
     """Return whether a cluster lets in a process that has no token: by asking it as one.
 
     Another process asks, for Ray reads its mode and token once in each. One that gets no clear
@@ -65,6 +65,6 @@ def takes_anybody(gcs_address: str) -> bool:
     return "refused" not in asked.stdout.split()
 
 
-def _reaches_beyond_this_machine() -> bool:
+def _is_on_other_machines() -> bool:
     here = ray.util.get_node_ip_address()
     return any(node["NodeManagerAddress"] != here for node in ray.nodes() if node["Alive"])

@@ -31,7 +31,7 @@ Resources = dict[str, float]
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connecting(address: str | None) -> Iterator[None]:
     """Start Ray on this machine, or join the cluster at `address`; leave it at the end.
 
     A Ray that runs in this process already is used, and left running.
@@ -54,7 +54,7 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init("local", include_dashboard=False, runtime_env=runtime_env, **options)
         else:
             _knock(address)
-            with shipping.staged(ROOT) as code:
+            with shipping.staging(ROOT) as code:
                 runtime_env |= {"env_vars": WORKER_ENV, "working_dir": str(code)}
                 ray.init(address, runtime_env=runtime_env, **options)
     except AuthenticationError as error:
@@ -109,7 +109,7 @@ def check(options: SweepConfig, nodes: Sequence[Resources]) -> None:
             f"--gpus-per-trial {options.gpus:g}: {where} has no GPU; leave it out to "
             "train on CPUs, or join a cluster that has GPUs with --address"
         )
-    if not any(_fit_on(options, node) for node in nodes):
+    if not any(_places_on(options, node) for node in nodes):
         listed = "; ".join(f"{node['CPU']:g} CPUs and {node['GPU']:g} GPUs" for node in nodes[:8])
         raise ResourceError(
             f"a trial asks for {options.cpus_per_trial:g} CPUs and {options.gpus:g} GPUs "
@@ -123,10 +123,10 @@ def slots(options: SweepConfig, nodes: Sequence[Resources]) -> int:
 
     The former may be more, on a cluster that grows.
     """
-    return options.max_concurrent or sum(_fit_on(options, node) for node in nodes)
+    return options.max_concurrent or sum(_places_on(options, node) for node in nodes)
 
 
-def _fit_on(options: SweepConfig, node: Resources) -> int:
+def _places_on(options: SweepConfig, node: Resources) -> int:
     by_cpu = int(node["CPU"] / options.cpus_per_trial + 1e-9)
     if options.gpus == 0:
         return by_cpu

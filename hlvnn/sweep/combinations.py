@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from hlvnn.config import RunConfig, flatten
 from hlvnn.errors import ConfigError, HlvnnError, Problems
+from hlvnn.records.schedulers import SCHEDULERS
+from hlvnn.records.searchers import SEARCHERS
 from hlvnn.search_space import Space
 from hlvnn.storage import is_address
 from hlvnn.sweep.options import SweepConfig
@@ -14,12 +16,6 @@ from hlvnn.words import text
 
 PERTURBED = ("lr", "latent_lr", "weight_decay", "kl_weight", "dropout", "augment", "clip_grad")
 """Settings that may change while a trial runs: its weights and its schedule fit all the same."""
-SMALLEST = 4
-"""Trials of the smallest population: its worst quarter is one."""
-UNSTOPPED = ("none", "pbt")
-"""Schedulers under which every trial runs to its end."""
-UNLEARNT = ("random", "qmc")
-"""Searchers that do not learn from trials."""
 
 
 def check(options: SweepConfig, space: Space, sample: list[RunConfig]) -> None:
@@ -27,18 +23,19 @@ def check(options: SweepConfig, space: Space, sample: list[RunConfig]) -> None:
 
     sample: draws of the space; none where they could not be made.
     """
-    if options.searcher == "grid" and options.scheduler != "pbt":
+    searcher, scheduler = SEARCHERS[options.searcher], SCHEDULERS[options.scheduler]
+    if searcher.is_exhaustive and not scheduler.perturbs:
         check_grid(space, options.num_trials)
-    if options.scheduler in ("hyperband", "pbt") and options.max_concurrent is not None:
+    if scheduler.waits and options.max_concurrent is not None:
         raise ConfigError(
-            f"--max-concurrent {options.max_concurrent}: {options.scheduler}'s trials wait for "
+            f"--max-concurrent {options.max_concurrent}: {scheduler.name}'s trials wait for "
             "each other, and those that wait would count; leave it out, or give trials more "
             "--cpus-per-trial"
         )
-    if options.scheduler == "pbt":
+    if scheduler.perturbs:
         problems: list[HlvnnError] = [
-            ConfigError(f"--scheduler pbt: {problem}")
-            for problem in _population(options, space, sample)
+            ConfigError(f"--scheduler {scheduler.name}: {problem}")
+            for problem in _population_problems(options, space, sample)
         ]
         if problems:
             raise Problems.of(problems)
@@ -46,23 +43,26 @@ def check(options: SweepConfig, space: Space, sample: list[RunConfig]) -> None:
 
 def check_more(before: SweepConfig, more: int) -> None:
     """Raise `ConfigError` where a sweep cannot be given more trials."""
-    if before.scheduler == "pbt" and more > 0:
+    if SCHEDULERS[before.scheduler].perturbs and more > 0:
         raise ConfigError(
-            f"--scheduler pbt: a population of {before.num_trials} trials cannot be joined later; "
-            "start a new sweep of as many as you need"
+            f"--scheduler {before.scheduler}: a population of {before.num_trials} trials cannot be "
+            "joined later; start a new sweep of as many as you need"
         )
 
 
-def _population(options: SweepConfig, space: Space, sample: list[RunConfig]) -> Iterator[str]:
+def _population_problems(
+    options: SweepConfig, space: Space, sample: list[RunConfig]
+) -> Iterator[str]:
     """Yield what a population cannot do."""
-    if options.searcher not in UNLEARNT:
+    if SEARCHERS[options.searcher].learns:
         yield (
             f"--searcher {options.searcher} takes what a trial reached for the doing of the "
             "settings that it was drawn with, and these change as it runs; give --searcher "
-            + " or ".join(UNLEARNT)
+            + " or ".join(one.name for one in SEARCHERS.values() if not one.learns)
         )
-    if options.num_trials < SMALLEST:
-        yield f"--num-trials {options.num_trials} is no population; give at least {SMALLEST}"
+    smallest = SCHEDULERS[options.scheduler].smallest
+    if options.num_trials < smallest:
+        yield f"--num-trials {options.num_trials} is no population; give at least {smallest}"
     if is_address(options.root):
         yield (
             f"weights are handed over from folder to folder, and {options.root} is an address; "

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hlvnn.columns import DIVERGED
+
 Row = Mapping[str, float]
 NO_CONTROLLER: Any = None
 """Ray's schedulers take their controller as an argument; for a result alone they do not use it."""
@@ -18,6 +20,6 @@ class PastTrial:
     trial_id: str
 
 
-def compared(row: Row) -> bool:
+def is_compared(row: Row) -> bool:
     """Whether a result takes part in comparisons."""
-    return not row["diverged"] and row["epoch"] < row["num_epochs"]
+    return not row[DIVERGED] and row["epoch"] < row["num_epochs"]

@@ -77,7 +77,7 @@ class Mirror:
         return list(self.sweep.glob(f"{outcomes.TRIAL}*/{outcomes.OUTCOME}"))
 
 
-def fetched(remote: Remote) -> Path:
+def fetch_sweep(remote: Remote) -> Path:
     """Return a new working folder of a sweep, with all of it that a driver reads."""
     sweep = Path(tempfile.mkdtemp(prefix="hlvnn-sweep-")) / "sweep"
     sweep.mkdir()
@@ -87,30 +87,30 @@ def fetched(remote: Remote) -> Path:
     return sweep
 
 
-def opened(place: str) -> tuple[Path, Remote | None]:
+def open_sweep(place: str) -> tuple[Path, Remote | None]:
     """Return a sweep's folder, and its address where the folder is a copy made by this process."""
     if not is_address(place):
         return Path(place).resolve(), None
-    return _copied(place)
+    return _copy_of(place)
 
 
 @contextmanager
-def to_read(place: str) -> Iterator[Path]:
+def reading(place: str) -> Iterator[Path]:
     """Yield a sweep's folder, or what a driver reads of it as a copy that is gone afterwards."""
-    sweep, remote = opened(place)
+    sweep, remote = open_sweep(place)
     try:
         yield sweep
     finally:
         if remote is not None:
-            _copied.cache_clear()
+            _copy_of.cache_clear()
             shutil.rmtree(sweep.parent, ignore_errors=True)
 
 
 @cache
-def _copied(address: str) -> tuple[Path, Remote]:
+def _copy_of(address: str) -> tuple[Path, Remote]:
     remote = Remote.at(address)
     try:
-        return fetched(remote), remote
+        return fetch_sweep(remote), remote
     except OSError as error:
         raise RunError(f"{remote}: cannot be read: {error}") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from hlvnn.columns import DIVERGED
 from hlvnn.words import duration
 
 
@@ -33,20 +34,20 @@ class Ending(tune.Stopper):
         """Whether a trial runs: one that a scheduler has paused does not."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        last = result["epoch"] >= result["num_epochs"] or result["diverged"] or result.get("done")
+        last = result["epoch"] >= result["num_epochs"] or result[DIVERGED] or result.get("done")
         if not self.interrupted or last:  # in its last epoch a trial ends by itself
             return False
         self.cut.add(trial_id)
         return True
 
     def stop_all(self) -> bool:
-        return self.out_of_time or (self.interrupted and not self.busy)
+        return self.is_out_of_time or (self.interrupted and not self.busy)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its arguments into a file that nobody reads
 
     @property
-    def out_of_time(self) -> bool:
+    def is_out_of_time(self) -> bool:
         """Whether the time budget is over."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
@@ -55,13 +56,13 @@ class Ending(tune.Stopper):
         """Why the sweep ended."""
         if self.interrupted:
             return "the sweep was interrupted; --resume goes on with it"
-        if self.out_of_time:
+        if self.is_out_of_time:
             return f"the time budget of {duration(self.seconds or 0)} was over; --resume goes on"
         return "the sweep broke off; --resume goes on with it"
 
 
 @contextmanager
-def signals(ending: Ending) -> Iterator[None]:
+def heeding_signals(ending: Ending) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the sweep in order; a second Ctrl-C ends it at once."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -12,8 +12,8 @@ from hlvnn import search_space, words
 from hlvnn.config import RunConfig
 from hlvnn.errors import HlvnnError
 from hlvnn.records import run_folder
+from hlvnn.records.schedulers import SCHEDULERS
 from hlvnn.sweep import cluster
-from hlvnn.sweep.combinations import UNSTOPPED
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan
 from hlvnn.sweep.searchers import sampler
@@ -89,18 +89,8 @@ def _time(plan: Plan) -> list[str]:
 
 
 def expected_share(options: SweepConfig, num_epochs: int) -> float:
-    """Return the share of all epochs that is trained when 1/reduction_factor passes each rung.
-
-    For the median rule and HyperBand this is a guess.
-    """
-    if options.scheduler in UNSTOPPED:
-        return 1.0
-    total, alive, rung, before = 0.0, 1.0, float(options.grace_period), 0.0
-    while rung < num_epochs:
-        total += alive * (rung - before)
-        alive, before = alive / options.reduction_factor, rung
-        rung *= options.reduction_factor
-    return (total + alive * (num_epochs - before)) / num_epochs
+    """Return the share of all epochs that the sweep's scheduler is expected to train."""
+    return SCHEDULERS[options.scheduler].expected_share(options.halving(num_epochs))
 
 
 def past_seconds(parent: Path, like: RunConfig) -> list[float]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 from pydantic import BeforeValidator, Field, create_model, field_validator
 
 from hlvnn.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.errors import ConfigError
+from hlvnn.records.schedulers import ASHA, SCHEDULERS, Halving, Scheduler, users_of
+from hlvnn.records.searchers import SEARCHERS, TPE, Searcher
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
@@ -69,8 +72,16 @@ if TYPE_CHECKING:
     class Fixed(Config):
         """Settings of a run, each of which may be left out."""
 
+    SearcherName: TypeAlias = str
+    SchedulerName: TypeAlias = str
 else:
     Fixed = _optional_settings()
+    SearcherName = Literal[tuple(SEARCHERS)]
+    SchedulerName = Literal[tuple(SCHEDULERS)]
+
+
+def _sentences(known: Mapping[str, Searcher] | Mapping[str, Scheduler]) -> str:
+    return "; ".join(f"{one.name} {one.sentence}" for one in known.values())
 
 
 class SweepConfig(Config):
@@ -100,21 +111,30 @@ class SweepConfig(Config):
     """Stop after this long (90s, 30m, 8h, 2d); --resume then goes on."""
     seed: int = Field(0, ge=0)
     """Seed of the draws; trial 7's own seed is this plus 7."""
-    searcher: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
-    """What proposes the trials: tpe and gp learn from those that ended; qmc spreads them evenly;
-    random draws; grid tries every point of a small space once."""
-    scheduler: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
-    """What stops trials early: asha (rungs, without waiting), hyperband (brackets whose trials wait
-    for each other), median (behind the median of the others), none. pbt stops none: the worst take
-    over the weights of the best, with other learning rates and the like (see --perturb-every)."""
-    grace_period: int = Field(1, gt=0)
-    """Epochs that every trial gets before asha or median may stop it."""
-    reduction_factor: float = Field(3.0, gt=1)
-    """asha, hyperband: at each rung about one trial in this many goes on, and rungs lie this factor
-    apart."""
-    perturb_every: int = Field(4, gt=0)
-    """pbt: epochs between rounds, in each of which the worst quarter of all trials takes over the
-    best quarter."""
+    searcher: SearcherName = Field(
+        TPE.name, description=f"What proposes the trials: {_sentences(SEARCHERS)}."
+    )
+    scheduler: SchedulerName = Field(
+        ASHA.name, description=f"What ends trials early: {_sentences(SCHEDULERS)}."
+    )
+    grace_period: int = Field(
+        1,
+        gt=0,
+        description=f"{users_of('grace_period')}: epochs that every trial gets before it may be "
+        "stopped.",
+    )
+    reduction_factor: float = Field(
+        3.0,
+        gt=1,
+        description=f"{users_of('reduction_factor')}: at each rung about one trial in this many "
+        "goes on, and rungs lie this factor apart.",
+    )
+    perturb_every: int = Field(
+        4,
+        gt=0,
+        description=f"{users_of('perturb_every')}: epochs between rounds, in each of which the "
+        "worst quarter of all trials takes over the best quarter.",
+    )
     max_failures: int = Field(1, ge=0)
     """Times a failed trial (its node was lost, say) goes on from its checkpoint before it has
     finished a further epoch."""
@@ -169,6 +189,10 @@ class SweepConfig(Config):
     def gpus(self) -> float:
         """GPUs a trial; a whole one before it is known what `auto` comes to."""
         return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
+
+    def halving(self, max_epochs: int) -> Halving:
+        """What rungs follow from, where the longest trial has so many epochs."""
+        return Halving(max_epochs, self.grace_period, self.reduction_factor)
 
     @property
     def fixed_settings(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def propose(plan: Plan, nodes: Sequence[cluster.Resources]) -> float:
     memory is unknown.
     """
     settings = [flatten(config) for config in largest(plan.sample)]
-    with cluster.connected(plan.options.address):
+    with cluster.connecting(plan.options.address):
         task = ray.remote(num_gpus=1, num_cpus=min(1, plan.options.cpus_per_trial), max_calls=1)
         used, has = ray.get(task(measure).remote(settings))
     if plan.options.gpu_memory is not None:

@@ -28,7 +28,7 @@ from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, Record, read_r
 from hlvnn.search_space import Space
 from hlvnn.storage import Remote, is_address, shown_path
 from hlvnn.sweep import combinations, warm
-from hlvnn.sweep.copies import opened, to_read
+from hlvnn.sweep.copies import open_sweep, reading
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.warm import Earlier
 from hlvnn.words import Settings
@@ -112,7 +112,7 @@ def new_plan(options: SweepConfig) -> Plan:
 
     def learn() -> None:
         if options.warm_start is not None:
-            with to_read(options.warm_start) as source:
+            with reading(options.warm_start) as source:
                 read_record(source)
                 earlier.append(warm.read(source, space, options.warm_start))
 
@@ -164,7 +164,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
     Raises `RunError` for a folder that is no sweep, and `ConfigError` when its space has changed.
     """
     assert options.resume is not None
-    sweep, remote = opened(options.resume)
+    sweep, remote = open_sweep(options.resume)
     before = saved_options(sweep)
     check_changes(before, options)
     combinations.check_more(before, options.num_trials - before.num_trials)
@@ -190,7 +190,7 @@ def extended_plan(options: SweepConfig) -> Plan:
     Raises `RunError` when it has not finished, and what `resumed_plan` raises.
     """
     assert options.extend is not None
-    sweep, _ = opened(options.extend)
+    sweep, _ = open_sweep(options.extend)
     before = saved_options(sweep)
     for number in range(before.num_trials):
         outcome = outcomes.read(sweep, number)

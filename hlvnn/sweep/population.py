@@ -19,7 +19,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ from hlvnn.config import flatten, run_config
 from hlvnn.errors import CheckpointError
 from hlvnn.records import perturbations, run_folder
 from hlvnn.records.checkpoint import load_checkpoint, previous, save_checkpoint
-from hlvnn.records.outcomes import trial_folder
 from hlvnn.records.perturbations import Change
 from hlvnn.search_space import Space
-from hlvnn.sweep.comparing import Row, compared
+from hlvnn.sweep.comparing import Row, is_compared
+from hlvnn.sweep.context import Context
 from hlvnn.sweep.searchers import Independent
-from hlvnn.words import Settings
+from hlvnn.words import Settings, shown
 
 QUARTER = 0.25
 """Share of the population that is replaced in a round, and share that is taken over."""
@@ -157,7 +157,7 @@ class Population(TrialScheduler):
         """Take a result in; in its last epoch, or diverged, a trial is left to end by itself."""
         epoch = int(row["epoch"])
         self.at[number] = max(epoch, self.at.get(number, 0))
-        if epoch == self.next and compared(row):
+        if epoch == self.next and is_compared(row):
             self.scores[number] = self.sign * row[str(self._metric)]
 
     def _hold_round(self) -> None:
@@ -181,27 +181,14 @@ class Population(TrialScheduler):
 
 
 class Exchange:
-    """Carries out what a population decides, in the folders of its trials, which wait meanwhile.
+    """Carries out what a population decides, in the folders of its trials, which wait meanwhile."""
 
-    params: the parameters that a trial was drawn with. patiently: runs something, waiting where
-    storage fails. tell: says in a line what happened.
-    """
-
-    def __init__(
-        self,
-        sweep: Path,
-        space: Space,
-        params: Callable[[int], dict[str, Any]],
-        patiently: Callable[[Callable[[], Any], str], Any],
-        tell: Callable[[int, Change], None],
-        problem: Callable[[str], None],
-    ) -> None:
-        self.sweep, self.space, self.params = sweep, space, params
-        self.patiently, self.tell, self.problem = patiently, tell, problem
+    def __init__(self, context: Context) -> None:
+        self.context = context
 
     def settings_now(self, number: int) -> Settings:
         """Return the settings that a trial was given since it began."""
-        return perturbations.settings_now(trial_folder(self.sweep, number))
+        return perturbations.settings_now(self.context.folder(number))
 
     def take_over(
         self, number: int, donor: int, epoch: int, chosen: random.Random
@@ -210,27 +197,29 @@ class Exchange:
 
         None where a checkpoint of this epoch is missing, as one was damaged: nothing is changed.
         """
-        folder = trial_folder(self.sweep, number)
+        folder, source = self.context.folder(number), self.context.folder(donor)
         changes = perturbations.read(folder) or [self._beginning(number)]
         if changes[-1].epoch == epoch:  # an earlier driver got as far as this
             return changes[-1].settings
-        known = perturbations.read(trial_folder(self.sweep, donor)) or [self._beginning(donor)]
-        params, settings = explored(self.space, known[-1].params, chosen)
+        known = perturbations.read(source) or [self._beginning(donor)]
+        params, settings = explore(self.context.space, known[-1].params, chosen)
         change = Change(epoch=epoch, from_trial=donor, params=params, settings=settings)
         try:
-            self.patiently(
-                lambda: self._write(folder, trial_folder(self.sweep, donor), [*changes, change]),
-                str(folder),
+            self.context.patience.patiently(
+                lambda: self._write(folder, source, [*changes, change]), str(folder)
             )
         except CheckpointError as error:
-            self.problem(f"trial {number} goes on by itself after epoch {epoch}: {error}")
+            self.context.say(f"trial {number} goes on by itself after epoch {epoch}: {error}")
             return None
-        self.tell(number, change)
+        self.context.board.entries[number].settings = shown(settings)
+        self.context.say(f"trial {number}: {change.told()}")
         return settings
 
     def _beginning(self, number: int) -> Change:
-        params = self.params(number)
-        return Change(epoch=0, params=params, settings=explored(self.space, params, None)[1])
+        """Return the settings that a trial was drawn with, as if they were its first change."""
+        params = self.context.journal.latest()[number].params
+        settings = explore(self.context.space, params, None)[1]
+        return Change(epoch=0, params=params, settings=settings)
 
     def _write(self, folder: Path, donor: Path, changes: list[Change]) -> None:
         """Write the trial's new state; perturbations.json comes last: with it, it is done."""
@@ -264,7 +253,7 @@ def _configure(trial: Any, changed: Settings) -> None:
     trial.set_config({**trial.config, "settings": json.dumps(settings)})
 
 
-def explored(
+def explore(
     space: Space, params: dict[str, Any], chosen: random.Random | None
 ) -> tuple[dict[str, Any], Settings]:
     """Return parameters near these, within the space's ranges, and the settings made of them.

@@ -87,7 +87,7 @@ class NodeReport:
     """Why a data set did not load, or ""."""
 
 
-def ready(options: SweepConfig, console: Console, stack: ExitStack) -> Plan:
+def checked_plan(options: SweepConfig, console: Console, stack: ExitStack) -> Plan:
     """Check everything about a sweep; return its plan.
 
     A cluster is joined, and left when `stack` closes. Raises `Problems`, or the one problem that
@@ -108,13 +108,13 @@ def ready(options: SweepConfig, console: Console, stack: ExitStack) -> Plan:
     elif planned is not None:  # else an address that makes no sense was told already
         check_nodes(page, Remote(options.root), tuple(configs), everywhere)
     if planned is not None:
-        planned = _fits(page, planned, nodes or [])
+        planned = _check_trials(page, planned, nodes or [])
     page.end(console)
     assert planned is not None
     return planned
 
 
-def _fits(page: Page, planned: Plan, nodes: list[cluster.Resources]) -> Plan:
+def _check_trials(page: Page, planned: Plan, nodes: list[cluster.Resources]) -> Plan:
     """Check models, disk and memory; return the plan with the share of a GPU that is known now."""
     needed = page.check("models, metrics and data here", lambda: plan.preflight(planned))
     if needed is not None and planned.remote is None:
@@ -130,7 +130,7 @@ def _fits(page: Page, planned: Plan, nodes: list[cluster.Resources]) -> Plan:
 
 def _nodes(options: SweepConfig, stack: ExitStack) -> list[cluster.Resources]:
     if options.address is not None:
-        stack.enter_context(cluster.connected(options.address))
+        stack.enter_context(cluster.connecting(options.address))
     return cluster.nodes() if ray.is_initialized() else [cluster.this_machine()]
 
 
@@ -139,7 +139,7 @@ def check_nodes(page: Page, root: Place, data: tuple[DataConfig, ...], everywher
     here = page.check("storage on this machine", lambda: _writable(root))
     if here is None or not everywhere:
         return
-    with _token(here) as request:
+    with _leaving_token(here) as request:
         request = replace(request, data=data)
         mine = inspect(request)
         reports = [mine, *ask_nodes(request, living_nodes())]
@@ -166,7 +166,7 @@ def _writable(root: Place) -> Place:
 
 
 @contextmanager
-def _token(folder: Place) -> Iterator[Request]:
+def _leaving_token(folder: Place) -> Iterator[Request]:
     """Leave a token in a folder of the storage, for nodes to find; clean up behind them."""
     token = uuid.uuid4().hex
     if isinstance(folder, Remote):
@@ -237,13 +237,13 @@ def ask_nodes(request: Request, nodes: Sequence[dict[str, Any]]) -> list[NodeRep
         try:
             reports.append(ray.get(answer, timeout=NODE_SECONDS))
         except ray.exceptions.RayError as error:
-            if not _lost(node):
+            if not _is_lost(node):
                 said = f"it did not answer ({_first_line(error)})"
                 reports.append(NodeReport(node["NodeManagerHostname"], data=said))
     return reports
 
 
-def _lost(node: dict[str, Any]) -> bool:
+def _is_lost(node: dict[str, Any]) -> bool:
     """Return whether a node has left the cluster, which Ray may see a little later than we."""
     until = time.monotonic() + LOST_SECONDS
     while any(other["NodeID"] == node["NodeID"] for other in living_nodes()):

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from hlvnn.patience import Patience
+from hlvnn.columns import DIVERGED
 from hlvnn.records import outcomes
-from hlvnn.records.board import Board, Entry
-from hlvnn.records.journal import Draw
 from hlvnn.records.outcomes import Outcome, Status
-from hlvnn.sweep.copies import Mirror
-from hlvnn.sweep.ending import Ending
-from hlvnn.sweep.options import SweepConfig
+from hlvnn.sweep.context import Context
 from hlvnn.sweep.schedulers import EpochScheduler
 from hlvnn.sweep.trainable import OUT_OF_MEMORY
-from hlvnn.words import shown
 
 HANG_GRACE = 3.0
 """Seconds after --trial-timeout in which a hung trial's process can still tell where it was."""
@@ -33,40 +27,12 @@ TABLE_SECONDS = 15
 """How often trials.parquet is written while the sweep runs."""
 
 
-class Display(Protocol):
-    """Shows the board."""
-
-    def event(self, text: str, lasting: bool = False) -> None:
-        """Something happened. `lasting`: it is worth a line that stays."""
-
-    def refresh(self) -> None:
-        """Time passed."""
-
-
 class Recorder(Callback):
     """Ray Tune's callback: it keeps the board and writes each trial's outcome when it ends."""
 
-    def __init__(
-        self,
-        sweep: Path,
-        options: SweepConfig,
-        board: Board,
-        scheduler: EpochScheduler,
-        display: Display,
-        ending: Ending,
-        patience: Patience,
-        mirror: Mirror,
-        save_table: Callable[[], object],
-    ) -> None:
-        self.sweep = sweep
-        self.options = options
-        self.board = board
+    def __init__(self, context: Context, scheduler: EpochScheduler) -> None:
+        self.context = context
         self.scheduler = scheduler
-        self.display = display
-        self.ending = ending
-        self.patience = patience
-        self.mirror = mirror
-        self.save_table = save_table
         self.saved = time.monotonic()
         self.alive: dict[int, float] = {}
         """When each running trial last told that it lives."""
@@ -77,47 +43,40 @@ class Recorder(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its arguments into a file that nobody reads
 
-    def on_draw(self, draw: Draw) -> None:
-        """Put a trial on the board when it is drawn first."""
-        if draw.number in self.board.entries:
-            return
-        epochs = int(draw.settings.get("num_epochs", 0))
-        self.board.entries[draw.number] = Entry(draw.number, shown(draw.drawn), epochs)
-
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = trial.config["trial"]
-        self.patience.patiently(
-            lambda: outcomes.forget(self.sweep, number), f"outcome of trial {number}"
+        self.context.patience.patiently(
+            lambda: outcomes.forget(self.context.sweep, number), f"outcome of trial {number}"
         )
-        self.mirror.push()  # a trial that begins is in the journal wherever the sweep goes on
+        self.context.mirror.push()  # where it begins the journal has it, wherever it goes on
         self.hung.discard(number)
         self.alive[number] = time.monotonic()
-        self.board.began(number)
-        entry = self.board.entries[number]
+        self.context.board.began(number)
+        entry = self.context.board.entries[number]
         again = f" (start {entry.starts})" if entry.starts > 1 else ""
-        self.display.event(f"trial {number} began{again}: {entry.settings}")
+        self.context.display.event(f"trial {number} began{again}: {entry.settings}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
         number = trial.config["trial"]
-        if result["epoch"] > self.board.entries[number].epoch:
+        if result["epoch"] > self.context.board.entries[number].epoch:
             trial.run_metadata.num_failures = 0  # it got on: --max-failures counts anew
         self.alive[number] = time.monotonic()
-        self.board.told(number, result)
+        self.context.board.told(number, result)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
     ) -> None:
         result = trial.last_result
         number = trial.config["trial"]
-        self.mirror.fetch(number)
+        self.context.mirror.fetch(number)
         if result.get(OUT_OF_MEMORY):
             reason = "it needed more memory than it had; give trials more of it (--gpus-per-trial)"
             self._end(number, Status.OUT_OF_MEMORY, f"{reason}; see {outcomes.ERROR}")
-        elif trial.trial_id in self.ending.cut:
-            self._end(number, Status.STOPPED, self.ending.reason, unfinished=True)
-        elif result.get("diverged"):
+        elif trial.trial_id in self.context.ending.cut:
+            self._end(number, Status.STOPPED, self.context.ending.reason, unfinished=True)
+        elif result.get(DIVERGED):
             reason = f"the loss was not finite in epoch {result['epoch']}"
             self._end(number, Status.DIVERGED, reason)
         elif trial.trial_id in self.scheduler.reasons:
@@ -128,35 +87,35 @@ class Recorder(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = trial.config["trial"]
-        self.board.entries[number].status = Status.NOT_STARTED
+        self.context.board.entries[number].status = Status.NOT_STARTED
         why = self._hung_reason() if number in self.hung else last_line(trial)
-        self.display.event(f"trial {number} will go on after an error: {why}", lasting=True)
+        self.context.display.event(f"trial {number} will go on after an error: {why}", lasting=True)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = trial.config["trial"]
-        self.mirror.fetch(number)
-        file = outcomes.trial_folder(self.sweep, number) / outcomes.ERROR
+        self.context.mirror.fetch(number)
+        file = self.context.folder(number) / outcomes.ERROR
         reason = f"see {file.name}" if file.exists() else "its process ended"
         if number in self.hung:
             reason = f"hung: {self._hung_reason()}"
         self._end(number, Status.FAILED, reason, error=last_line(trial))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
-        self.display.refresh()
-        self.ending.busy = any(trial.status == Trial.RUNNING for trial in trials)
-        if self.ending.interrupted and not self.told_of_interrupt:
+        self.context.display.refresh()
+        self.context.ending.busy = any(trial.status == Trial.RUNNING for trial in trials)
+        if self.context.ending.interrupted and not self.told_of_interrupt:
             self.told_of_interrupt = True
-            self.display.event(
+            self.context.display.event(
                 "interrupted: running trials finish their epoch; Ctrl-C again stops them now",
                 lasting=True,
             )
-        if self.options.trial_timeout is not None:
-            self._end_hung(trials, self.options.trial_timeout)
-        self.mirror.push_now_and_then()
+        if self.context.options.trial_timeout is not None:
+            self._end_hung(trials, self.context.options.trial_timeout)
+        self.context.mirror.push_now_and_then()
         began = time.monotonic()
         if began - self.saved > TABLE_SECONDS:
             with suppress(OSError):  # a full disk: the next one will do
-                self.save_table()
+                self.context.save_table(alive=True)
             self.saved = began + 20 * (time.monotonic() - began)  # at most a twentieth of the time
 
     def _end_hung(self, trials: list[Trial], timeout: float) -> None:
@@ -171,21 +130,22 @@ class Recorder(Callback):
                 ray.kill(actor)
 
     def _hung_reason(self) -> str:
+        seconds = self.context.options.trial_timeout
         return (
-            f"no epoch was finished within {self.options.trial_timeout:g} s (--trial-timeout); "
+            f"no epoch was finished within {seconds:g} s (--trial-timeout); "
             f"{outcomes.HUNG} tells where it was"
         )
 
     def close(self, reason: str) -> None:
         """Record the trials that the sweep's end cut short, and why it ended."""
-        for entry in self.board.having(Status.RUNNING):
-            self.mirror.fetch(entry.number)
+        for entry in self.context.board.having(Status.RUNNING):
+            self.context.mirror.fetch(entry.number)
             self._end(entry.number, Status.STOPPED, reason, unfinished=True)
 
     def _end(
         self, number: int, status: Status, reason: str, error: str = "", unfinished: bool = False
     ) -> None:
-        entry = self.board.entries[number]
+        entry = self.context.board.entries[number]
         outcome = Outcome(
             trial=number,
             status=status,
@@ -194,17 +154,18 @@ class Recorder(Callback):
             unfinished=unfinished,
             wall_seconds=time.monotonic() - entry.started if entry.started is not None else 0.0,
             starts=entry.starts,
-            cpus=self.options.cpus_per_trial,
-            gpus=self.options.gpus,
+            cpus=self.context.options.cpus_per_trial,
+            gpus=self.context.options.gpus,
             node=entry.node,
         )
-        self.patience.patiently(
-            lambda: outcomes.write(self.sweep, outcome), f"outcome of trial {number}"
+        self.context.patience.patiently(
+            lambda: outcomes.write(self.context.sweep, outcome), f"outcome of trial {number}"
         )
-        self.board.ended(outcome)
-        best = "" if entry.best is None else f", best {self.board.space.metric} {entry.best:.4g}"
+        self.context.board.ended(outcome)
+        metric = self.context.space.metric
+        best = "" if entry.best is None else f", best {metric} {entry.best:.4g}"
         why = f": {error or reason}" if error or reason else ""
-        self.display.event(
+        self.context.display.event(
             f"trial {number} {status} after {entry.epoch} epochs{best}{why}",
             lasting=status == Status.FAILED,
         )

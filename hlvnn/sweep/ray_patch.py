@@ -1,77 +1,132 @@
-"""What Ray (2.60) gets wrong when nodes are lost, mended for as long as a sweep runs."""
+"""What Ray (2.60) gets wrong when nodes are lost, mended for as long as a sweep runs.
+
+To mend it, private parts of Ray are replaced: those of the one version that the tests run with. In
+another, or where a part is missing, nothing is replaced, and what that means is told.
+"""
 
 from __future__ import annotations
 
 import importlib
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
-from ray.tune.execution.tune_controller import TuneController
 
 VERSION = "2.60."
-"""Of Ray, whose private parts these are."""
-LOST_STARTS = 10
-"""Times that a trial may be lost before it ran, which do not count as its failures; after as many
-something is wrong with the nodes."""
+"""Of Ray, whose private parts these are: pyproject.toml asks for it."""
 NOTICE_WIDTH = 160
 """Characters of a notice that are shown."""
+LOOP = "ray.tune.execution.tune_controller:TuneController"
 
 
-class Controller(TuneController):
-    """Ray Tune's loop, which here hears of a loss once, and does not blame a trial that never ran.
+@dataclass(frozen=True)
+class Mend:
+    """A part of Ray that is replaced."""
 
-    A trial that takes over the process of an earlier one is told so by a task, `reset`. When that
-    process is lost just then, Ray is told twice: at first it takes the trial up again; the second
-    time, as the trial waits by now, it ends it for good, whatever --max-failures says. It also
-    believes that the reset goes on, and would never start the trial.
-    """
+    module: str
+    name: str
+    """What is replaced, in the module."""
+    needs: tuple[str, ...]
+    """What the replacement uses besides: MODULE:NAME, or an attribute of a class."""
+    without: str
+    """What happens where it is not replaced."""
 
-    known: Exception | None = None
-    """The loss that it was told of last."""
-    lost_starts: Counter[str]
-    """How often each trial was lost before it ran, by Ray's id."""
+    @property
+    def missing(self) -> list[str]:
+        """What of it this Ray lacks."""
+        names = (f"{self.module}:{self.name}", *self.needs)
+        return [name for name in names if not is_there(name)]
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        self.lost_starts = Counter()
-        super().__init__(*args, **named)
 
-    def _process_trial_failure(self, trial: Any, exception: Any) -> None:
-        if exception is self.known:
-            return
-        self.known = exception
-        if isinstance(exception, RayActorError) and self._never_ran(trial):
-            self._resetting_trials.discard(trial)
-            self.lost_starts[trial.trial_id] += 1
-            if self.lost_starts[trial.trial_id] <= LOST_STARTS and not exception.preempted:
-                trial.run_metadata.num_failures -= 1  # Ray is about to count it
-        super()._process_trial_failure(trial, exception)
-
-    def _never_ran(self, trial: Any) -> bool:
-        if trial in self._resetting_trials:
-            return True
-        actor = self._trial_to_actor.get(trial)  # of one that ran it is forgotten by now
-        return actor is not None and actor not in self._started_actors
+LOSSES = Mend(
+    module="ray.tune.tune",
+    name="TuneController",
+    needs=(
+        f"{LOOP}._process_trial_failure",
+        f"{LOOP}._resetting_trials",
+        f"{LOOP}._trial_to_actor",
+        f"{LOOP}._started_actors",
+        "ray.exceptions:RayActorError.preempted",
+    ),
+    without=(
+        "a trial whose node is lost before it runs may fail for good, whatever --max-failures says"
+    ),
+)
+NOTICES = Mend(
+    module="ray._private.worker",
+    name="print_to_stdstream",
+    needs=(),
+    without="Ray's notices of lost nodes are printed at full length",
+)
 
 
 @contextmanager
-def mended(tell: Callable[[str], None]) -> Iterator[None]:
-    """Let Ray Tune use `Controller`, and tell Ray's notices in a line each.
+def mending(tell: Callable[[str], None]) -> Iterator[None]:
+    """Let Ray Tune use `ray_controller.Controller`, and tell Ray's notices in a line each.
 
     Such a notice (a node was lost, say) is up to a hundred lines of a log, which Ray prints over
-    whatever is on the terminal. Another Ray is left as it is: these are its private parts.
+    whatever is on the terminal. What cannot be mended is told in a line.
     """
     if not ray.__version__.startswith(VERSION):
+        tell(
+            f"Ray {ray.__version__} is not mended: its private parts are known of {VERSION}x, with "
+            f"which the sweeps are tested; here {LOSSES.without}, and {NOTICES.without}"
+        )
         yield
         return
-    worker: Any = importlib.import_module("ray._private.worker")
-    tuning: Any = importlib.import_module("ray.tune.tune")
-    before = worker.print_to_stdstream, tuning.TuneController
+    with ExitStack() as stack:
+        if _is_whole(LOSSES, tell):
+            from hlvnn.sweep.ray_controller import Controller
 
+            stack.enter_context(_replacing(LOSSES, Controller))
+        if _is_whole(NOTICES, tell):
+            stack.enter_context(_replacing(NOTICES, _notice(tell)))
+        yield
+
+
+def is_there(name: str) -> bool:
+    """Return whether a MODULE:NAME exists; the last part may be what a class's objects begin with.
+
+    These are seen in what its `__init__` sets: there is no object yet.
+    """
+    module, _, path = name.partition(":")
+    try:
+        owner: Any = importlib.import_module(module)
+    except ImportError:
+        return False
+    *owners, last = path.split(".")
+    for part in owners:
+        owner = getattr(owner, part, None)
+    made = [getattr(one.__init__, "__code__", None) for one in getattr(owner, "__mro__", ())]
+    return hasattr(owner, last) or any(code and last in code.co_names for code in made)
+
+
+def _is_whole(mend: Mend, tell: Callable[[str], None]) -> bool:
+    """Return whether a part can be replaced; where it cannot, tell why and what that means."""
+    if mend.missing:
+        tell(
+            f"Ray {ray.__version__} is not wholly mended: it lacks {', '.join(mend.missing)}; "
+            f"{mend.without}"
+        )
+    return not mend.missing
+
+
+@contextmanager
+def _replacing(mend: Mend, other: Any) -> Iterator[None]:
+    module = importlib.import_module(mend.module)
+    before = getattr(module, mend.name)
+    setattr(module, mend.name, other)
+    try:
+        yield
+    finally:
+        setattr(module, mend.name, before)
+
+
+def _notice(tell: Callable[[str], None]) -> Callable[..., None]:
+    """Return what prints a notice of Ray's: its first line, once where it comes again."""
     told = ""
 
     def notice(data: dict[str, Any], ignore_prefix: bool) -> None:
@@ -82,8 +137,4 @@ def mended(tell: Callable[[str], None]) -> Iterator[None]:
                 tell(f"Ray: {textwrap.shorten(first, NOTICE_WIDTH, placeholder=' …')}")
             told = first
 
-    worker.print_to_stdstream, tuning.TuneController = notice, Controller
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream, tuning.TuneController = before
+    return notice

@@ -1,4 +1,4 @@
-"""`--scheduler`: which of Ray's schedulers decides when a trial ends early, in one table.
+"""`--scheduler`: what makes each of `hlvnn.records.schedulers`, in one table.
 
 Each but `pbt` is Ray's own class with the epoch as its time. Two rules are the same for all: a
 diverged trial is not compared with others, and in its last epoch a trial is left to end by itself.
@@ -6,7 +6,6 @@ diverged trial is not compared with others, and in its last epoch a trial is lef
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,7 +19,10 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from hlvnn.sweep.comparing import NO_CONTROLLER, PastTrial, Row, compared
+from hlvnn.columns import DIVERGED
+from hlvnn.records.schedulers import ASHA, HYPERBAND, MEDIAN, NONE, PBT
+from hlvnn.sweep.comparing import NO_CONTROLLER, PastTrial, Row, is_compared
+from hlvnn.sweep.context import Context
 from hlvnn.sweep.population import Exchange, Population
 
 NEVER: Any = float("inf")
@@ -87,7 +89,7 @@ class Guarded(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         assert {"epoch", "num_epochs", self._metric} <= result.keys(), f"incomplete: {result}"
-        if not compared(result):
+        if not is_compared(result):
             return TrialScheduler.CONTINUE
         self._last[trial.trial_id] = result
         decision: str = self.inner.on_trial_result(tune_controller, trial, result)
@@ -96,7 +98,7 @@ class Guarded(TrialScheduler):
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if result.get("diverged"):
+        if result.get(DIVERGED):
             self.inner.on_trial_remove(tune_controller, trial)
         else:
             self.inner.on_trial_complete(tune_controller, trial, result)
@@ -126,7 +128,7 @@ class Guarded(TrialScheduler):
 
     def _replay(self, trial: Any, rows: list[Row]) -> None:
         for row in rows:
-            if compared(row):
+            if is_compared(row):
                 self.inner.on_trial_result(NO_CONTROLLER, trial, dict(row))
 
 
@@ -152,11 +154,11 @@ def asha(rules: Rules) -> EpochScheduler:
         stop_last_trials=False,  # True compares late results with the lowest rungs' early ones
     )
     why = f"was not among the best 1/{rules.reduction_factor:g}"
-    return Guarded(inner, rules.metric, why, replayed=True)
+    return Guarded(inner, rules.metric, why, replayed=ASHA.resumes)
 
 
 def hyperband(rules: Rules) -> EpochScheduler:
-    """HyperBand: brackets whose trials wait for each other at every rung (see `band_size`).
+    """HyperBand: brackets whose trials wait for each other at every rung.
 
     A resumed sweep begins new brackets with the trials that are left.
     """
@@ -169,17 +171,7 @@ def hyperband(rules: Rules) -> EpochScheduler:
         stop_last_trials=False,
     )
     why = f"was not among the best 1/{rules.reduction_factor:g} of its bracket"
-    return Guarded(inner, rules.metric, why, replayed=False)
-
-
-def band_size(rules: Rules) -> int:
-    """Return how many trials fill all brackets of a HyperBand: as many are drawn at once.
-
-    Drawn one by one, as they can begin, each would be alone in its bracket and never be compared.
-    """
-    brackets = round(math.log(rules.max_epochs) / math.log(rules.reduction_factor)) + 1
-    sizes = (brackets / (s + 1) * rules.reduction_factor**s for s in range(brackets))
-    return sum(math.ceil(size) for size in sizes)
+    return Guarded(inner, rules.metric, why, replayed=HYPERBAND.resumes)
 
 
 def median(rules: Rules) -> EpochScheduler:
@@ -192,7 +184,8 @@ def median(rules: Rules) -> EpochScheduler:
         min_samples_required=MIN_TRIALS,
         min_time_slice=NEVER,  # it would pause trials while it knows too few
     )
-    return Guarded(inner, rules.metric, "was behind the median of the other trials", replayed=True)
+    why = "was behind the median of the other trials"
+    return Guarded(inner, rules.metric, why, replayed=MEDIAN.resumes)
 
 
 def pbt(rules: Rules) -> EpochScheduler:
@@ -209,14 +202,31 @@ def pbt(rules: Rules) -> EpochScheduler:
 
 def none(rules: Rules) -> EpochScheduler:
     """Every trial runs to its end."""
-    return Guarded(FIFOScheduler(), rules.metric, "", replayed=False)
+    return Guarded(FIFOScheduler(), rules.metric, "", replayed=NONE.resumes)
 
 
-SCHEDULERS: dict[str, Callable[[Rules], EpochScheduler]] = {
-    "asha": asha,
-    "hyperband": hyperband,
-    "median": median,
-    "pbt": pbt,
-    "none": none,
+MAKERS: dict[str, Callable[[Rules], EpochScheduler]] = {
+    ASHA.name: asha,
+    HYPERBAND.name: hyperband,
+    MEDIAN.name: median,
+    PBT.name: pbt,
+    NONE.name: none,
 }
-"""`--scheduler`: a name -> what makes it."""
+"""A scheduler's name -> what makes it."""
+
+
+def scheduler_of(context: Context) -> EpochScheduler:
+    """Return the scheduler of a sweep."""
+    options, space = context.options, context.space
+    rules = Rules(
+        metric=space.metric,
+        mode=space.mode,
+        max_epochs=context.plan.max_epochs,
+        grace_period=options.grace_period,
+        reduction_factor=options.reduction_factor,
+        num_trials=options.num_trials,
+        perturb_every=options.perturb_every,
+        seed=options.seed,
+        exchange=Exchange(context),
+    )
+    return MAKERS[options.scheduler](rules)

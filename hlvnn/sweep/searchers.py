@@ -1,4 +1,4 @@
-"""`--searcher`: which of Optuna's samplers proposes the trials, in one table."""
+"""`--searcher`: which of Optuna's samplers each of `hlvnn.records.searchers` is, in one table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -18,21 +19,32 @@ from optuna.trial import FrozenTrial
 
 from hlvnn import search_space
 from hlvnn.errors import ConfigError
+from hlvnn.records.searchers import GP, GRID, QMC, RANDOM, TPE
 from hlvnn.search_space import Space
 
 GRID_LIMIT = 2000
 """Points of the largest grid."""
 
 
+def stream(seed: int, trials_before: int) -> int:
+    """Return the seed of a sampler that comes after `trials_before` other trials of the study.
+
+    A resumed sweep draws from a stream of its own, or it would repeat its first draws.
+    """
+    if not trials_before:
+        return seed
+    return int(np.random.SeedSequence([seed, trials_before]).generate_state(1)[0])
+
+
 def tpe(seed: int, trials_before: int) -> BaseSampler:
     """Tree-structured Parzen estimators, which know conditional parameters."""
-    return search_space.new_sampler(seed, trials_before)
+    return search_space.new_sampler(stream(seed, trials_before))
 
 
 def gp(seed: int, trials_before: int) -> BaseSampler:
     """A Gaussian process; conditional parameters are drawn at random."""
     return optuna.samplers.GPSampler(
-        seed=search_space.stream(seed, trials_before), warn_independent_sampling=False
+        seed=stream(seed, trials_before), warn_independent_sampling=False
     )
 
 
@@ -42,7 +54,7 @@ def qmc(seed: int, trials_before: int) -> BaseSampler:
         qmc_type="sobol",
         scramble=True,
         seed=seed,
-        independent_sampler=optuna.samplers.RandomSampler(search_space.stream(seed, trials_before)),
+        independent_sampler=optuna.samplers.RandomSampler(stream(seed, trials_before)),
         warn_asynchronous_seeding=False,
         warn_independent_sampling=False,
     )
@@ -50,29 +62,29 @@ def qmc(seed: int, trials_before: int) -> BaseSampler:
 
 def random(seed: int, trials_before: int) -> BaseSampler:
     """Independent draws."""
-    return optuna.samplers.RandomSampler(search_space.stream(seed, trials_before))
+    return optuna.samplers.RandomSampler(stream(seed, trials_before))
 
 
 def grid(seed: int, trials_before: int) -> BaseSampler:
     """Every point of a small space once, in random order; conditional parameters are understood."""
-    return optuna.samplers.BruteForceSampler(search_space.stream(seed, trials_before))
+    return optuna.samplers.BruteForceSampler(stream(seed, trials_before))
 
 
-SEARCHERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": tpe,
-    "gp": gp,
-    "qmc": qmc,
-    "random": random,
-    "grid": grid,
+SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+    TPE.name: tpe,
+    GP.name: gp,
+    QMC.name: qmc,
+    RANDOM.name: random,
+    GRID.name: grid,
 }
-"""`--searcher`: a name -> what makes it from a seed and the number of trials there are already."""
+"""A searcher's name -> what makes it from a seed and the number of trials there are already."""
 
 
 def sampler(name: str, seed: int, trials_before: int = 0) -> BaseSampler:
     """Return a searcher. With trials before, it draws from a stream of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SEARCHERS[name](seed, trials_before)
+        return SAMPLERS[name](seed, trials_before)
 
 
 def grid_size(space: Space, limit: int = GRID_LIMIT) -> int:

@@ -35,7 +35,7 @@ def sent_files(root: Path) -> list[Path]:
 
 
 @contextmanager
-def staged(root: Path) -> Iterator[Path]:
+def staging(root: Path) -> Iterator[Path]:
     """Copy the files that are sent into a folder of their own, which is gone afterwards.
 
     Ray packs a folder as it stands, less what a .gitignore in it names: there must be none.

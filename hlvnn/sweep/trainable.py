@@ -20,6 +20,7 @@ import torch
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
+from hlvnn.columns import DIVERGED, VAL_GROUP_P10, VAL_GROUP_WORST, validation_of
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
 from hlvnn.patience import Patience
@@ -32,7 +33,7 @@ from hlvnn.training.loop import EpochReport
 
 OUT_OF_MEMORY = "out_of_memory"
 """Flag of the one result of a trial that had too little memory."""
-GROUPS = ("val_group_p10", "val_group_worst")
+GROUPS = (VAL_GROUP_P10, VAL_GROUP_WORST)
 """Columns that are told to Ray beside the metric, for the live table."""
 ENDED = threading.Event()
 """Set while no trial runs in this process."""
@@ -74,7 +75,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         copy = TrialCopy(Remote(config["remote"]) / folder.name, patience)
         folder = copy.folder
     settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
-    _fresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
+    _start_afresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
     reports = 0
 
     def report(epoch: EpochReport) -> None:
@@ -90,7 +91,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         if config["problem"]:
             raise ConfigError(config["problem"])
         run = run_config(settings, f"trial {config['trial']}")
-        with _watched(folder, config["trial_timeout"]) as still_alive:
+        with _watching(folder, config["trial_timeout"]) as still_alive:
 
             def execute() -> None:
                 if not folder.parent.is_dir():  # of a file system that is not mounted now
@@ -107,7 +108,7 @@ def _run_trial(config: dict[str, Any]) -> None:
         with suppress(OSError):
             folder.mkdir(exist_ok=True)
             (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         _tell_out_of_memory(folder, settings["num_epochs"], config["worst"])
     finally:
@@ -115,7 +116,7 @@ def _run_trial(config: dict[str, Any]) -> None:
             copy.close()
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was no memory left: of a GPU, or of this machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -125,12 +126,12 @@ def out_of_memory(error: BaseException) -> bool:
 def _tell_out_of_memory(folder: Path, num_epochs: int, worst: Mapping[str, float]) -> None:
     """End a trial that had too little memory: an outcome, as divergence is, and not tried again."""
     epochs = len(run_folder.read_metrics(folder)) if (folder / run_folder.METRICS).exists() else 0
-    row = {"epoch": epochs + 1, "diverged": 1.0}
+    row = {"epoch": epochs + 1, DIVERGED: 1.0}
     tune.report(scalars(row, num_epochs, worst) | {OUT_OF_MEMORY: 1})
 
 
 @contextmanager
-def _watched(folder: Path, timeout: float | None) -> Iterator[Callable[[], None]]:
+def _watching(folder: Path, timeout: float | None) -> Iterator[Callable[[], None]]:
     """Write down where every thread is if what is yielded is not called for `timeout` seconds."""
     path = folder / HUNG
     with ExitStack() as stack:
@@ -166,22 +167,22 @@ def scalars(
     worst: that value, for each metric that is selected on.
     Raises `ConfigError` when the row has no such metric.
     """
-    diverged = bool(row["diverged"])
+    diverged = bool(row[DIVERGED])
     told: dict[str, float] = {
         "epoch": int(row["epoch"]),
         "num_epochs": num_epochs,
-        "diverged": int(diverged),
+        DIVERGED: int(diverged),
     }
     for metric, lowest in worst.items():
         if metric not in row and not diverged:  # a diverged epoch is not evaluated
-            known = [name for name in row if name.startswith("val_")]
+            known = validation_of(row)
             raise ConfigError(f"METRIC = {metric!r} is not measured; there are: {', '.join(known)}")
         value = float(row.get(metric, math.nan))
         told[metric] = lowest if diverged or math.isnan(value) else value
     return told | {name: float(row[name]) for name in GROUPS if name in row and name not in told}
 
 
-def _fresh(threads: int, seed: int, gpus: float) -> None:
+def _start_afresh(threads: int, seed: int, gpus: float) -> None:
     """Give a process that ran another trial before a fresh start."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

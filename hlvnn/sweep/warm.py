@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hlvnn.columns import validation_of
 from hlvnn.errors import ConfigError
 from hlvnn.records import outcomes, perturbations, trials_table
 from hlvnn.records.journal import Journal
@@ -26,7 +27,6 @@ from hlvnn.words import text
 
 SOURCE = "warm_start"
 """Attribute of an Optuna trial that came from elsewhere: the folder of that trial."""
-SERVING = (Status.COMPLETED, Status.STOPPED, Status.DIVERGED, Status.OUT_OF_MEMORY)
 
 
 @dataclass
@@ -58,19 +58,19 @@ def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
     earlier = Earlier(place or str(sweep))
     for number, trial in Journal.open(sweep).latest().items():
         outcome = outcomes.read(sweep, number)
-        if outcome is None or outcome.status not in SERVING or not trial.params:
+        if outcome is None or not outcome.status.facts.teaches or not trial.params:
             continue
         values = _values(sweep, number, outcome.status, space)
         if perturbations.read(outcomes.trial_folder(sweep, number)):
             earlier.unfit.append(f"trial {number}: its settings changed as it ran")
             continue
         try:
-            distributions = fitted(space, trial.params)
+            distributions = distributions_of(space, trial.params)
         except Unfit as error:
             earlier.unfit.append(f"trial {number}: {error}")
             continue
         earlier.trials.append(
-            completed(trial.params, distributions, values, f"{earlier.place}/{number}")
+            completed_trial(trial.params, distributions, values, f"{earlier.place}/{number}")
         )
     if not earlier.trials:
         why = f"; the first that does not fit: {earlier.unfit[0]}" if earlier.unfit else ""
@@ -90,7 +90,7 @@ def learn(study: optuna.Study, earlier: Earlier) -> None:
             study.add_trial(trial)
 
 
-def completed(
+def completed_trial(
     params: dict[str, Any],
     distributions: dict[str, BaseDistribution],
     values: Sequence[float],
@@ -110,7 +110,7 @@ class Unfit(ValueError):
     """A trial's parameters are not a draw of the space."""
 
 
-def fitted(space: Space, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+def distributions_of(space: Space, params: dict[str, Any]) -> dict[str, BaseDistribution]:
     """Return the distributions from which a space would draw these parameters.
 
     Raises `Unfit` when it never would.
@@ -149,12 +149,12 @@ class _Replay(Independent):
 def _values(sweep: Path, number: int, status: Status, space: Space) -> list[float]:
     """Return what the trial's last epoch measured, in this space's metrics."""
     frame = trials_table.metrics(sweep, number)
-    if frame is None or status in (Status.DIVERGED, Status.OUT_OF_MEMORY):
+    if frame is None or status.facts.is_lost:
         return list(space.worsts.values())
     last = frame.iloc[-1]
     for metric in space.worsts:
         if metric not in frame:
-            known = ", ".join(str(name) for name in frame if str(name).startswith("val_"))
+            known = ", ".join(validation_of(frame))
             raise ConfigError(
                 f"--warm-start {sweep}: its trials did not measure {metric}, which {space.path} "
                 f"selects on; they measured {known}"

@@ -21,7 +21,7 @@ from hlvnn.errors import run_command
 from hlvnn.records import outcomes
 from hlvnn.records.journal import JOURNAL
 from hlvnn.records.sweep_folder import locked
-from hlvnn.sweep import driver
+from hlvnn.sweep import closing
 from tests.conftest import Ended
 from tests.sweeps import FAILED, TRIALS
 
@@ -196,7 +196,7 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_sweep(
 ) -> None:
     copy = Path(shutil.copytree(small_sweep, tmp_path / "copy"))
     (copy / "report.html").mkdir()
-    line = driver._report(copy)
+    line = closing.write_report(copy)
     assert line.startswith("no report: IsADirectoryError")
     assert f"python -m hlvnn.analysis {copy}" in line
     assert list(copy.glob(".report*")) == []  # nothing half-written

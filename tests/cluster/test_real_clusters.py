@@ -31,9 +31,9 @@ def seen():
     return {"files": files, "hlvnn": hlvnn.__file__, "cwd": str(here)}
 
 address = sys.argv[1]
-told = {"open": access.takes_anybody(address)}
+told = {"open": access.is_open_to_anybody(address)}
 try:
-    with cluster.connected(address):
+    with cluster.connecting(address):
         told |= ray.get(seen.remote())
 except RunError as error:
     told["refused"] = str(error)

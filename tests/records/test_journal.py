@@ -6,30 +6,28 @@ from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 from hlvnn import search_space
 from hlvnn.errors import RunError
-from hlvnn.records import journal, outcomes
+from hlvnn.records import journal
 from hlvnn.records.journal import Journal
 from hlvnn.records.sweep_folder import locked
+from hlvnn.sweep.context import Context
+from hlvnn.sweep.options import SweepConfig
+from hlvnn.sweep.plan import Plan
 from hlvnn.sweep.proposer import Proposer
 from tests.spaces import SPACE
 
 
-def proposer(here: Path, study: Journal) -> Proposer:
-    return Proposer(
-        search_space.load("study"),
-        seed=0,
-        fixed={},
-        earlier=study.draws(),
-        folder_of=lambda number: outcomes.trial_folder(here, number),
-        on_draw=lambda draw: None,
-    )
+def proposer(here: Path) -> Proposer:
+    planned = Plan(SweepConfig(space="study"), search_space.load("study"), here, {}, [])
+    return Proposer(Context.of(planned, 1, Console(quiet=True)))
 
 
 def test_a_trial_that_goes_on_is_the_same_optuna_trial(here: Path) -> None:
     study = Journal.create(here, "max")
-    propose = proposer(here, study)
+    propose = proposer(here)
     first = [propose(study.study.ask()) for _ in range(3)]
     study.study.tell(0, 0.5)
 
@@ -41,7 +39,7 @@ def test_a_trial_that_goes_on_is_the_same_optuna_trial(here: Path) -> None:
     again.study.ask()  # the driver was killed before it gave this one its number
     open_trials = again.to_continue([1, 2])
     assert again.to_continue([1, 2]) == open_trials  # killed once more before they ran
-    propose = proposer(here, again)
+    propose = proposer(here)
     second = [propose(optuna.Trial(again.study, number)) for number in open_trials]
     assert [config["trial"] for config in second] == [1, 2, 3]
     assert second[:2] == first[1:]
@@ -62,7 +60,7 @@ def test_an_invalid_draw_is_recorded_with_its_problem(here: Path) -> None:
     text = SPACE.replace("return {", 'return {"lr": -1.0} if trial.number == 1 else {')
     (here / "search_spaces" / "study.py").write_text(text, encoding="utf-8")
     study = Journal.create(here, "max")
-    propose = proposer(here, study)
+    propose = proposer(here)
     good, bad = (propose(study.study.ask()) for _ in range(2))
     assert good["problem"] == ""
     assert "lr: Input should be greater than 0" in bad["problem"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hlvnn.errors import ConfigError
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules
+from hlvnn.sweep.schedulers import MAKERS, Rules
 from hlvnn.sweep.trainable import scalars
 
 
@@ -22,9 +22,7 @@ def row(epoch: int, value: float, diverged: int = 0) -> dict[str, float]:
 
 
 def asha() -> Any:
-    return SCHEDULERS["asha"](
-        Rules("val_acc", "max", max_epochs=9, grace_period=1, reduction_factor=3)
-    )
+    return MAKERS["asha"](Rules("val_acc", "max", max_epochs=9, grace_period=1, reduction_factor=3))
 
 
 def decisions(scheduler: Any, number: int, values: list[float]) -> str:

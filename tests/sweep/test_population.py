@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from hlvnn import search_space
 from hlvnn.commands import tune_search
@@ -17,12 +19,16 @@ from hlvnn.config import run_config
 from hlvnn.errors import ConfigError, RunError
 from hlvnn.records import outcomes, perturbations, run_folder
 from hlvnn.records.checkpoint import load_checkpoint
+from hlvnn.records.journal import NUMBER, Draw
 from hlvnn.records.perturbations import Change
 from hlvnn.sweep import plan
 from hlvnn.sweep import population as population_module
 from hlvnn.sweep.combinations import PERTURBED
-from hlvnn.sweep.population import Exchange, Population, explored
+from hlvnn.sweep.context import Context
+from hlvnn.sweep.options import SweepConfig
+from hlvnn.sweep.population import Exchange, Population, explore
 from hlvnn.training import execution
+from hlvnn.words import shown
 from tests.spaces import loaded, write_space
 from tests.sweep.epochs import rows
 from tests.sweep.populations import FLAGS, SPACE
@@ -137,10 +143,10 @@ def test_what_is_drawn_near_a_trial_stays_in_the_space(here: Path) -> None:
         )
     )
     params = {"lr": 0.09, "decay": 0.05, "kl": 0.3, "clip": 5, "dropout": 0.2}
-    same, settings = explored(space, params, None)
+    same, settings = explore(space, params, None)
     assert same == params
     assert settings["weight_decay"] == 0.05
-    drawn = [explored(space, params, random.Random(seed))[0] for seed in range(200)]
+    drawn = [explore(space, params, random.Random(seed))[0] for seed in range(200)]
     assert {one["clip"] for one in drawn} >= {4, 6}
     assert {round(one["dropout"], 9) for one in drawn} <= {0.0, 0.1, 0.2, 0.3, 0.4}
     assert all(1e-4 <= one["lr"] <= 0.1 for one in drawn)
@@ -150,7 +156,7 @@ def test_what_is_drawn_near_a_trial_stays_in_the_space(here: Path) -> None:
     assert 0.6 < len(near) / len(drawn) < 0.9
     kls = [one["kl"] for one in drawn]
     assert kls.count(0.3) > kls.count(2.0) > 0
-    again = [explored(space, params, random.Random(seed))[0] for seed in range(200)]
+    again = [explore(space, params, random.Random(seed))[0] for seed in range(200)]
     assert again == drawn
 
 
@@ -162,19 +168,19 @@ def test_a_trial_is_given_what_another_has_or_is_left_alone(
     drawn = {n: {"lr": 0.01 * (n + 1), "decay": 0.1 * n, "kl": 1.0} for n in range(2)}
     folders = [outcomes.trial_folder(here, number) for number in drawn]
     for number, folder in enumerate(folders):
-        settings = space.base | explored(space, drawn[number], None)[1] | {"num_epochs": 2}
+        settings = space.base | explore(space, drawn[number], None)[1] | {"num_epochs": 2}
         execution.execute(run_config(settings, "a test"), folder)
-    said: list[Any] = []
-    exchange = Exchange(
-        here,
-        space,
-        lambda number: drawn[number],
-        lambda write, what: write(),
-        lambda number, change: said.append(change),
-        said.append,
-    )
+    said = io.StringIO()
+    planned = plan.Plan(SweepConfig(space="study"), space, here, {}, [])
+    context = Context.of(planned, 1, Console(file=said))
+    for number, params in drawn.items():
+        context.journal.study.enqueue_trial(params)
+        trial = context.journal.study.ask()
+        trial.set_user_attr(NUMBER, number)
+        context.board.add(Draw(number, space.function(trial)))
+    exchange = Exchange(context)
     assert exchange.take_over(0, 1, 1, random.Random(0)) is None  # they are past that epoch
-    assert "trial 0 goes on by itself after epoch 1" in said[-1]
+    assert "trial 0 goes on by itself after epoch 1" in said.getvalue()
     assert perturbations.read(folders[0]) == []
 
     before, donor = (load_checkpoint(folder / run_folder.CHECKPOINT) for folder in folders)
@@ -182,7 +188,8 @@ def test_a_trial_is_given_what_another_has_or_is_left_alone(
     begun, change = perturbations.read(folders[0])
     assert (begun.epoch, begun.from_trial, begun.params) == (0, None, drawn[0])
     assert (change.epoch, change.from_trial, change.settings) == (2, 1, settings)
-    assert said[-1] == change
+    assert f"trial 0: {change.told()}" in said.getvalue()
+    assert context.board.entries[0].settings == shown(settings)
     now = load_checkpoint(folders[0] / run_folder.CHECKPOINT)
     assert all(torch.equal(now["model"][key], donor["model"][key]) for key in donor["model"])
     assert now["history"] == before["history"]
@@ -195,7 +202,7 @@ def test_a_trial_is_given_what_another_has_or_is_left_alone(
     # and the next one to take it over starts from what it has now
     (folders[1] / run_folder.CHECKPOINT).write_bytes(b"cut short")
     assert exchange.take_over(1, 0, 2, random.Random(0)) is None
-    assert "not a readable checkpoint" in said[-1]
+    assert "not a readable checkpoint" in said.getvalue()
 
 
 def refused(*flags: str) -> str:

@@ -12,7 +12,8 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 
 from hlvnn.sweep import ray_patch
-from hlvnn.sweep.ray_patch import LOST_STARTS, Controller, mended
+from hlvnn.sweep.ray_controller import LOST_STARTS, Controller
+from hlvnn.sweep.ray_patch import LOSSES, NOTICES, is_there, mending
 
 
 class Member(SimpleNamespace):
@@ -83,7 +84,7 @@ def test_rays_notices_take_a_line_each_and_all_is_as_it_was_afterwards() -> None
     tuning: Any = importlib.import_module("ray.tune.tune")
     before = worker.print_to_stdstream, tuning.TuneController
     said: list[str] = []
-    with mended(said.append):
+    with mending(said.append):
         assert tuning.TuneController is Controller
         text = "A node was lost." + " and so on" * 50 + "\nTraceback (most recent call last):\n"
         for _ in range(3):
@@ -93,3 +94,54 @@ def test_rays_notices_take_a_line_each_and_all_is_as_it_was_afterwards() -> None
     assert "\n" not in said[0]
     assert len(said[0]) <= ray_patch.NOTICE_WIDTH + len("Ray: ")
     assert (worker.print_to_stdstream, tuning.TuneController) == before
+
+
+def replaced() -> list[bool]:
+    """Return which of Ray's parts are replaced now."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    tuning: Any = importlib.import_module("ray.tune.tune")
+    ours = (tuning.TuneController, worker.print_to_stdstream)
+    return [part.__module__.startswith("hlvnn") for part in ours]
+
+
+def test_this_ray_has_all_that_is_replaced() -> None:
+    said: list[str] = []
+    assert LOSSES.missing == NOTICES.missing == []
+    with mending(said.append):
+        assert replaced() == [True, True]
+    assert said == []
+
+
+def test_another_ray_is_left_as_it_is_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_patch.ray, "__version__", "2.61.1")
+    said: list[str] = []
+    with mending(said.append):
+        assert replaced() == [False, False]
+    (line,) = said
+    assert line.startswith("Ray 2.61.1 is not mended")
+    for words in ("2.60.x", "--max-failures", "printed at full length"):
+        assert words in line
+
+
+def test_a_part_that_ray_lacks_is_told_and_the_others_are_mended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(TuneController, "_process_trial_failure")
+    said: list[str] = []
+    with mending(said.append):
+        assert replaced() == [False, True]
+    (line,) = said
+    assert "lacks ray.tune.execution.tune_controller:TuneController._process_trial_fail" in line
+    assert LOSSES.without in line
+    assert NOTICES.without not in line
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ray.nowhere:Thing", "ray.tune.tune:Nothing", f"{ray_patch.LOOP}._other_trials"),
+        *("ray.tune.tune:Nothing._part", "ray._private.worker:Nothing.more.parts"),
+    ],
+)
+def test_what_is_not_there_is_seen(name: str) -> None:
+    assert not is_there(name)

@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 import pytest
 
+from hlvnn.records.schedulers import SCHEDULERS, Halving
+from hlvnn.records.searchers import SEARCHERS
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.schedulers import SCHEDULERS, Rules, band_size
-from hlvnn.sweep.searchers import SEARCHERS
+from hlvnn.sweep.schedulers import MAKERS, Rules
 from hlvnn.sweep.trainable import scalars
 from tests.sweep.epochs import rows
 
@@ -52,7 +53,7 @@ RULES = Rules("val_acc", "max", max_epochs=9, grace_period=1, reduction_factor=3
 
 def test_the_median_rule_stops_who_is_behind_and_takes_up_an_earlier_sweep() -> None:
     for replayed in (False, True):
-        scheduler = SCHEDULERS["median"](RULES)
+        scheduler = MAKERS["median"](RULES)
         past = [rows([0.5, 0.6, 0.7]), rows([0.6, 0.7, 0.8]), rows([0.4, 0.5, 0.6])]
         if replayed:
             scheduler.refill(past, {})
@@ -64,8 +65,8 @@ def test_the_median_rule_stops_who_is_behind_and_takes_up_an_earlier_sweep() -> 
 
 
 def test_a_band_is_as_large_as_its_brackets() -> None:
-    scheduler = SCHEDULERS["hyperband"](RULES)
-    for number in range(band_size(RULES)):
+    scheduler = MAKERS["hyperband"](RULES)
+    for number in range(SCHEDULERS["hyperband"].drawn_at_once(Halving(9, 1, 3), 1)):
         scheduler.on_trial_add(Controller(), trial(number))
     assert scheduler.debug_string().count("Round") == 1
     scheduler.on_trial_add(Controller(), trial(99))
@@ -73,7 +74,7 @@ def test_a_band_is_as_large_as_its_brackets() -> None:
 
 
 def test_hyperband_lets_a_third_of_a_bracket_go_on() -> None:
-    scheduler, controller = SCHEDULERS["hyperband"](RULES), Controller()
+    scheduler, controller = MAKERS["hyperband"](RULES), Controller()
     controller.scheduler = scheduler
     trials = [trial(number) for number in range(3 + 5)]  # a bracket of 3 at 9 epochs, 5 at 3
     for one in trials:
@@ -92,7 +93,7 @@ def test_hyperband_lets_a_third_of_a_bracket_go_on() -> None:
 
 @pytest.mark.parametrize("name", [*SCHEDULERS])
 def test_a_diverged_or_ending_trial_is_left_to_end(name: str) -> None:
-    scheduler, controller = SCHEDULERS[name](RULES), Controller()
+    scheduler, controller = MAKERS[name](RULES), Controller()
     controller.scheduler = scheduler
     scheduler.refill([rows([0.5] * 8)] * 4, {})
     lost, last = trial(1), trial(2)

@@ -13,9 +13,10 @@ import pytest
 from hlvnn import search_space
 from hlvnn.errors import ConfigError
 from hlvnn.records.journal import Journal
+from hlvnn.records.searchers import SEARCHERS
 from hlvnn.sweep import plan
 from hlvnn.sweep.options import SweepConfig
-from hlvnn.sweep.searchers import SEARCHERS, grid_size, sampler
+from hlvnn.sweep.searchers import grid_size, sampler
 from tests.spaces import loaded
 
 GRID = """

@@ -38,7 +38,7 @@ def learning_curves(
     best: int | None = None,
     pooled: int | None = None,
 ) -> Figure:
-    """Draw the metric of every trial over epochs, and ASHA's rungs.
+    """Draw the metric of every trial over epochs, and the scheduler's rungs.
 
     trials, epochs: `Results.trials` and `.epochs`. A cross is where a trial was stopped.
     """

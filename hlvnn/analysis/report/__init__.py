@@ -38,8 +38,8 @@ WORDS = [
     ("10th percentile", "a tenth of the groups do worse than this; the worst group is the last"),
     ("nats a row", "minus the log of the probability given to the truth; 0 is perfect"),
     ("KL", "how much the latents say of their groups beyond the prior; part of the loss"),
-    ("ASHA, rung", "at a rung the worse trials are stopped, so that the others get the time"),
 ]
+RUNG = "at a rung the worse trials are stopped, so that the others get the time"
 
 
 def write_report(results: Results, path: Path | None = None, *, num_samples: int = 20) -> Path:
@@ -77,7 +77,6 @@ def page(results: Results, *, num_samples: int = 20) -> str:
     about = (
         search_space.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
     )
-    used = set(results.trials["status"])
     gains = measured.gains
     return environment.get_template("page.html").render(
         results=results,
@@ -96,12 +95,27 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         next_steps=findings.next_steps(results, measured.evidence),
         all_trials=tables.all_trials(results),
         failures=tables.failures(results),
-        words=[*WORDS, *((str(one), one.facts.meaning) for one in Status if one in used)],
+        words=words(results),
         facts=tables.facts(results),
         in_python=in_python(results),
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=version("hlvnn"),
     )
+
+
+def words(results: Results) -> list[tuple[str, str]]:
+    """Return the words of a report with their meanings: those that its sweep has a use for."""
+    scheduler = results.scheduler
+    found, cutters = list(WORDS), ["the time budget", "an interrupt"]
+    if scheduler is not None and scheduler.has_rungs:
+        found.append((f"{scheduler.title}, rung", RUNG))
+    elif scheduler is not None:
+        found.append((scheduler.title, scheduler.sentence))
+    if scheduler is not None and scheduler.stops:
+        cutters.insert(0, scheduler.title)
+    used = set(results.trials["status"])
+    told = ((str(one), one.facts.meaning) for one in Status if one in used)
+    return found + [(one, said.format(cutters=", ".join(cutters))) for one, said in told]
 
 
 def coded(sentence: str) -> Markup:

@@ -125,6 +125,10 @@ def sections(measured: Measured) -> list[Section]:
     """Draw every figure of a sweep's report; those that cannot be drawn say why."""
     results = measured.results
     best, metric = results.best_trial, results.metric
+    safe, dotted = "", ""
+    if results.scheduler is not None and results.scheduler.has_rungs:
+        safe = ", so that stopping the others at the rungs (dotted lines) was safe"
+        dotted = "rungs as dotted lines, "
     lower = "lower" if results.mode == "min" else "higher"
     level = results.groups.lowest_level or "group"
     by = f" (trial {results.latent_trial})" if results.latent_trial is not None else ""
@@ -133,12 +137,12 @@ def sections(measured: Measured) -> list[Section]:
             "curves",
             "Learning curves",
             (
-                f"Do the good trials lead early ({lower} is better), so that stopping the others "
-                "at the rungs (dotted lines) was safe? A curve still moving at its end wants more."
+                f"Do the good trials lead early ({lower} is better){safe}? A curve still moving "
+                "at its end wants more."
             ),
             (
                 f"{said(metric)} of every trial over epochs, the best and the best without latents "
-                "drawn thick, rungs as dotted lines, crosses where trials were stopped."
+                f"drawn thick, {dotted}crosses where trials were stopped."
             ),
             lambda: figures.learning_curves(
                 results.trials,

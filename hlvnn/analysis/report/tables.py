@@ -26,6 +26,7 @@ from hlvnn.columns import (
 )
 from hlvnn.records.outcomes import ERROR, ILL
 from hlvnn.records.run_folder import HYPERPARAMS
+from hlvnn.records.schedulers import Scheduler
 from hlvnn.storage import shown_path
 from hlvnn.words import duration, number, text
 
@@ -34,6 +35,12 @@ TOP = 20
 ENDS = 10
 """Groups shown from each end."""
 TRACE_LINES = 12
+OPTIONS = {
+    "grace_period": "grace period",
+    "reduction_factor": "factor",
+    "perturb_every": "epochs between rounds",
+}
+"""A scheduler's options, as they are called in a report."""
 LONG = 24
 """Letters from which on a cell gets room to break its lines."""
 
@@ -231,12 +238,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
     ]
     if record is not None:
         known.append(("search space", record.space))
-        options = record.options
-        asha = (
-            f"grace period {text(options.get('grace_period'))}, "
-            f"factor {text(options.get('reduction_factor'))}"
-        )
-        known.append(("ASHA", f"{asha}; rungs at epochs {_joined(results.rungs)}"))
+        if results.scheduler is not None:
+            known.append((results.scheduler.title, _paces(results, results.scheduler)))
         if record.base:
             fixed = {**record.base, **record.fixed}
             hidden = ("results_dir", "data_dir", "description", "device")
@@ -253,5 +256,12 @@ def facts(results: Results) -> list[tuple[str, str]]:
     return known
 
 
-def _joined(values: list[int]) -> str:
-    return ", ".join(map(str, values)) or "none"
+def _paces(results: Results, scheduler: Scheduler) -> str:
+    """Return when a scheduler compared trials: its options, and the rungs that follow."""
+    options = results.record.options if results.record is not None else {}
+    said = [f"{OPTIONS[name]} {text(options.get(name))}" for name in scheduler.options]
+    parts = [", ".join(said)] if said else []
+    if scheduler.has_rungs:
+        rungs = ", ".join(map(str, results.rungs)) or "none"
+        parts.append(f"rungs at epochs {rungs}")
+    return "; ".join(parts) or scheduler.sentence
