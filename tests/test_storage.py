@@ -196,7 +196,7 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
 
 
 def test_a_node_proves_that_it_reaches_the_address(remote: Remote) -> None:
-    with preflight._token(remote) as request:
+    with preflight.leaving_token(remote) as request:
         assert preflight.inspect(request).storage == ""
         elsewhere = preflight.Request(str(remote / "elsewhere"), request.token, ())
         assert "does not see the files" in preflight.inspect(elsewhere).storage

@@ -139,7 +139,7 @@ def check_nodes(page: Page, root: Place, data: tuple[DataConfig, ...], everywher
     here = page.check("storage on this machine", lambda: _writable(root))
     if here is None or not everywhere:
         return
-    with _leaving_token(here) as request:
+    with leaving_token(here) as request:
         request = replace(request, data=data)
         mine = inspect(request)
         reports = [mine, *ask_nodes(request, living_nodes())]
@@ -166,7 +166,7 @@ def _writable(root: Place) -> Place:
 
 
 @contextmanager
-def _leaving_token(folder: Place) -> Iterator[Request]:
+def leaving_token(folder: Place) -> Iterator[Request]:
     """Leave a token in a folder of the storage, for nodes to find; clean up behind them."""
     token = uuid.uuid4().hex
     if isinstance(folder, Remote):

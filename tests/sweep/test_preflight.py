@@ -96,7 +96,7 @@ def test_twelve_planted_problems_and_twelve_messages(here: Path, capsys) -> None
 def test_a_node_that_differs_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second look is another node's: its disk and its packages are what the test made them."""
     config = DataConfig(dataset="table", table=here / "rows.csv", target="y", groups=("ward",))
-    with preflight._token(here) as request:
+    with preflight.leaving_token(here) as request:
         request = replace(request, data=(config,))
         mine = preflight.inspect(request)
         assert mine == replace(preflight.inspect(request), node=mine.node)
@@ -162,7 +162,7 @@ def test_each_node_is_asked_and_one_that_is_lost_meanwhile_is_not_missed(here: P
     try:
         second = nodes.add_node(**small)
         ray.init(address=nodes.address, log_to_driver=False)
-        with preflight._token(here) as request:
+        with preflight.leaving_token(here) as request:
             listed = preflight.living_nodes()
             assert len(preflight.ask_nodes(request, listed)) == len(listed) == 2
             nodes.remove_node(second, allow_graceful=False)
