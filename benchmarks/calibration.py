@@ -31,7 +31,7 @@ from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.inference.importance import first_of
 from hlvnn.likelihoods.gaussian import Gaussian
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 
 COORDINATES = ("intercept", "slope")
 BINS = 20
@@ -144,7 +144,7 @@ def fitted(
 def draw(model: HierarchicalModel, rows: Split, number: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return draws of every group's z, [S, G, 2], and log p(z) − log q(z) of each, [S, G]."""
     first = first_of(rows.groups[:, 0])
-    with seeded(seed):
+    with seeding(seed):
         at = model.latents.at(rows.groups[first], unseen=False)
         (z,), (ratio,) = model.latents.sample_groups(at, number)
     return z, ratio
@@ -164,7 +164,7 @@ def log_weights(model: HierarchicalModel, rows: Split, z: Tensor, ratio: Tensor)
 
 def resampled(z: Tensor, log_weight: Tensor, seed: int) -> Tensor:
     """Return as many draws of every group, chosen with replacement by their weights."""
-    with seeded(seed):
+    with seeding(seed):
         chosen = log_weight.T.softmax(1).multinomial(len(z), replacement=True)  # [G, S]
     return z.gather(0, chosen.T[:, :, None].expand_as(z))
 

@@ -36,7 +36,7 @@ from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.inference.predict import rows_at_once
-from hlvnn.latents.table import dense_gradients
+from hlvnn.latents.table import keeping_gradients_dense
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.loop import EpochReport, fit
@@ -80,7 +80,7 @@ def bare_inference(model: HierarchicalModel, rows: Split, draws: int) -> Tensor:
     """Return the mean loss: all that validation must compute."""
     model.eval()
     total = torch.zeros((), device=model.device)
-    samples = draws if model.sampling else 1
+    samples = draws if model.is_sampling else 1
     with torch.inference_mode():
         for batch in Batches(rows, rows_at_once(model.device) // samples, device=model.device):
             loss, _ = scored(model, batch, samples)
@@ -115,11 +115,11 @@ def lightning_seconds(data: GroupedDataset, config: ModelConfig, options: Option
             return self.loop.optimizers
 
         def training_step(self, rows: list[Tensor], index: int) -> None:
-            with dense_gradients() if options.device == "cuda" else nullcontext():
+            with keeping_gradients_dense() if options.device == "cuda" else nullcontext():
                 self.loop.step(Batch(*rows, rows[2]))
 
         def validation_step(self, rows: list[Tensor], index: int) -> None:
-            draws = options.draws if self.model.sampling else 1
+            draws = options.draws if self.model.is_sampling else 1
             loss, prediction = scored(self.model, Batch(*rows, rows[2]), draws)
             self.log("loss", loss.mean(), batch_size=len(loss))
             self.log("acc", (prediction == rows[2]).float().mean(), batch_size=len(loss))

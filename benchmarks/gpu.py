@@ -63,7 +63,7 @@ def network(name: str, size: str, latents: str = "factor") -> tuple[Hierarchical
 
 
 @contextmanager
-def products(kind: str) -> Iterator[None]:
+def multiplying_in(kind: str) -> Iterator[None]:
     """Compute matrix products as `kind` says: float32, tf32 or bf16."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     exact = kind == "float32"
@@ -82,11 +82,11 @@ def ways(name: str, size: str, compiled: bool) -> dict[str, Step]:
     loop = Loop(model)
     found["Python"] = lambda: loop.step(batch)
     for kind in ("float32", "tf32", "bf16"):
-        with products(kind):
+        with multiplying_in(kind):
             found[f"graph, {kind}"] = replayed(*network(name, size))
     if compiled:
         try:
-            with products("float32"):
+            with multiplying_in("float32"):
                 found["graph, compiled"] = replayed(*network(name, size), compiled=True)
         except Exception as error:  # noqa: BLE001 - a compiler may say anything
             print(f"{name} {size}: not compiled: {str(error).splitlines()[0][:150]}")

@@ -54,7 +54,7 @@ from hlvnn.errors import run_command
 from hlvnn.inference.predict import predict
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from hlvnn.training.loop import EpochReport, fit
 
 Floats = NDArray[np.float64]
@@ -278,8 +278,8 @@ def hidden(network: HierarchicalModel, rows: Split) -> Tensor:
         kept.append(inputs[0] if inputs[0].dim() == 2 else inputs[0].mean(0))
 
     handle = network.backbone.get_submodule("output").register_forward_pre_hook(keep)
-    draws = 10 if network.sampling else 1
-    with seeded(0):
+    draws = 10 if network.is_sampling else 1
+    with seeding(0):
         for batch in Batches(rows, 4096 // draws):
             at = network.latents.at(batch.groups, unseen=False)
             network(batch.x, network.latents.sample(at, draws))

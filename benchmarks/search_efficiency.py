@@ -53,7 +53,7 @@ class Curves:
         rows = zip(table.index, table.to_numpy().tolist(), strict=True)
         return cls(metric, mode, dict(rows))
 
-    def better(self, value: float, than: float) -> bool:
+    def is_better(self, value: float, than: float) -> bool:
         return value > than if self.mode == "max" else value < than
 
     def best(self, values: Iterable[float]) -> float:
@@ -105,7 +105,7 @@ class Running:
 def epochs_to(level: float, search: Iterator[float], curves: Curves, limit: int) -> float:
     """Return how many epochs a search trains until its best is as good as `level`."""
     for epochs, value in enumerate(search, 1):
-        if not curves.better(level, value):
+        if not curves.is_better(level, value):
             return epochs
         if epochs == limit:
             break

@@ -27,7 +27,7 @@ from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
 from hlvnn.inference.objective import batch_loss
-from hlvnn.latents.table import dense_gradients
+from hlvnn.latents.table import keeping_gradients_dense
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import RowwiseAdam
@@ -103,7 +103,7 @@ class Loop:
 
     def recorded(self, batch: Batch) -> torch.cuda.CUDAGraph:
         """Return the step on one batch as a CUDA graph."""
-        with dense_gradients():
+        with keeping_gradients_dense():
             return captured(lambda: self.step(batch), self.optimizers)
 
 

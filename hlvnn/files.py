@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reachable(folder: Path) -> Iterator[None]:
+def reaching(folder: Path) -> Iterator[None]:
     """Turn an operating system's error about files into a `StorageError` that names the folder."""
     try:
         yield

@@ -53,8 +53,8 @@ class RowwiseAdam(Plain):
     its moments every step. Here a group that is not in the batch stays as it is, and the bias
     correction counts the steps in which the group took part. Kingma and Ba (2015), row by row.
 
-    Sparse gradients cost what their rows cost. Others (see `latents.table.dense_gradients`) cost
-    what the table costs, and a group is not in the batch if its row of the gradient is all zero.
+    Sparse gradients cost what their rows cost. Others (see `latents.table.keeping_gradients_dense`)
+    cost what the table costs, and a group is not in the batch if its row of the gradient is zero.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 
 @contextmanager
-def products(precision: Precision, device: torch.device) -> Iterator[None]:
+def multiplying_in(precision: Precision, device: torch.device) -> Iterator[None]:
     """Compute a network's products as said inside the block; all else stays float32.
 
     float32: as torch does by itself, which on a GPU has convolutions and LSTMs in TF32, 10 bits of

@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+def seeding(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed torch's random stream inside the block, and give the caller's back afterwards.
 
     Dropout and `torch.distributions` take no generator of their own; this is how they get one.

@@ -71,7 +71,7 @@ class Space:
         """`worst` of each objective, by its metric."""
         return {metric: worst(mode) for metric, mode in self.objectives}
 
-    def better(self, value: float, than: float) -> bool:
+    def is_better(self, value: float, than: float) -> bool:
         """Whether the metric's `value` beats another."""
         return value > than if self.mode == "max" else value < than
 

@@ -232,11 +232,11 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return {
-        n: row for n, row in rows.items() if _unchanged(outcomes.trial_folder(sweep, n), written)
+        n: row for n, row in rows.items() if _is_unchanged(outcomes.trial_folder(sweep, n), written)
     }
 
 
-def _unchanged(folder: Path, since: int) -> bool:
+def _is_unchanged(folder: Path, since: int) -> bool:
     try:
         if (folder / outcomes.OUTCOME).stat().st_mtime_ns > since:
             return False

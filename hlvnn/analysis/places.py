@@ -13,7 +13,7 @@ from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split
 from hlvnn.errors import ConfigError, DataError, unknown_label
 from hlvnn.files import read_json
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from hlvnn.records.run_folder import HYPERPARAMS, Run
 
 
@@ -108,7 +108,7 @@ def mean_z(model: HierarchicalModel, place: Place) -> list[Tensor]:
 def drawn_z(model: HierarchicalModel, place: Place, seed: int) -> list[Tensor]:
     """Return one draw of every latent at a place, [Z] each: of q, or of the prior if never seen."""
     groups = torch.tensor([[-1 if group is None else group for group in place]])
-    with torch.no_grad(), seeded(seed, model.device):
+    with torch.no_grad(), seeding(seed, model.device):
         rows = model.latents.at(groups.to(model.device), unseen=True)
         return [draw[0, 0] for draw in model.latents.sample(rows, 1)]
 

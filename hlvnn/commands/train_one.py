@@ -57,7 +57,7 @@ def main(args: list[str]) -> int:
     command = parse(args)
     to_terminal()
     if command.train.debug:
-        with _opened_where_it_happened():
+        with _opening_where_it_happened():
             return _run(command)
     return _run(command)
 
@@ -76,7 +76,7 @@ def _run(command: TrainOne) -> int:
 
 
 @contextmanager
-def _opened_where_it_happened() -> Iterator[None]:
+def _opening_where_it_happened() -> Iterator[None]:
     """Show an error with its traceback and, at a terminal, open the debugger where it happened."""
     try:
         yield

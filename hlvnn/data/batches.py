@@ -62,7 +62,7 @@ class Batches:
         self.device = torch.device(device)
         self.size = len(split)
         self.on_cpu = self.device.type == "cpu"
-        self.resident = self.on_cpu or fits(split, self.device)
+        self.resident = self.on_cpu or is_fitting(split, self.device)
         # on the CPU nothing is moved: a memory-mapped x stays on disk
         self.split = split.to(self.device) if self.resident and not self.on_cpu else split
         self.whole: Batch | None = None
@@ -135,7 +135,7 @@ class Batches:
                 yield ready
 
 
-def fits(split: Split, device: torch.device) -> bool:
+def is_fitting(split: Split, device: torch.device) -> bool:
     """Return whether a split may be kept on a device."""
     if device.type != "cuda":
         return True

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hlvnn.data.batches import Batch, fits
+from hlvnn.data.batches import Batch, is_fitting
 from hlvnn.data.grouped import Split
 
 
@@ -35,7 +35,9 @@ class BlockBatches:
     ) -> None:
         self.device = torch.device(device)
         on_cpu = self.device.type == "cpu"
-        self.split = split.to(self.device) if not on_cpu and fits(split, self.device) else split
+        self.split = (
+            split.to(self.device) if not on_cpu and is_fitting(split, self.device) else split
+        )
         self.block = block.cpu()
         self.generator = generator
         self.number = int(self.block.max()) + 1

@@ -64,7 +64,7 @@ def convert_leaf(config: Leaf) -> int:
         raise DataError(
             f"{config.out}: exists already and is not overwritten; move it or choose another --out"
         )
-    with _renamed_when_whole(config.out) as folder:
+    with _renaming_when_whole(config.out) as folder:
         book = _Book(folder, config)
         for number, (path, split) in enumerate(jobs, start=1):
             users = rows = 0
@@ -251,7 +251,7 @@ def _split_rows(
 
 
 @contextmanager
-def _renamed_when_whole(out: Path) -> Iterator[Path]:
+def _renaming_when_whole(out: Path) -> Iterator[Path]:
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

@@ -22,7 +22,7 @@ from hlvnn.inference.objective import expected_log_likelihood
 from hlvnn.latents.latent import Latent
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import RowwiseAdam, coalesced, lr_factor
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 
 Method = Literal["optimise", "encoder"]
 STEPS = 300
@@ -75,7 +75,7 @@ def adapt(
     fresh = adapted.latents.grow(numbers, split.groups)
     if method == "encoder":
         _encode(adapted, split, fresh)
-    with seeded(seed, model.device):
+    with seeding(seed, model.device):
         _optimise(adapted, split, fresh, steps, lr, num_samples)
     return adapted
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from hlvnn.data.grouped import Split
 from hlvnn.errors import ConfigError
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 
 logger = logging.getLogger("hlvnn")
 
@@ -137,7 +137,7 @@ def log_weights(
     model.eval()
     number = int(block.max()) + 1
     total = torch.zeros(num_samples, number, dtype=torch.float64)
-    with seeded(seed, model.device):
+    with seeding(seed, model.device):
         for index in packs(block):
             part = rows.subset(index).to(model.device)
             distinct, own = block[index].to(model.device).unique(return_inverse=True)

@@ -23,7 +23,7 @@ from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import Split
 from hlvnn.latents.strata import combinations, stratified
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 
 KL_RUNS = 32
 """Times that `full_elbo` estimates the KL of mixtures."""
@@ -56,7 +56,7 @@ class Elbo:
 
 def has_closed_form(model: HierarchicalModel) -> bool:
     """Return whether E_q[log p(y | x, z)] is exact without sampling."""
-    return model.likelihood.closed_form and model.linear_at_output
+    return model.likelihood.closed_form and model.is_linear_at_output
 
 
 def expected_log_likelihood(
@@ -80,7 +80,7 @@ def expected_log_likelihood(
         mean, variance = model.predictor_moments(batch.x, rows)
         log_prob = model.likelihood.expected_log_prob(mean, variance, batch.y)
     else:
-        draws, weights = stratified(model.latents, rows, num_samples if model.sampling else 1)
+        draws, weights = stratified(model.latents, rows, num_samples if model.is_sampling else 1)
         eta = model(batch.x, draws)
         log_prob = model.likelihood.log_prob(eta[0] if len(eta) == 1 else eta, batch.y)
         if len(eta) > 1:
@@ -128,10 +128,10 @@ def full_elbo(
     """
     was_training = model.training
     model.eval()
-    exact = has_closed_form(model) or not model.sampling
+    exact = has_closed_form(model) or not model.is_sampling
     draws = 1 if exact else num_samples
     totals = torch.zeros(draws, dtype=torch.float64)
-    with seeded(seed, model.device):
+    with seeding(seed, model.device):
         for batch in Batches(train, max(1, batch_size // draws), device=model.device):
             rows = model.latents.at(batch.groups, unseen=False)
             if has_closed_form(model):

@@ -18,7 +18,7 @@ from hlvnn.errors import ConfigError, DataError
 from hlvnn.inference.importance import Drawn, can_reweight, reweighted, warn_of_poor
 from hlvnn.inference.metrics import RowScores, across_groups, group_table, overall
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 
 ROWS_AT_ONCE = 16384
 """Rows × samples of one evaluation batch on a CPU …"""
@@ -58,14 +58,14 @@ def output_draws(
     """
     if num_samples < 1:
         raise ConfigError(f"num_samples ({num_samples}): at least one draw of z is needed")
-    draws = num_samples if model.sampling else 1
+    draws = num_samples if model.is_sampling else 1
     weighted = torch.zeros(len(split), dtype=torch.bool)
-    if reweight is not None and model.sampling:
+    if reweight is not None and model.is_sampling:
         weighted = can_reweight(model, split).cpu()
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), seeded(seed, model.device):
+        with torch.no_grad(), seeding(seed, model.device):
             if reweight is not None and weighted.any():
                 places = weighted.nonzero()[:, 0]
                 for part in reweighted(model, split.subset(places), reweight, num_samples):
@@ -96,7 +96,7 @@ class Integrated:
 
 def is_exact(model: HierarchicalModel) -> bool:
     """Return whether predictions need no draws: normal latents, a linear way to a normal y."""
-    return model.linear_at_output and model.likelihood.integrates
+    return model.is_linear_at_output and model.likelihood.integrates
 
 
 def integrated(model: HierarchicalModel, split: Split) -> Iterator[Integrated]:

@@ -72,7 +72,7 @@ class Latent(nn.Module):
         else:
             self.slopes = None
         self.register_buffer("within", torch.zeros(posterior.num_groups, dtype=torch.int64))
-        if self.normalised:
+        if self.is_normalised:
             self._hold_lone_loading()
 
     def _hold_lone_loading(self) -> None:
@@ -86,7 +86,7 @@ class Latent(nn.Module):
                 matrix.requires_grad_(False)
 
     @property
-    def lies_within(self) -> bool:
+    def is_within_another(self) -> bool:
         """Whether each group must lie in one group of another latent."""
         return self.parent_name is not None or (self.slopes is not None and not self.dense)
 
@@ -97,7 +97,7 @@ class Latent(nn.Module):
             yield placement
 
     @property
-    def normalised(self) -> bool:
+    def is_normalised(self) -> bool:
         """Whether z is measured by its effect (see `scaled`), having no scale of its own."""
         loadings = [entry.loadings() for entry in self.entries()]
         return self.prior.learned and bool(loadings) and all(loadings)
@@ -111,7 +111,7 @@ class Latent(nn.Module):
         prior SD is the size of its effect on a pre-activation (as a share of it for `film`'s scale;
         along a direction for `basis`). Dimensions may still be rotated into each other.
         """
-        if not self.normalised:
+        if not self.is_normalised:
             return z
         columns = torch.cat([matrix for entry in self.entries() for matrix in entry.loadings()])
         return z * (columns.square().mean(0) + SMALLEST).rsqrt()

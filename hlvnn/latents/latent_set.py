@@ -111,7 +111,7 @@ class LatentSet(nn.Module):
             new = fresh[latent.level]
             pair = groups[:, latent.level] * sizes[1] + groups[:, upper.level]
             pair = pair[new[groups[:, latent.level]]]
-            if latent.lies_within:
+            if latent.is_within_another:
                 self._place_within(latent, upper, pair.unique(), sizes[1])
             if latent.slopes is not None:
                 if latent.dense:
@@ -184,7 +184,7 @@ class LatentSet(nn.Module):
         return rows
 
     def _check_within(self, latent: Latent, group: Tensor, seen: Tensor, groups: Tensor) -> None:
-        if not latent.lies_within:
+        if not latent.is_within_another:
             return
         names = [other.name for other in self]
         upper = self[names.index(latent.parent_name or latent.given_name or "")]

@@ -17,13 +17,13 @@ def table_rows(table: Tensor, group: Tensor) -> Tensor:
     """Return the rows of the groups [B]: [B, P].
 
     The gradient is sparse, so that a step touches the groups of its batch only; inside
-    `dense_gradients` it is an ordinary tensor.
+    `keeping_gradients_dense` it is an ordinary tensor.
     """
     return F.embedding(group, table, sparse=torch.is_grad_enabled() and not _dense.get())
 
 
 @contextmanager
-def dense_gradients() -> Iterator[None]:
+def keeping_gradients_dense() -> Iterator[None]:
     """Give tables gradients of fixed size, as a recorded step needs them, inside the block."""
     token = _dense.set(True)
     try:

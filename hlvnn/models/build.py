@@ -23,7 +23,7 @@ from hlvnn.latents.strata import combinations
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.models.named import describe, expand, in_order, model_name, upper_of
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from hlvnn.stages import Stage
 
 BACKBONE_FOR = {"image": "cnn", "tokens": "lstm", "features": "mlp"}
@@ -43,7 +43,7 @@ def build_model(config: ModelConfig, data: GroupedDataset, seed: int = 0) -> Hie
 
     Raises `ConfigError` where the configuration does not fit itself or the data.
     """
-    with seeded(seed):
+    with seeding(seed):
         model = assemble(config, data.schema)
     model.observe(data)
     return model

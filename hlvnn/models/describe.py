@@ -50,7 +50,7 @@ class Describer:
         terms = placement.terms(
             self._outputs(placement.stage.out_features, at_output),
             self.backbone.columns_at_output() if at_output else None,
-            normalised=latent.normalised,
+            normalised=latent.is_normalised,
         )
         if terms is None or not at_output:
             return terms

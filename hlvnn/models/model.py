@@ -15,7 +15,7 @@ from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.models.describe import Describer
-from hlvnn.precision import Precision, products
+from hlvnn.precision import Precision, multiplying_in
 from hlvnn.stages import Recurrence
 
 
@@ -52,7 +52,7 @@ class HierarchicalModel(nn.Module):
         return next(self.parameters()).device
 
     @property
-    def linear_at_output(self) -> bool:
+    def is_linear_at_output(self) -> bool:
         """Whether all latents are normal and enter linearly at the output, and nowhere else.
 
         Then the predictor's mean and variance under q are exact (`predictor_moments`).
@@ -64,7 +64,7 @@ class HierarchicalModel(nn.Module):
         )
 
     @property
-    def sampling(self) -> bool:
+    def is_sampling(self) -> bool:
         """Whether anything is random given the groups: some latent that is not a point."""
         return any(latent.posterior.random for latent in self.latents)
 
@@ -74,12 +74,12 @@ class HierarchicalModel(nn.Module):
         draws: one [S, B, Z] per latent, from `self.latents.sample`.
         """
         scaled = [latent.scaled(z) for latent, z in zip(self.latents, draws, strict=True)]
-        with products(self.precision, x.device):
+        with multiplying_in(self.precision, x.device):
             eta: Tensor = self.backbone(x, _Draws(self._entries, scaled))
         return _exact(eta if eta.dim() == 3 else eta.unsqueeze(0))
 
     def predictor_moments(self, x: Tensor, rows: LatentRows) -> tuple[Tensor, Tensor]:
-        """Return the output's mean and variance under q, [B, out] each (see `linear_at_output`).
+        """Return the output's mean and variance under q, [B, out] each (see `is_linear_at_output`).
 
         The mean gains J m; the variance is the diagonal of J V Jᵀ, by applying J to the columns of
         V's factors. Latents that depend on each other share sources of noise, so their effects are
@@ -90,7 +90,7 @@ class HierarchicalModel(nn.Module):
             for latent, (mean, own) in zip(self.latents, self.latents.moments(rows), strict=True)
         ]
         hook = _Moments(self._entries.get("output", []), moments)
-        with products(self.precision, x.device):
+        with multiplying_in(self.precision, x.device):
             mean = self.backbone(x, hook)
         return _exact(mean), _exact(hook.variance)
 

@@ -71,7 +71,7 @@ class Board:
         value = float(result[self.space.metric])
         entry.worst_group = result.get(VAL_GROUP_WORST)
         entry.metric = value
-        if not result[DIVERGED] and (entry.best is None or self.space.better(value, entry.best)):
+        if not result[DIVERGED] and (entry.best is None or self.space.is_better(value, entry.best)):
             entry.best = value
 
     def ended(self, outcome: Outcome) -> None:
@@ -89,7 +89,7 @@ class Board:
         for entry in self.having(*PLACED, Status.RUNNING):
             if entry.best is None:
                 continue
-            if found is None or found.best is None or self.space.better(entry.best, found.best):
+            if found is None or found.best is None or self.space.is_better(entry.best, found.best):
                 found = entry
         return found
 

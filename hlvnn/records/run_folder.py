@@ -22,7 +22,7 @@ from hlvnn.errors import CheckpointError, DataError, RunError
 from hlvnn.files import read_json
 from hlvnn.models.build import assemble
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from hlvnn.records.checkpoint import (
     load_checkpoint,
     load_weights,
@@ -166,7 +166,7 @@ def load_run(folder: Path | str, which: str = "last") -> Run:
         checkpoint.get("epoch"), int
     ):
         raise CheckpointError(f"{path}: no weights or no epoch in it")
-    with seeded(0):  # the first weights are drawn, and then replaced
+    with seeding(0):  # the first weights are drawn, and then replaced
         model = assemble(config.model, schema)
     load_weights(model, checkpoint["model"], path)
     return Run(folder, config, schema, model.eval(), checkpoint["epoch"])

@@ -51,7 +51,7 @@ class Scheduler:
     """How many trials are drawn at once where so many are to run; None: each when it can begin."""
 
     @property
-    def waits(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether its trials wait for each other, so that many must be there (no --max-concurrent).
 
         Drawn one by one, as they can begin, each would be alone and never be compared.

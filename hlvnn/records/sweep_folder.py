@@ -29,7 +29,7 @@ LOCK = "driver.lock"
 
 
 @contextmanager
-def locked(sweep: Path) -> Iterator[None]:
+def locking(sweep: Path) -> Iterator[None]:
     """Hold the sweep's lock, which the system frees when this process ends, however it ends.
 
     Raises `RunError` when another driver holds it.

@@ -26,7 +26,7 @@ def check(options: SweepConfig, space: Space, sample: list[RunConfig]) -> None:
     searcher, scheduler = SEARCHERS[options.searcher], SCHEDULERS[options.scheduler]
     if searcher.is_exhaustive and not scheduler.perturbs:
         check_grid(space, options.num_trials)
-    if scheduler.waits and options.max_concurrent is not None:
+    if scheduler.is_waiting and options.max_concurrent is not None:
         raise ConfigError(
             f"--max-concurrent {options.max_concurrent}: {scheduler.name}'s trials wait for "
             "each other, and those that wait would count; leave it out, or give trials more "

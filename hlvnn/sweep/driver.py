@@ -16,7 +16,7 @@ from hlvnn.errors import RunError, StorageError
 from hlvnn.records import journal, trials_table
 from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import SCHEDULERS
-from hlvnn.records.sweep_folder import locked
+from hlvnn.records.sweep_folder import locking
 from hlvnn.sweep import cluster, warm
 from hlvnn.sweep.closing import conclude
 from hlvnn.sweep.context import Context
@@ -41,7 +41,7 @@ def run(plan: Plan, console: Console) -> int:
         nodes = cluster.nodes()
         cluster.check(plan.options, nodes)
         slots = cluster.slots(plan.options, nodes)
-        with locked(plan.sweep):
+        with locking(plan.sweep):
             journal.mend(plan.sweep)
             begin(plan)
             context = Context.of(plan, slots, console)

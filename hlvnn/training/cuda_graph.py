@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.errors import ResourceError
-from hlvnn.latents.table import dense_gradients
+from hlvnn.latents.table import keeping_gradients_dense
 from hlvnn.training.step import Step
 
 TRIAL_STEPS = 3
@@ -54,7 +54,7 @@ class RecordedSteps:
         self.sums = torch.zeros(1 + len(step.model.latents), device=self.device)
 
     @staticmethod
-    def possible(step: Step, batches: object) -> bool:
+    def is_possible(step: Step, batches: object) -> bool:
         """Return whether a fit's steps are the same operations on the same memory every time."""
         return (
             isinstance(batches, Batches)
@@ -75,9 +75,9 @@ class RecordedSteps:
 
     def __call__(self, number: int, left: int) -> int:
         """Do the fit's step `number`, and some of the `left` of its epoch; return how many."""
-        warming = self.step.warming(number)
+        warming = self.step.is_warming(number)
         last = number + self.at_once - 1
-        together = left >= self.at_once and self.step.warming(last) == warming
+        together = left >= self.at_once and self.step.is_warming(last) == warming
         steps = self.at_once if together else 1
         if self.stream is None:
             self._do(warming, steps)
@@ -123,7 +123,7 @@ class RecordedSteps:
         rows = self.order.view(self.per_epoch, -1).index_select(0, at).flatten()
         parts = (part.split(self.batches.batch_size) for part in self.batches.gather(rows))
         told: list[Tensor] = []
-        with dense_gradients():
+        with keeping_gradients_dense():
             for now, *batch in zip(schedule, *parts, strict=True):
                 for index, group in enumerate(self.step.groups):
                     group["lr"] = now[index]

@@ -16,7 +16,7 @@ from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
-from hlvnn.files import reachable, read_json, replacing, write_json, write_rows
+from hlvnn.files import reaching, read_json, replacing, write_json, write_rows
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.records.checkpoint import (
@@ -40,7 +40,7 @@ from hlvnn.records.run_folder import (
     versions,
 )
 from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, check, fit
-from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, logged, opening
+from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, logging_to, opening
 from hlvnn.training.tensorboard import Events, check_installed
 
 logger = logging.getLogger("hlvnn")
@@ -99,16 +99,16 @@ def execute(
     model = build_model(config.model, data, config.seed)
     check(model, data, config.train)
     run = _Writer(folder, config, data.schema, report)
-    with logged(folder / LOG):
+    with logging_to(folder / LOG):
         checkpoint = None
         if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
             _check_same(config, data, folder)
             checkpoint = _checkpoint_to_continue(*found, model)
-        with reachable(folder):
+        with reaching(folder):
             run.start(checkpoint, model, data)
         logger.info(opening(config, model, data, folder, checkpoint))
         result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
-        with reachable(folder):
+        with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
     return result
@@ -149,7 +149,7 @@ def _checkpoint_to_continue(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_weights(model, checkpoint["model"], path)
     model.load_state_dict(before)
-    with reachable(path.parent):
+    with reaching(path.parent):
         path.replace(path.with_name(CHECKPOINT))
     return checkpoint
 
@@ -222,7 +222,7 @@ class _Writer:
             raise RunError(f"{self.folder} was taken over by {now.strip()}; this process ends")
 
     def report(self, epoch: EpochReport, checkpoint: Callable[[], Checkpoint]) -> None:
-        with reachable(self.folder):
+        with reaching(self.folder):
             self._write(epoch, checkpoint)
         logger.info(epoch_line(epoch.row, self.config.train.num_epochs))
         if table := groups_at_both_ends(epoch.groups, self.schema):
@@ -231,7 +231,7 @@ class _Writer:
             try:
                 self.outer(epoch)
             except BaseException:
-                with reachable(self.folder):
+                with reaching(self.folder):
                     self._save()  # it was asked to end: what it has is kept
                 raise
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from hlvnn import columns
 from hlvnn.columns import DIVERGED, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS, of_split
 from hlvnn.config import TrainConfig
-from hlvnn.data.batches import Batch, Batches, fits
+from hlvnn.data.batches import Batch, Batches, is_fitting
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.errors import ConfigError
@@ -25,7 +25,7 @@ from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
 from hlvnn.latents.collapse import collapsed
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from hlvnn.training.bound import Bound, check_bound
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.gpu_meter import GpuMeter
@@ -108,7 +108,7 @@ def fit(
     """
     with ExitStack() as stack:
         device = resolve_device(config.device)
-        stack.enter_context(seeded(seed, device))
+        stack.enter_context(seeding(seed, device))
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(config.threads)
         stack.callback(setattr, model, "precision", model.precision)
@@ -183,7 +183,7 @@ class _Fit:
             else self.bound.batches(data.train, config.batch_size, self.generator, device)
         )
         self.evaluated = {
-            name: split.to(device) if device.type == "cuda" and fits(split, device) else split
+            name: split.to(device) if device.type == "cuda" and is_fitting(split, device) else split
             for name, split in data.splits().items()
             if name != "train"
         }
@@ -195,7 +195,7 @@ class _Fit:
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
         wanted = self.device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
-        if not wanted or step.total < MIN_STEPS or not RecordedSteps.possible(step, batches):
+        if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
             return None
         assert isinstance(batches, Batches)
         return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
@@ -204,7 +204,7 @@ class _Fit:
         if resume is not None:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
-        diverged, stopped = False, self._out_of_patience()
+        diverged, stopped = False, self._is_out_of_patience()
         since = time.perf_counter()  # of the epochs that the next row tells of
         while state.epoch < config.num_epochs and not diverged and not stopped:
             self.epoch_began = time.perf_counter()
@@ -220,7 +220,7 @@ class _Fit:
             is_best = score < state.best
             state.best = min(score, state.best)
             state.waited = 0 if is_best else state.waited + 1
-            stopped = self._out_of_patience()
+            stopped = self._is_out_of_patience()
             row["seconds"] = time.perf_counter() - since
             row[ROWS_PER_SECOND] = len(self.data.train) / train_seconds
             row |= self.gpu.read()
@@ -244,7 +244,7 @@ class _Fit:
     def _report(self, report: Report, epoch: EpochReport) -> None:
         """Report, and go on with the random streams as they were, whatever the report draws."""
         streams = self._streams()
-        with seeded(0, self.device):
+        with seeding(0, self.device):
             report(epoch, lambda: self._checkpoint(streams))
 
     def _streams(self) -> dict[str, Tensor]:
@@ -253,7 +253,7 @@ class _Fit:
             streams["random_cuda"] = torch.cuda.get_rng_state(self.device)
         return streams
 
-    def _out_of_patience(self) -> bool:
+    def _is_out_of_patience(self) -> bool:
         return self.config.patience is not None and self.state.waited >= self.config.patience
 
     def _epoch(self) -> list[float]:
@@ -265,7 +265,7 @@ class _Fit:
             for number, batch in enumerate(self.batches, start=1):
                 self._step(batch, sums)
                 self._tell(number)
-        if self.step.closed and not self.step.warming(self.state.step):
+        if self.step.closed and not self.step.is_warming(self.state.step):
             self.model.latents.update_priors()
         return sums.read()  # waits for the GPU
 
@@ -312,7 +312,7 @@ class _Fit:
         row: dict[str, float] = {"epoch": self.state.epoch}
         row[TRAIN_LOSS] = nll + beta * sum(kl_shares) - gap
         row[TRAIN_NLL] = nll
-        with seeded(0, self.device):  # a mixture's KL draws; evaluating must not change the fit
+        with seeding(0, self.device):  # a mixture's KL draws; evaluating must not change the fit
             totals = model.latents.kl_totals()
         row["elbo"] = -rows * nll - sum(totals)
         if self.bound is not None:
@@ -341,7 +341,7 @@ class _Fit:
     def _log_shapes(self, batch: Batch) -> None:
         rows = self.model.latents.at(batch.groups, unseen=False)
         shapes = {"x": batch.x, "groups": batch.groups, "y": batch.y}
-        with torch.no_grad(), seeded(0, self.device):
+        with torch.no_grad(), seeding(0, self.device):
             draws = self.model.latents.sample(rows, self.config.num_samples)
             shapes |= {
                 f"z[{latent.name}]": z for latent, z in zip(self.model.latents, draws, strict=True)

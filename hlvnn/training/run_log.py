@@ -125,7 +125,7 @@ class _LogFile(logging.FileHandler):
 
 
 @contextmanager
-def logged(path: Path) -> Iterator[None]:
+def logging_to(path: Path) -> Iterator[None]:
     """Append what the logger tells to a file."""
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -83,7 +83,7 @@ class Step:
             return 1.0
         return LATENT_LR if latent.prior.proper else FREE_LATENT_LR
 
-    def warming(self, number: int) -> bool:
+    def is_warming(self, number: int) -> bool:
         """Return whether learned priors are held at the fit's step `number` (from 0)."""
         return number < self.warm_steps
 
@@ -103,7 +103,7 @@ class Step:
         factor = self.lr_factor(number)
         for group, lr in zip(self.groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
-        return self.move(batch, self.beta(number), self.warming(number))
+        return self.move(batch, self.beta(number), self.is_warming(number))
 
     def move(
         self, batch: Batch, beta: float | Tensor, warming: bool

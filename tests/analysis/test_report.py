@@ -20,7 +20,7 @@ from hlvnn.commands.report import main
 from hlvnn.errors import run_command
 from hlvnn.records import outcomes
 from hlvnn.records.journal import JOURNAL
-from hlvnn.records.sweep_folder import locked
+from hlvnn.records.sweep_folder import locking
 from hlvnn.sweep import closing
 from tests.conftest import Ended
 from tests.sweeps import FAILED, TRIALS
@@ -36,7 +36,7 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1100, "height": 900}
 @pytest.fixture(scope="module")
 def report(small_sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the report of the small sweep, written while a driver holds it."""
-    with locked(small_sweep):
+    with locking(small_sweep):
         results = load_sweep(small_sweep)
     return write_report(results, tmp_path_factory.mktemp("report") / "a.html", num_samples=4)
 
@@ -88,7 +88,7 @@ def test_the_report_says_what_won_and_escapes_what_it_was_told(
     assert "and &lt;how wide&gt; should it be?" in html
     assert "<small>" not in html
     text = " ".join(Pieces(html).texts["li"])
-    with locked(small_sweep):
+    with locking(small_sweep):
         results = load_sweep(small_sweep)
     best = results.row(results.best_trial)
     assert f"Best is trial {results.best_trial}, latents {best['structure']}" in text

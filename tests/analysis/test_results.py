@@ -20,7 +20,7 @@ from hlvnn.errors import RunError
 from hlvnn.inference.metrics import across_groups
 from hlvnn.records import outcomes, run_folder, trials_table
 from hlvnn.records.journal import JOURNAL
-from hlvnn.records.sweep_folder import SWEEP, locked
+from hlvnn.records.sweep_folder import SWEEP, locking
 from tests.helpers import ROOT
 from tests.sweeps import COMPLETED, DIVERGED, DRAWN, FAILED, RUNNING, STOPPED, TRIALS
 
@@ -34,7 +34,7 @@ def files_below(folder: Path) -> dict[Path, tuple[int, int]]:
 
 def test_every_trial_is_in_the_table_with_its_status(small_sweep: Path) -> None:
     before = files_below(small_sweep)
-    with locked(small_sweep):
+    with locking(small_sweep):
         before = files_below(small_sweep)
         running = load_sweep(small_sweep)
         assert running.alive

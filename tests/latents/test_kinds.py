@@ -139,7 +139,7 @@ def test_others_depend_on_all_groups_of_a_whole_level() -> None:
     q = posterior_class("mean_field")(6, WIDTH, SCALE)
     below = Latent("character", 0, q, prior_class("standard")(WIDTH, SCALE), [], given=above)
     assert below.dense
-    assert not below.lies_within
+    assert not below.is_within_another
     assert below.dependence(torch.arange(6)).shape == (6, WIDTH, GROUPS * WIDTH)
     assert not is_able_to_depend(type(above.posterior))
     assert is_able_to_depend(Diagonal)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.posteriors.base import LevelPosterior, Posterior
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from tests.helpers import (
     POSTERIORS,
     PRIORS,
@@ -37,7 +37,7 @@ def draws(law: Distribution, number: int = MONTE_CARLO) -> Tensor:
 
 def stratified(q: Posterior, group: Tensor, number: int = 2) -> Tensor:
     """Return Σ weight · draw over all strata, [B, Z], with gradients to all of q's parameters."""
-    with seeded(0):
+    with seeding(0):
         z, weights = q.stratified(q(group), number)
     assert z.shape == (number * q.strata, len(group), q.width)
     if weights is None:
@@ -143,7 +143,7 @@ def test_a_factor_is_a_root_of_the_covariance_of_the_draws(name: str) -> None:
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_weighted_draws_from_all_strata_have_the_posteriors_moments(name: str) -> None:
     q = randomise(posterior(name))
-    with torch.no_grad(), seeded(0):
+    with torch.no_grad(), seeding(0):
         law = q(torch.tensor([2, 4]))
         z, weights = q.stratified(law, 50_000)
     weight = torch.full(z.shape[:2], 1 / len(z)) if weights is None else weights
@@ -258,7 +258,7 @@ def test_kl_is_the_mean_of_the_log_ratio_over_draws(q_name: str, p_name: str) ->
         law = q(torch.tensor([0, 3]))
         z = draws(law).float()
         ratio = (law.log_prob(z) - p().log_prob(z)).double()
-        with seeded(1):  # over many rows of the same groups, for a mixture's is an estimate
+        with seeding(1):  # over many rows of the same groups, for a mixture's is an estimate
             value = q.kl(q(torch.tensor([0, 3]).repeat(5000)), p()).double().view(-1, 2).mean(0)
     error = ratio.std(0) / math.sqrt(MONTE_CARLO)
     assert ((ratio.mean(0) - value).abs() < 4 * error).all()

@@ -17,7 +17,7 @@ from hlvnn.inference.objective import KL_RUNS, expected_log_likelihood, full_elb
 from hlvnn.latents.posteriors.mixture import DRAWS, Mixture
 from hlvnn.latents.strata import LIMIT, combinations, stratified
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from tests.helpers import generator, grouped_data, latent, prior_class, randomise, tiny_model
 from tests.latents.mixtures import GRID, STEP, mixed, whole
 
@@ -79,7 +79,7 @@ def assert_unbiased(
     def sampled() -> Tensor:
         return expected_log_likelihood(model, batch, 4)[0]
 
-    with seeded(0):
+    with seeding(0):
         got = torch.stack([gradients_and_value(model, sampled, weight) for _ in range(runs)])
     assert got.shape[1] == len(expected)
     error = got.std(0) / math.sqrt(runs)
@@ -113,7 +113,7 @@ def test_a_model_with_one_component_in_all_but_name_is_that_of_mean_field() -> N
         {**model.state_dict(), "latents.latents.0.posterior.table": torch.tensor([[0.4, -0.3]] * 2)}
     )
     table = torch.tensor([[0.7, -0.2, 0.4, 0.4, -0.3, -0.3]] * 2)
-    with torch.no_grad(), seeded(0):
+    with torch.no_grad(), seeding(0):
         model.latents[0].posterior.table.copy_(table)
         batch = whole(data.train)
         got, (paid,) = expected_log_likelihood(model, batch, 20_000)
@@ -171,7 +171,7 @@ def test_every_combination_is_drawn_with_its_own_weight(num_samples: int) -> Non
     assert combinations(model.latents) == 24
     assert [one.posterior.strata for one in model.latents] == [2, 1, 3, 4]
     groups = torch.tensor([[0, 0], [4, 1], [5, 2]])
-    with torch.no_grad(), seeded(0):
+    with torch.no_grad(), seeding(0):
         rows = model.latents.at(groups, unseen=False)
         draws, weights = stratified(model.latents, rows, num_samples)
     assert weights is not None
@@ -200,9 +200,9 @@ def test_a_model_without_mixtures_draws_as_ever() -> None:
     model = tiny_model(grouped_data(levels=LEVELS), latent_config=("factor",))
     rows = model.latents.at(torch.tensor([[0, 0], [4, 1]]), unseen=False)
     with torch.no_grad():
-        with seeded(0):
+        with seeding(0):
             draws, weights = stratified(model.latents, rows, 3)
-        with seeded(0):
+        with seeding(0):
             expected = model.latents.sample(rows, 3)
     assert weights is None
     assert combinations(model.latents) == 1
@@ -212,7 +212,7 @@ def test_a_model_without_mixtures_draws_as_ever() -> None:
 def test_groups_without_training_rows_follow_the_prior() -> None:
     model = in_double(tiny_model(grouped_data(), "linear", latents=(mixed(prior="learned"),)))
     groups = torch.tensor([[-1], [2]])
-    with torch.no_grad(), seeded(0):
+    with torch.no_grad(), seeding(0):
         rows = model.latents.at(groups, unseen=True)
         (z,), weights = stratified(model.latents, rows, 30_000)
         (one,) = model.latents
@@ -261,7 +261,7 @@ def test_the_kl_and_its_gradients_are_those_of_quadrature(name: str, components:
         return torch.cat([value.detach(), *(part.to_dense().flatten() for part in parts)])
 
     expected = flat(kl_by_quadrature(q, p()))
-    with seeded(0):
+    with seeding(0):
         got = torch.stack([flat(q.kl(q(torch.arange(groups)), p())) for _ in range(400)])
     error = got.std(0) / 20
     deviation = (got.mean(0) - expected).abs()

@@ -16,7 +16,7 @@ from hlvnn.inference.objective import full_elbo
 from hlvnn.inference.predict import predict
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeded
+from hlvnn.random import seeding
 from hlvnn.training.execution import execute
 from tests.helpers import (
     generator,
@@ -132,7 +132,7 @@ def test_the_posterior_table_has_the_mixtures_mean_and_sd() -> None:
     law = model.latents[0].posterior(torch.arange(6))
     with torch.no_grad():
         rows = model.latents.at(torch.arange(6)[:, None], unseen=False)
-        with seeded(0):
+        with seeding(0):
             (z,) = model.latents.sample(rows, 100_000)
     for k in range(2):
         mean, sd = table[f"mean_z{k + 1}"].to_numpy(), table[f"sd_z{k + 1}"].to_numpy()
@@ -147,7 +147,7 @@ def test_the_posterior_of_a_mixture_over_epsilon_is_that_of_z() -> None:
     one = mixed(prior="learned", centred=False)
     model = tiny_model(data, latents=(one,)).eval()
     groups = torch.arange(6)[:, None]
-    with torch.no_grad(), seeded(0):
+    with torch.no_grad(), seeding(0):
         rows = model.latents.at(groups, unseen=False)
         (z,) = model.latents.sample(rows, 40_000)
         mean, sd = model.latents.marginal(0)

@@ -82,7 +82,7 @@ def test_predictor_variance_is_the_diagonal_of_j_v_jt(
         latent("concat", "output", "school", posterior="full_rank"),
     )
     model = tiny_model(data, place[0], latents=entries).eval()
-    assert model.linear_at_output
+    assert model.is_linear_at_output
     x, groups = data.train.x.all()[:6], data.train.groups[:6]
     with torch.no_grad():
         rows = model.latents.at(groups, unseen=False)
@@ -147,4 +147,4 @@ def test_one_vector_at_the_output_twice_is_counted_once() -> None:
 def test_closed_forms_are_offered_only_where_they_hold(
     entries: tuple[LatentConfig, ...], exact: bool
 ) -> None:
-    assert tiny_model(data_for("mlp"), latents=entries).linear_at_output is exact
+    assert tiny_model(data_for("mlp"), latents=entries).is_linear_at_output is exact

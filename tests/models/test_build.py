@@ -249,5 +249,5 @@ def test_learned_priors_in_the_targets_units_start_at_half_its_sd(
 def test_a_model_without_latents_needs_no_draws() -> None:
     data = grouped_data()
     model = build_model(small_config(), data)
-    assert not model.sampling
+    assert not model.is_sampling
     assert model(data.train.x.all(), []).shape == (1, 48, 5)

@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         planned = plan.new_plan(tune_search.parse(["study", "--name", "sweep"]))
-    with sweep_folder.locked(planned.sweep):
+    with sweep_folder.locking(planned.sweep):
         plan.begin(planned)
         study = Journal.create(planned.sweep, "max")
         propose = proposer_of(planned)

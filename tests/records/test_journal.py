@@ -12,7 +12,7 @@ from hlvnn import search_space
 from hlvnn.errors import RunError
 from hlvnn.records import journal
 from hlvnn.records.journal import Journal
-from hlvnn.records.sweep_folder import locked
+from hlvnn.records.sweep_folder import locking
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan
@@ -77,10 +77,10 @@ def test_a_missing_or_damaged_journal_is_named(here: Path) -> None:
 
 def test_two_drivers_do_not_work_on_one_sweep(here: Path) -> None:
     with (
-        locked(here / "sweep"),
+        locking(here / "sweep"),
         pytest.raises(RunError, match=r"is being worked on by process \d+"),
-        locked(here / "sweep"),
+        locking(here / "sweep"),
     ):
         pass
-    with locked(here / "sweep"):
+    with locking(here / "sweep"):
         pass

@@ -77,7 +77,7 @@ def test_a_sweep_says_what_it_is_about(root: Path) -> None:
 
 def test_a_running_sweep_is_shown_as_its_driver_shows_it(root: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
-    with sweep_folder.locked(SWEEP):
+    with sweep_folder.locking(SWEEP):
         results = load_sweep(SWEEP)
         assert results.alive
         board = watch.board_of(results)
@@ -287,7 +287,7 @@ def test_prune_lists_first_and_deletes_when_asked_again(
 def test_a_running_or_damaged_sweep_is_left_alone(
     root: Path, analysis: Callable[..., Ended]
 ) -> None:
-    with sweep_folder.locked(SWEEP):
+    with sweep_folder.locking(SWEEP):
         ended = analysis("prune", SWEEP, "--keep", 0, "--yes")
         assert "it runs" in ended.out
     assert (SWEEP / "trial_0000" / "best.pt").exists()

@@ -75,7 +75,7 @@ def test_what_is_said_of_a_scheduler_is_what_it_does(name: str) -> None:
         assert made.replayed == known.resumes
     halving = Halving(27, 1, 3)
     assert known.has_rungs == bool(known.rungs(halving))
-    assert known.waits == (known.drawn_at_once is not None)
+    assert known.is_waiting == (known.drawn_at_once is not None)
     assert (known.expected_share(halving) < 1) == known.stops
 
 

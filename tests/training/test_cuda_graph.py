@@ -149,18 +149,18 @@ def test_dense_gradients_move_rows_as_sparse_ones_do() -> None:
 def test_only_a_step_of_the_same_operations_is_recorded() -> None:
     rows = data()
 
-    def possible(structure: str, batch_size: int | None = BATCH, **more: Any) -> bool:
+    def is_possible(structure: str, batch_size: int | None = BATCH, **more: Any) -> bool:
         batches = Batches(rows.train, batch_size, generator=generator(0))
         network = model(rows, structure, **more)
-        return RecordedSteps.possible(Step(network, TrainConfig(), None, len(batches)), batches)
+        return RecordedSteps.is_possible(Step(network, TrainConfig(), None, len(batches)), batches)
 
-    assert possible("factor")
-    assert possible("none")
-    assert not possible("factor", batch_size=None), "one batch of everything: nothing to look up"
-    assert not possible("factor", posterior="amortised")
-    assert not possible("factor", posterior="joint")
-    assert not possible("low rank")
-    assert not possible("mixture")
+    assert is_possible("factor")
+    assert is_possible("none")
+    assert not is_possible("factor", batch_size=None), "one batch of everything: nothing to look up"
+    assert not is_possible("factor", posterior="amortised")
+    assert not is_possible("factor", posterior="joint")
+    assert not is_possible("low rank")
+    assert not is_possible("mixture")
 
 
 def reports(rows: GroupedDataset, config: TrainConfig, **how: Any) -> pd.DataFrame:
