@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, VAL, TEST)
 """The splits of a data set, as tables and column names call them."""
+SCORED = (VAL, TEST)
+"""Those that an evaluated epoch scores."""
 
 EPOCH = "epoch"
 """Number of the epoch, from 1."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hlvnn.analysis.results import Results
-from hlvnn.columns import BEST_EPOCH, BETTER_HIGH, measure_of
+from hlvnn.columns import BEST_EPOCH, BETTER_HIGH, TEST, VAL, measure_of
 from hlvnn.errors import RunError
 
 TIE = 1e-12
@@ -48,7 +48,7 @@ def gains(
             ["gid", "split", "n", measure], trials=[one], epochs=[epoch], level=level, labels=True
         )
         tables[name] = frame
-    split = split or ("test" if (tables["trial"]["split"] == "test").any() else "val")
+    split = split or (TEST if (tables["trial"]["split"] == TEST).any() else VAL)
     own, other = (frame[frame["split"] == split] for frame in tables.values())
     both = own[["gid", "label", "n", measure]].merge(
         other[["gid", measure]], on="gid", suffixes=("", "_pooled"), validate="1:1"
@@ -73,7 +73,7 @@ def alike(results: Results, most: int = 20) -> list[int]:
     found = []
     for number in results.placed["trial"].head(most):
         if number != best:
-            pair = gains(results, trial=best, pooled=int(number), split="val", measure=measure)
+            pair = gains(results, trial=best, pooled=int(number), split=VAL, measure=measure)
             n, lead = pair["n"].to_numpy(np.float64), pair["gain"].to_numpy(np.float64)
             mean = (n * lead).sum() / n.sum()
             error = np.sqrt(np.square(n * (lead - mean)).sum()) / n.sum()

@@ -18,7 +18,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hlvnn.columns import BETTER_HIGH, WORST_DECILE
+from hlvnn.columns import BETTER_HIGH, VAL, WORST_DECILE
 from hlvnn.data.schema import Schema
 from hlvnn.errors import RunError, unknown
 from hlvnn.records.run_folder import STATS, stats_files
@@ -167,7 +167,7 @@ class GroupTables:
         *,
         trials: Iterable[int] | None = None,
         level: str | None = None,
-        split: str = "val",
+        split: str = VAL,
         measure: str | None = None,
     ) -> pd.DataFrame:
         """Return how the groups fare, a row per trial and epoch; trials are read one by one.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hlvnn.columns import PRIOR_SD
+from hlvnn.columns import PRIOR_SD, TEST, VAL
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import DataError
 from hlvnn.inference import calibration
@@ -96,7 +96,7 @@ def check_data(run: Run, digest: str) -> None:
 
 
 def _unseen(data: GroupedDataset) -> tuple[str, Split]:
-    for name, split in (("test", data.test), ("val", data.val)):
+    for name, split in ((TEST, data.test), (VAL, data.val)):
         if split is not None:
             return name, split
     raise DataError("the data have neither test nor validation rows")

@@ -21,6 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hlvnn import errors
+from hlvnn.columns import TEST, TRAIN
 from hlvnn.config import DataConfig
 from hlvnn.data import validation
 from hlvnn.data.assemble import assemble, check_hold_out
@@ -30,7 +31,7 @@ from hlvnn.errors import DataError
 
 DESCRIPTION = "levels.json"
 """Optional file beside the arrays: names of levels, groups, classes and characters."""
-SPLITS = ("train", "test")
+SPLITS = (TRAIN, TEST)
 SIDE = 28
 """Height and width of images that come as 784 numbers a row."""
 MANY_CLASSES = 64

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hlvnn.columns import SPLITS, TRAIN
 from hlvnn.data import frames, splits, validation
 from hlvnn.data.rows import JoinedRows, Rows, SubsetRows, TensorRows, WindowRows
 from hlvnn.data.schema import Level, Schema, Target
@@ -97,7 +98,7 @@ class GroupedDataset:
 
     def splits(self) -> dict[str, Split]:
         """Return the splits that exist, by name: train, val, test."""
-        named = {"train": self.train, "val": self.val, "test": self.test}
+        named = dict(zip(SPLITS, (self.train, self.val, self.test), strict=True))
         return {name: split for name, split in named.items() if split is not None}
 
     def counts(self, level_index: int) -> Tensor:
@@ -218,7 +219,7 @@ def _cut(split: Split, fraction: float, seed: tuple[int, int]) -> tuple[Split, S
 def validate(data: GroupedDataset) -> None:
     """Raise `DataError` unless the arrays of the data set are what its schema says."""
     levels, target = data.schema.levels, data.schema.target
-    validation.check_not_empty(len(data.train), "train")
+    validation.check_not_empty(len(data.train), TRAIN)
     checked: set[int] = set()
     for name, split in data.splits().items():
         groups = split.groups.numpy()
@@ -236,8 +237,8 @@ def validate(data: GroupedDataset) -> None:
         for i, level in enumerate(levels):
             where = f"{name}.groups[:, {i}] (level {level.name!r})"
             column = groups[:, i]
-            validation.check_groups(column, where, lowest=0 if name == "train" else -1)
-            if name == "train":
+            validation.check_groups(column, where, lowest=0 if name == TRAIN else -1)
+            if name == TRAIN:
                 validation.check_dense(column, where, level.size)
             outside = (column < 0) | (column >= level.size)
             if outside.any() and data.schema.unseen == "error":

@@ -185,7 +185,7 @@ class _Fit:
         self.evaluated = {
             name: split.to(device) if device.type == "cuda" and is_fitting(split, device) else split
             for name, split in data.splits().items()
-            if name != "train"
+            if name != columns.TRAIN
         }
         self.step = Step(model, config, self.bound, len(self.batches))
         self.recorded = self._recorded()

@@ -11,7 +11,17 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from hlvnn.columns import GPU_PERCENT, ROWS_PER_SECOND, TRAIN_LOSS, of_split
+from hlvnn.columns import (
+    GPU_PERCENT,
+    GROUP_P10,
+    GROUP_WORST,
+    ROWS_PER_SECOND,
+    SCORED,
+    TEST,
+    TRAIN_LOSS,
+    VAL,
+    of_split,
+)
 from hlvnn.config import RunConfig
 from hlvnn.data.grouped import GroupedDataset, Level, Schema
 from hlvnn.models.model import HierarchicalModel, parameter_count
@@ -29,16 +39,15 @@ GPU_BUSY = 50
 def epoch_line(row: dict[str, float], num_epochs: int) -> str:
     """Return an epoch's metrics in one line."""
     parts = [f"epoch {int(row['epoch'])}/{num_epochs}", f"train {row[TRAIN_LOSS]:.4f}"]
-    for split in ("val", "test"):
+    for split in SCORED:
         if of_split(split, "loss") not in row:
             continue
         words = [f"{split} {row[of_split(split, 'loss')]:.4f}"]
-        known = [metric for metric in ("acc", "f1", "mse") if f"{split}_{metric}" in row]
-        words += [f"{metric} {row[f'{split}_{metric}']:.4f}" for metric in known]
-        if f"{split}_group_p10" in row:
-            words.append(
-                f"p10 {row[f'{split}_group_p10']:.3f} worst {row[f'{split}_group_worst']:.3f}"
-            )
+        known = [metric for metric in ("acc", "f1", "mse") if of_split(split, metric) in row]
+        words += [f"{metric} {row[of_split(split, metric)]:.4f}" for metric in known]
+        weak, worst = of_split(split, GROUP_P10), of_split(split, GROUP_WORST)
+        if weak in row:
+            words.append(f"p10 {row[weak]:.3f} worst {row[worst]:.3f}")
         parts.append("  ".join(words))
     parts.append(f"{row['seconds']:.1f} s, {row[ROWS_PER_SECOND]:,.0f} rows/s")
     if GPU_PERCENT in row:
@@ -56,7 +65,7 @@ def groups_at_both_ends(groups: pd.DataFrame, schema: Schema) -> str:
     """
     if not len(groups):
         return ""
-    split = "val" if (groups["split"] == "val").any() else "test"
+    split = VAL if (groups["split"] == VAL).any() else TEST
     measure = "acc" if "acc" in groups else "mse"
     texts = []
     for level in schema.levels:

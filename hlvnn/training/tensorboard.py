@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hlvnn.columns import SPLITS
 from hlvnn.errors import ConfigError
 
 MEASURES = ("acc", "mse", "loss")
@@ -58,4 +59,4 @@ class Events:
 def _tag(column: str) -> str:
     """Return a column of metrics.csv as a tag: what comes before the first _ is its section."""
     part, _, rest = column.partition("_")
-    return f"{part}/{rest}" if part in ("train", "val", "test", "kl") and rest else f"run/{column}"
+    return f"{part}/{rest}" if part in (*SPLITS, "kl") and rest else f"run/{column}"

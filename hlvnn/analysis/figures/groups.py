@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hlvnn.analysis.figures import style
-from hlvnn.columns import BETTER_HIGH, WORST_DECILE
+from hlvnn.columns import BETTER_HIGH, TEST, VAL, WORST_DECILE
 from hlvnn.errors import RunError
 
 NAMED = 6
@@ -24,7 +24,7 @@ def weakest(groups: pd.DataFrame, measure: str, count: int = NAMED) -> pd.DataFr
 
 
 def group_spread(
-    spread: pd.DataFrame, last: pd.DataFrame, measure: str, *, split: str = "val"
+    spread: pd.DataFrame, last: pd.DataFrame, measure: str, *, split: str = VAL
 ) -> Figure:
     """Draw the distribution of the groups over epochs, and name the weakest ones at the end.
 
@@ -98,7 +98,7 @@ def gain_by_rows(gains: pd.DataFrame) -> Figure:
     if rows.max() > 20 * max(1.0, rows.min()):
         axes.set_xscale("log")
     style.focus(axes, gain, "both")
-    split = style.SPLITS[gains.attrs.get("split", "test")]
+    split = style.SPLITS[gains.attrs.get("split", TEST)]
     measure = style.WORDS[gains.attrs.get("measure", "acc")]
     axes.set_xlabel("training rows of the group" if training else f"{split} rows of the group")
     axes.set_ylabel(f"gain in {split} {measure}\nover the pooled model")

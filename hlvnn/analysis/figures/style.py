@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hlvnn.columns import TEST, TRAIN, VAL
 from hlvnn.records.outcomes import Status
 
 SIZE = (5.4, 3.4)
@@ -32,7 +33,7 @@ HUES = {
 Look = dict[str, Any]
 """Keywords of a matplotlib call."""
 WORDS = {"acc": "accuracy", "f1": "F1", "mse": "mean squared error", "loss": "nats a row"}
-SPLITS = {"val": "validation", "test": "test", "train": "training"}
+SPLITS = {VAL: "validation", TEST: "test", TRAIN: "training"}
 
 
 def of_status(status: Status) -> str:

@@ -19,6 +19,7 @@ from hlvnn.analysis.figures.style import said
 from hlvnn.analysis.gains import alike, gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
+from hlvnn.columns import VAL
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.records.outcomes import Status
 
@@ -93,7 +94,7 @@ class Measured:
         groups = self.results.groups
         epoch = max(groups.files_of(trial), default=0)
         return groups.read(
-            trials=[trial], epochs=[epoch], level=groups.lowest_level, split="val", labels=True
+            trials=[trial], epochs=[epoch], level=groups.lowest_level, split=VAL, labels=True
         )
 
     def _try(self, what: str, measure: Callable[[], T]) -> T | None:
