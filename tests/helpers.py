@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -235,3 +236,11 @@ def untrained_run(folder: Path, config: RunConfig) -> Path:
     for name in (BEST, CHECKPOINT):
         save_checkpoint({"epoch": 1, "model": model.state_dict()}, folder / name)
     return folder
+
+
+def readme_block(words: str) -> str:
+    """Return the README's one Python example that contains `words`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if words in block]
+    return found

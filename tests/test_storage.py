@@ -21,6 +21,7 @@ from tests.chaos.server import s3_server
 from tests.conftest import Ended
 
 PLACES = ("s3", "file", "fsspec")
+LATER = [pytest.param(place, marks=pytest.mark.slow) for place in PLACES[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,7 @@ def test_a_sweep_at_an_address_is_told_by_it(
 # a sweep that is read from its address
 
 
+@pytest.mark.parametrize("remote", ["s3", *LATER], indirect=True)
 def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
     small_sweep: Path,
     remote: Remote,

@@ -11,7 +11,7 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import latent
 
-SHORT = hlvnn.TrainConfig(num_epochs=60, batch_size=None, lr=0.05)
+SHORT = hlvnn.TrainConfig(num_epochs=60, batch_size=None, lr=0.05, eval_every=60)
 
 
 def table(shared: Path, name: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.loop import FitResult
 
-QUICK = hlvnn.TrainConfig(num_epochs=400, batch_size=None, lr=0.05)
+QUICK = hlvnn.TrainConfig(num_epochs=400, batch_size=None, lr=0.05, eval_every=400)
 
 
 @dataclass(frozen=True)

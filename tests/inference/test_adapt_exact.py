@@ -15,7 +15,7 @@ from hlvnn.models.model import HierarchicalModel
 from tests.helpers import latent
 from tests.inference.adapting import PASTES, SLEEP, pastes_model, table
 
-TRAIN = hlvnn.TrainConfig(num_epochs=300, batch_size=None, lr=0.05)
+TRAIN = hlvnn.TrainConfig(num_epochs=300, batch_size=None, lr=0.05, eval_every=300)
 
 
 def estimate(model: HierarchicalModel, part: str, term: str = "", level: str = "") -> float:

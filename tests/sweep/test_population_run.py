@@ -143,6 +143,7 @@ def test_a_population_trains_and_tells_what_each_trial_ran(here: Path, local_ray
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_population_whose_driver_was_killed_goes_on_as_if_it_had_not(here: Path) -> None:
     def started(*args: str) -> subprocess.Popen[bytes]:

@@ -137,7 +137,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def test_a_killed_sweep_goes_on_where_it_was(here: Path) -> None:
-    args = ("study", "--name", "three", "--num-trials", "6", "--num-epochs", "30")
+    args = ("study", "--name", "three", "--num-trials", "6", "--num-epochs", "15")
     process = started(*args, "--grace-period", "3", "--reduction-factor", "3")
     folder = here / "results" / "digits" / "three"
 
