@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from hlvnn.columns import DIVERGED, EPOCH, SECONDS
-from hlvnn.config import RunConfig, run_config
+from hlvnn.config import RunConfig, in_todays_terms, run_config
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import SCHEMA as SCHEMA
@@ -82,7 +82,7 @@ def read_config(folder: Path) -> RunConfig:
     record = read_json(folder / HYPERPARAMS)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise RunError(f'{folder / HYPERPARAMS}: expected an object with "config" in it')
-    return run_config(record["config"], str(folder / HYPERPARAMS))
+    return run_config(in_todays_terms(record["config"]), str(folder / HYPERPARAMS))
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
