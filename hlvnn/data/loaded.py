@@ -47,6 +47,11 @@ class Split:
         return self.groups if self.named is None else self.named
 
     @property
+    def is_new(self) -> Tensor:
+        """Which rows are of a group without training rows, at any level: [N] bool."""
+        return (self.groups < 0).any(dim=1)
+
+    @property
     def nbytes(self) -> int:
         """Bytes the split needs on a device."""
         return self.x.nbytes + self.groups.nbytes + self.y.nbytes
