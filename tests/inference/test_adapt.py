@@ -18,7 +18,8 @@ from hlvnn.inference.objective import full_elbo
 from hlvnn.inference.predict import evaluate, predict
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import POSTERIORS, grouped_data, latent, same_bits, small_config, tiny_model
-from tests.inference.adapting import SLEEP, pastes_model, table
+from tests.inference.adapting import pastes_model
+from tests.inference.linear import SLEEP, table
 
 
 def held_out(kind: str = "features", hold_out: float = 0.4) -> GroupedDataset:

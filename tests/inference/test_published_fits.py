@@ -21,6 +21,7 @@ import pytest
 import hlvnn
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
+from tests.inference.linear import table
 
 pytestmark = [
     pytest.mark.data,
@@ -138,10 +139,6 @@ CASES = {
         num_epochs=1000,
     ),
 }
-
-
-def table(shared: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(shared / "data" / "grouped" / f"{name}.csv.gz")
 
 
 @cache
