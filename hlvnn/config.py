@@ -327,7 +327,7 @@ def in_todays_terms(settings: dict[str, Any]) -> dict[str, Any]:
 
     In older ones test_fraction, of which only tables took notice, becomes the data set's own.
     """
-    if "target_kind" in settings or settings.get("dataset") == "table":
+    if "target_kind" in settings or settings.get("table") is not None:
         return settings
     return {name: value for name, value in settings.items() if name != "test_fraction"}
 

@@ -24,6 +24,8 @@ class Backbone(nn.Module, ABC):
 
     x_kinds: ClassVar[frozenset[str]]
     """Kinds of rows it reads: image, tokens, features."""
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings of the network (`ModelConfig`) that it takes; others are refused."""
 
     stages: dict[str, Stage]
 

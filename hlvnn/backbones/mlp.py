@@ -25,6 +25,7 @@ class MLP(Backbone):
     """
 
     x_kinds = frozenset({"features", "image"})
+    settings = frozenset({"model_size", "hidden", "dropout", "norm", "skip"})
 
     def __init__(
         self,

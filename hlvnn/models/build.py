@@ -34,19 +34,49 @@ POSTERIOR_START = 0.3
 """First SD of a posterior, as a share of its prior's."""
 POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")
 """Settings of a latent that belong to some posteriors only; each says which are its own."""
+OF_BACKBONES = frozenset(
+    {"model_size", "dropout", "norm", "skip", "hidden", "channels", "kernel_size", "embedding"}
+) | {"lstm"}
+"""Settings that belong to some backbones only; each says which are its own."""
 TABLE_LIMIT = 8 * 2**30
 """Bytes that one latent's table and its optimiser state may take."""
 
 
-def build_model(config: ModelConfig, data: GroupedDataset, seed: int = 0) -> HierarchicalModel:
+def build_model(
+    config: ModelConfig, data: GroupedDataset, seed: int = 0, *, recorded: bool = False
+) -> HierarchicalModel:
     """Build a model for the data, its weights drawn with `seed`.
+
+    recorded: the configuration is that of a run which has begun; in older ones settings of other
+    backbones may stand.
 
     Raises `ConfigError` where the configuration does not fit itself or the data.
     """
+    if not recorded:
+        check_own(config, data.schema)
     with seeding(seed):
         model = assemble(config, data.schema)
     model.observe(data)
     return model
+
+
+def check_own(config: ModelConfig, schema: Schema) -> None:
+    """Raise `ConfigError` for settings of another backbone, which this one would pass over."""
+    name = config.backbone or BACKBONE_FOR[schema.x_kind]
+    cls = member_class("backbones", name, Backbone, "backbone")
+    if schema.x_kind not in cls.x_kinds:
+        return  # `assemble` refuses it altogether
+    own = cls.settings
+    for setting in sorted(OF_BACKBONES - own):
+        value = getattr(config, setting)
+        if value != ModelConfig.model_fields[setting].default:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            flags = ", ".join(f"--{one.replace('_', '-')}" for one in sorted(own))
+            raise ConfigError(
+                f"--{setting.replace('_', '-')} {shown} does not belong to backbone {name} "
+                f"({f'its own are {flags}' if own else 'it has none'}); leave it out, or choose "
+                "another --backbone"
+            )
 
 
 def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:

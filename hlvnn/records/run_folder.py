@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from hlvnn.columns import DIVERGED, EPOCH, SECONDS
+from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS
 from hlvnn.config import RunConfig, in_todays_terms, run_config
 from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset
@@ -29,6 +30,8 @@ from hlvnn.records.checkpoint import (
     previous,
 )
 from hlvnn.storage import readable
+
+logger = logging.getLogger("hlvnn")
 
 HYPERPARAMS = "hyperparams.json"
 """The resolved configuration, with model name, versions and the data's hash."""
@@ -144,7 +147,7 @@ class Run:
     @cached_property
     def data(self) -> GroupedDataset:
         """The data set it was trained on, loaded again; `DataError` where it is another by now."""
-        data = data_of(self.config.data)
+        data = data_of(self.config.data, recorded=True)
         digest = read_json(self.folder / HYPERPARAMS).get(DATA_HASH)
         if digest is None:
             logger.warning(

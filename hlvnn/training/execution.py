@@ -95,8 +95,8 @@ def execute(
     resolve_device(config.train.device)
     if config.train.tensorboard:
         check_installed()
-    data = data_of(config.data)
-    model = build_model(config.model, data, config.seed)
+    data = data_of(config.data, recorded=resume)
+    model = build_model(config.model, data, config.seed, recorded=resume)
     check(model, data, config.train)
     run = _Writer(folder, config, data.schema, report)
     with logging_to(folder / LOG):
