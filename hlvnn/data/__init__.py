@@ -16,6 +16,7 @@ from hlvnn import errors
 from hlvnn.config import DataConfig
 from hlvnn.data import folder
 from hlvnn.data.assemble import assemble, check_hold_out
+from hlvnn.data.frames import Measure
 from hlvnn.data.grouped import GroupedDataset, Loaded
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.families import member_module, members
@@ -51,6 +52,17 @@ def why_changed(config: DataConfig, digest: str) -> str:
     Runs are as old as the rules by which their rows were split.
     """
     loaded = _loaded(config, recorded=True)
+    far = [
+        name
+        for name, kind in (loaded.schema.coding or {}).items()
+        if isinstance(kind, Measure) and kind.offset and not kind.date
+    ]
+    if far:
+        return (
+            f"columns far from zero ({', '.join(far)}) are kept less their mean now, so that "
+            "32-bit floats do not lose their digits: data of older runs with such columns have "
+            "another hash, and it cannot tell whether they changed"
+        )
     if assemble(config, loaded, across=False, recorded=True).digest() == digest:
         return (
             "the table is the same, but the rule of the split is new: groups too small for a "
