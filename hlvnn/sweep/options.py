@@ -13,6 +13,7 @@ from hlvnn.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.errors import ConfigError
 from hlvnn.records.schedulers import ASHA, SCHEDULERS, Halving, Scheduler, users_of
 from hlvnn.records.searchers import SEARCHERS, TPE, Searcher
+from hlvnn.storage import Place
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
@@ -144,10 +145,10 @@ class SweepConfig(Config):
     """Wait this long for storage that fails (a full disk, an outage) before giving up."""
     address: str | None = None
     """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
-    storage: str | None = None
+    storage: Place | None = None
     """Root of the sweep's folder in place of --results-dir: a folder or an address that every node
     can reach."""
-    results_dir: str = str(RunConfig.model_fields["results_dir"].default)
+    results_dir: Place = str(RunConfig.model_fields["results_dir"].default)
     """Root of the results: a folder, or an address (s3://bucket/dir?region=…, gs://, file://)."""
     description: str = ""
     """A line for whoever reads the results."""
@@ -157,13 +158,13 @@ class SweepConfig(Config):
     """Tell each trial to Weights & Biases as well: the project's name."""
     report: bool = True
     """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
-    resume: str | None = None
+    resume: Place | None = None
     """Folder or address of a sweep to go on with: unfinished trials continue, finished ones are
     kept."""
-    extend: str | None = None
+    extend: Place | None = None
     """Folder or address of a finished sweep to add --num-trials further trials to; those that it
     has inform the search."""
-    warm_start: str | None = None
+    warm_start: Place | None = None
     """Folder or address of another sweep to learn from: its trials count as if they had ended
     here."""
     keep_checkpoints: int | None = Field(None, ge=0)

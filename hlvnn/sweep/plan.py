@@ -16,10 +16,11 @@ import torch
 
 from hlvnn import search_space, words
 from hlvnn.columns import VAL, of_split
-from hlvnn.config import DataConfig, RunConfig, run_config, validated
+from hlvnn.config import DATA_PLACES, DataConfig, RunConfig, run_config, validated
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
+from hlvnn.files import expanded
 from hlvnn.inference.predict import evaluate
 from hlvnn.models.build import assemble, build_model
 from hlvnn.models.model import parameter_count
@@ -295,10 +296,10 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
     """Return the settings fixed for all trials: the flags', and what all machines must agree on."""
     fixed = options.fixed_settings | _device(options, space)
     known = {**space.base, **fixed}
-    for name in ("data_dir", "table"):  # trials run in folders of Ray's
-        value = known.get(name, "data" if name == "data_dir" else None)
+    for name in DATA_PLACES:  # trials run in folders of Ray's
+        value = known.get(name, DataConfig.model_fields[name].default)
         if value is not None:
-            fixed[name] = str(Path(value).resolve())
+            fixed[name] = str(expanded(Path(value)).resolve())
     if not is_address(options.root):
         fixed["results_dir"] = str(Path(options.root).resolve())
     if options.description:
