@@ -45,7 +45,6 @@ def main(args: Sequence[str]) -> int:
         ReportOptions,
         prog="python -m hlvnn.analysis",
         args=list(args),
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
     folder = readable(command.path)
     if not folder.is_dir():

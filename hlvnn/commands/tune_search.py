@@ -78,5 +78,5 @@ def _parse(args: list[str], default: SweepConfig) -> SweepConfig:
         description=HELP,
         args=args,
         default=default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
