@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import IO, Literal, Self
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
@@ -32,6 +32,23 @@ TOP = 20
 """Trials on the leaderboard."""
 ROWS_AROUND = 12
 """Lines of the terminal that are not rows of the live table."""
+
+
+PLAIN_WIDTH = 200
+"""Columns of output that does not go to a terminal."""
+
+
+def plain_console(file: IO[str] | None = None, width: int | None = None) -> Console:
+    """Return a console that shows names as they are: `age[/yr]` and `:x:` are no markup to it.
+
+    Whatever is printed holds names that users gave: columns, groups, studies, folders. width: None
+    is the terminal's, or `PLAIN_WIDTH` where there is none. Into a file nothing is coloured.
+    """
+    colours: Literal["auto"] | None = "auto" if file is None else None
+    console = Console(file=file, width=width, markup=False, emoji=False, color_system=colours)
+    if width is None and not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
 
 
 class LiveDisplay:
@@ -183,7 +200,7 @@ WIDTH = 100
 def text_of(table: Table) -> str:
     """Return a rich table as plain text."""
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None).print(table)
+    plain_console(buffer, WIDTH).print(table)
     return buffer.getvalue().rstrip("\n")
 
 

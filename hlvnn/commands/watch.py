@@ -24,7 +24,7 @@ from hlvnn.records.sweep_folder import SPACE_COPY
 from hlvnn.search_space import Space
 from hlvnn.storage import Place, folder_here
 from hlvnn.strict import Config
-from hlvnn.terminal import live_view
+from hlvnn.terminal import live_view, plain_console
 from hlvnn.words import Settings, shown
 
 SHARE_OF_TIME = 5
@@ -46,7 +46,7 @@ class WatchOptions(Config):
 
 def watch(options: WatchOptions, console: Console | None = None) -> None:
     """Show the sweep until no driver works on it."""
-    console = console or Console()
+    console = console or plain_console()
     folder = folder_here(options.sweep, "watching needs")
     results = load_sweep(folder)
     if not console.is_terminal or options.once:
