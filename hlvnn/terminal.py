@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Literal, Self, TextIO
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hlvnn.columns import VAL_GROUP_P10, VAL_GROUP_WORST, best_of, on_test
+from hlvnn.errors import silence
 from hlvnn.records.board import Board, Entry
 from hlvnn.records.outcomes import OVER, PLACED, Status
 from hlvnn.records.trials_table import PARETO
@@ -38,6 +39,24 @@ PLAIN_WIDTH = 200
 """Columns of output that does not go to a terminal."""
 
 
+class _Console(Console):
+    """A console that nobody need read to the end: a sweep goes on when its output is closed."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence()
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Tells the terminal what a run logs, for as long as somebody reads it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            silence()
+        else:
+            super().handleError(record)
+
+
 def plain_console(file: IO[str] | None = None, width: int | None = None) -> Console:
     """Return a console that shows names as they are: `age[/yr]` and `:x:` are no markup to it.
 
@@ -45,7 +64,7 @@ def plain_console(file: IO[str] | None = None, width: int | None = None) -> Cons
     is the terminal's, or `PLAIN_WIDTH` where there is none. Into a file nothing is coloured.
     """
     colours: Literal["auto"] | None = "auto" if file is None else None
-    console = Console(file=file, width=width, markup=False, emoji=False, color_system=colours)
+    console = _Console(file=file, width=width, markup=False, emoji=False, color_system=colours)
     if width is None and not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console
@@ -206,7 +225,7 @@ def text_of(table: Table) -> str:
 
 def to_terminal() -> None:
     """Show what a run tells on standard output."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
