@@ -99,6 +99,11 @@ class DataConfig(Config):
         """The name that results are filed under."""
         return self.table.name.split(".")[0] if self.table is not None else self.dataset
 
+    @property
+    def place(self) -> str:
+        """Where the data are, in words."""
+        return str(self.table) if self.table is not None else f"{self.dataset} in {self.data_dir}"
+
 
 class ModelConfig(Config):
     """The network, its latents and its likelihood."""
@@ -328,8 +333,18 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return flat | dump
 
 
+DATA_PLACES = ("data_dir", "table")
+"""Settings that say where data are. They may move; what they are is known by their hash."""
 NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
+
+
+def repeated(config: RunConfig) -> RunConfig:
+    """Return what repeats a run: its settings but those of `NOT_REPEATED`, which are as usual."""
+    usual = RunConfig()
+    own = {name: getattr(usual, name) for name in NOT_REPEATED if name in RunConfig.model_fields}
+    shown = {name: getattr(usual.train, name) for name in NOT_REPEATED if name not in own}
+    return config.model_copy(update={**own, "train": config.train.model_copy(update=shown)})
 
 
 def command_line(config: RunConfig) -> str:

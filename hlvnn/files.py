@@ -10,7 +10,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hlvnn.errors import RunError, StorageError
+from hlvnn.errors import ConfigError, RunError, StorageError
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with ~ (and ~user) as the home folder that it stands for.
+
+    Raises `ConfigError` where it stands for none.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: there is no such home folder; write it out, or ./{path} for a folder of "
+            "that name"
+        ) from error
 
 
 @contextmanager

@@ -18,12 +18,13 @@ import hashlib
 import importlib.util
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hlvnn.choices import Drawing, plain
 from hlvnn.columns import is_validation
 from hlvnn.config import RunConfig, run_config
 from hlvnn.errors import ConfigError, unknown
@@ -47,6 +48,7 @@ class Space:
     metric: str
     mode: str
     function: Callable[[optuna.Trial], Settings]
+    """`space` of the file: its choices may be anything (see `hlvnn.choices`)."""
     sweep: Settings = field(default_factory=dict)
     others: tuple[tuple[str, str], ...] = ()
     """Further objectives, each a metric and its mode; the first one is `metric`."""
@@ -58,7 +60,7 @@ class Space:
 
     @property
     def sha256(self) -> str:
-        """Digest of the file, by which a resumed sweep knows that it is still the same space."""
+        """Digest of the file, for whoever compares two of them."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
@@ -75,12 +77,13 @@ class Space:
         """Whether the metric's `value` beats another."""
         return value > than if self.mode == "max" else value < than
 
-    def settings(
+    def drawn(
         self, trial: optuna.Trial, number: int, seed: int, fixed: Settings | None = None
-    ) -> Settings:
-        """Return the flat settings of one draw: BASE, then `fixed`, then what `space(trial)` drew.
+    ) -> tuple[Settings, Settings]:
+        """Return the flat settings of one draw, and those of them that `space(trial)` returned.
 
-        A trial's seed is the sweep's plus its number, unless the space says otherwise.
+        The former are BASE, then `fixed`, then the latter. A trial's seed is the sweep's plus its
+        number, unless the space says otherwise.
         Raises `ConfigError` when `space(trial)` fails, or draws a setting that `fixed` fixes.
         """
         fixed = fixed or {}
@@ -98,7 +101,13 @@ class Space:
                 f"{self.path}: space(trial) draws {key!r} itself; it cannot be fixed to "
                 f"{fixed[key]!r} as well: leave out --{key.replace('_', '-')}"
             )
-        return {"seed": seed + number, **self.base, **fixed, **drawn}
+        return {"seed": seed + number, **self.base, **fixed, **drawn}, drawn
+
+    def settings(
+        self, trial: optuna.Trial, number: int, seed: int, fixed: Settings | None = None
+    ) -> Settings:
+        """Return the flat settings of one draw: see `drawn`."""
+        return self.drawn(trial, number, seed, fixed)[0]
 
 
 def worst(mode: str) -> float:
@@ -123,11 +132,12 @@ def load(name: str) -> Space:
     Raises `ConfigError` when there is none of that name (the nearest is offered), when its file
     does not import, or when a name is missing or of the wrong kind.
     """
+    name = _study_of(name)
     if name not in names():
         raise ConfigError(unknown("search space", name, names()) + f" They are in {folder()}.")
     path = folder() / f"{name}.py"
     values = vars(_module(path))
-    base = _value(path, values, "BASE", dict, "a dict of settings")
+    base = plain(_value(path, values, "BASE", dict, "a dict of settings"))
     (metric, mode), *others = _objectives(path, values)
     return Space(
         name=name,
@@ -139,6 +149,13 @@ def load(name: str) -> Space:
         function=_function(path, values),
         sweep=_value(path, {"SWEEP": {}, **values}, "SWEEP", dict, "a dict of flags' values"),
     )
+
+
+def _study_of(name: str) -> str:
+    """Return the study that is meant: by name, or by its file (search_spaces/digits.py)."""
+    path = Path(name)
+    is_file = path.suffix == ".py" and path.resolve().parent == folder().resolve()
+    return path.stem if is_file else name
 
 
 def new_sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -157,7 +174,19 @@ def draws(
     fixed: Settings | None = None,
     sampler: optuna.samplers.BaseSampler | None = None,
 ) -> Iterator[Settings]:
-    """Yield the settings of `count` draws from a throwaway study (of `new_sampler`, or `sampler`).
+    """Yield the settings of `count` draws from a throwaway study: see `drawn`."""
+    for settings, _ in drawn(space, count, seed, fixed, sampler):
+        yield settings
+
+
+def drawn(
+    space: Space,
+    count: int,
+    seed: int,
+    fixed: Settings | None = None,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> Iterator[tuple[Settings, Settings]]:
+    """Yield `count` draws (`Space.drawn`) from a throwaway study of `new_sampler`, or of `sampler`.
 
     They are those of a sweep's first trials with that seed, until enough trials have ended for the
     sampler to learn from them.
@@ -169,20 +198,23 @@ def draws(
     study = optuna.create_study(sampler=sampler or new_sampler(seed))
     optuna.logging.set_verbosity(before)
     for number in range(count):
-        yield space.settings(study.ask(), number, seed, fixed)
+        yield space.drawn(study.ask(), number, seed, fixed)
 
 
 def draw(space: Space, number: int, seed: int = 0, fixed: Settings | None = None) -> RunConfig:
     """Return draw `number` (from 0) of a space as a run's configuration."""
     if number < 0:
         raise ConfigError(f"--draw must be at least 0, got {number}")
-    *_, settings = draws(space, number + 1, seed, fixed)
-    return validated(space, settings, number)
+    *_, (settings, own) = drawn(space, number + 1, seed, fixed)
+    return validated(space, settings, number, own)
 
 
-def validated(space: Space, settings: Settings, number: int) -> RunConfig:
-    """Return one draw's configuration; raise `ConfigError` naming the draw and its settings."""
-    where = f"{space.path}: draw {number} ({shown(drawn_only(space, {}, settings))})"
+def validated(space: Space, settings: Settings, number: int, own: Settings) -> RunConfig:
+    """Return one draw's configuration; raise `ConfigError` naming the draw.
+
+    own: those of its settings that were drawn.
+    """
+    where = f"{space.path}: draw {number} ({shown(own)})"
     config = run_config(settings, where)
     if config.data.val_fraction == 0:
         raise ConfigError(f"{where}: a sweep selects on validation; val_fraction must be above 0")
@@ -193,25 +225,15 @@ def check(space: Space, seed: int = 0, fixed: Settings | None = None) -> list[Ru
     """Validate a sample of a space's draws; return their configurations."""
     found: list[RunConfig] = []
     invalid: list[ConfigError] = []
-    for number, settings in enumerate(draws(space, CHECKED_DRAWS, seed, fixed)):
+    for number, (settings, own) in enumerate(drawn(space, CHECKED_DRAWS, seed, fixed)):
         try:
-            found.append(validated(space, settings, number))
+            found.append(validated(space, settings, number, own))
         except ConfigError as error:
             invalid.append(error)
     if invalid:
         rate = f" ({len(invalid)} of {CHECKED_DRAWS} draws are invalid)"
         raise ConfigError(f"{invalid[0]}{rate if len(invalid) > 1 else ''}") from invalid[0]
     return found
-
-
-def drawn_only(space: Space, fixed: Settings, settings: Settings) -> Settings:
-    """Return the settings that were neither fixed nor in the space's BASE, without the seed."""
-    known = {**space.base, **fixed}
-    return {
-        key: value
-        for key, value in settings.items()
-        if key != "seed" and (key not in known or known[key] != value)
-    }
 
 
 def opening(path: Path) -> str:
@@ -294,7 +316,35 @@ def _function(path: Path, values: Settings) -> Callable[[optuna.Trial], Settings
         )
     if not callable(values["space"]):
         raise ConfigError(f"{path}: space must be a function of one trial, got {values['space']!r}")
-    return values["space"]
+    space = values["space"]
+    return lambda trial: plain(space(drawing(trial)))
+
+
+def drawing(trial: Any) -> Drawing:
+    """Return an Optuna trial as a search space sees it."""
+    if isinstance(trial, Drawing):
+        return trial
+    return Drawing(trial, _Before(trial))
+
+
+class _Before(Mapping[str, Any]):
+    """The distributions of a trial's study, by name, looked up when one is asked for."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+
+    def __getitem__(self, name: str) -> Any:
+        for other in reversed(self.trial.study.get_trials(deepcopy=False)):
+            if name in other.distributions:
+                return other.distributions[name]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        names = (one.distributions for one in self.trial.study.get_trials(deepcopy=False))
+        return iter({name: None for some in names for name in some})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _place(path: Path, error: Exception) -> str:

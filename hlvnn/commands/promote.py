@@ -20,7 +20,7 @@ from hlvnn.errors import ConfigError, RunError, unknown
 from hlvnn.records import outcomes, sweep_folder
 from hlvnn.records.run_folder import RESULT, load_run, read_config, read_metrics
 from hlvnn.records.sweep_folder import SWEEP
-from hlvnn.storage import folder_here
+from hlvnn.storage import Place, folder_here
 from hlvnn.strict import Config
 from hlvnn.words import number as number_text
 
@@ -30,7 +30,7 @@ logger = logging.getLogger("hlvnn")
 class PromoteOptions(Config):
     """Copy a run or trial into results/sota, and bring its leaderboard up to date."""
 
-    trial: tyro.conf.Positional[str]
+    trial: tyro.conf.Positional[Place]
     """Folder of the run, or of the sweep's trial."""
     name: str | None = None
     """Name of the copy; none given = that of the run, after its sweep's."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import tyro
-from rich.console import Console
 
 from hlvnn import search_space
 from hlvnn.config import validated
 from hlvnn.errors import ConfigError
 from hlvnn.sweep.options import SweepConfig
+from hlvnn.terminal import plain_console
 
 HELP = """Search a space: many trials, on this machine or a cluster, the bad ones stopped early.
 
@@ -26,16 +26,12 @@ Examples:
 Results are in RESULTS_DIR/DATASET/NAME: a folder per trial, and trials.parquet, a row per trial.
 A search space is a file of search_spaces/; copy one to begin a study of your own.
 """
-PLAIN_WIDTH = 200
-"""Columns of output that does not go to a terminal."""
 
 
 def main(args: list[str]) -> int:
     """Parse the flags, run the sweep, and return the exit code."""
     options = parse(args)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = plain_console()
     try:
         from hlvnn.sweep import driver, estimate, plan, preflight
     except ModuleNotFoundError as error:
@@ -78,5 +74,5 @@ def _parse(args: list[str], default: SweepConfig) -> SweepConfig:
         description=HELP,
         args=args,
         default=default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )

@@ -43,7 +43,7 @@ class Draw:
     settings: Settings = field(default_factory=dict)
     """Every setting of the run, flat; as far as they are known where the draw is invalid."""
     drawn: Settings = field(default_factory=dict)
-    """What was neither fixed nor in the space's BASE."""
+    """What `space(trial)` returned."""
     problem: str = ""
     """Why the draw is invalid, or ""."""
 

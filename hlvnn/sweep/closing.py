@@ -26,7 +26,8 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
         number: draw.drawn | settings_now(context.folder(number))
         for number, draw in context.journal.draws().items()
     }
-    context.console.print(leaderboard(ranked, space, drawn, context.console.width))
+    shown = leaderboard(ranked, space, drawn, context.console.width)
+    context.console.print(shown, markup=False)
     numbers = frame["status"].value_counts().items()
     counts = ", ".join(f"{count} {status}" for status, count in numbers)
     lines = [

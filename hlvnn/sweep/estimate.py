@@ -29,8 +29,8 @@ def dry_run(plan: Plan, console: Console) -> int:
     """Print draws, resources and an estimate; return the exit code."""
     options, space = plan.options, plan.space
     count, proposer = min(SHOWN, options.num_trials), sampler(options.searcher, options.seed)
-    draws = search_space.draws(space, count, options.seed, plan.fixed, proposer)
-    drawn = [search_space.drawn_only(space, plan.fixed, settings) for settings in draws]
+    draws = search_space.drawn(space, count, options.seed, plan.fixed, proposer)
+    drawn = [own for _, own in draws]
     columns = list(dict.fromkeys(name for settings in drawn for name in settings))
     table = Table(header_style="bold")
     for name in ("trial", *columns):
@@ -38,18 +38,21 @@ def dry_run(plan: Plan, console: Console) -> int:
     for number, settings in enumerate(drawn):
         cells = (words.text(settings[name]) if name in settings else "" for name in columns)
         table.add_row(str(number), *cells)
-    console.print(f"{space.name}: the first draws of seed {options.seed}", style="bold")
-    console.print(table)
-    for line in [*_settings(plan), *_resources(options), *_time(plan)]:
+    title = f"{space.name}: the first draws of seed {options.seed}"
+    console.print(title, style="bold", markup=False)
+    console.print(table, markup=False)
+    for line in [*_settings(plan, columns), *_resources(options), *_time(plan)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _settings(plan: Plan) -> list[str]:
+def _settings(plan: Plan, drawn: list[str]) -> list[str]:
     space, options = plan.space, plan.options
     told = ", ".join(f"{metric} ({mode})" for metric, mode in space.objectives)
+    fixed = {**space.base, **options.fixed_settings}
+    same = {name: value for name, value in fixed.items() if name not in drawn}
     return [
-        f"fixed: {words.shown({**space.base, **options.fixed_settings})}",
+        f"fixed: {words.shown(same)}",
         f"selecting on {told}; {search_space.CHECKED_DRAWS} draws were checked",
         f"would write to {plan.place()}",
     ]

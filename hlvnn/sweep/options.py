@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import tyro
 from pydantic import BeforeValidator, Field, create_model, field_validator
 
-from hlvnn.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from hlvnn.config import DATA_PLACES, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.errors import ConfigError
 from hlvnn.records.schedulers import ASHA, SCHEDULERS, Halving, Scheduler, users_of
 from hlvnn.records.searchers import SEARCHERS, TPE, Searcher
+from hlvnn.storage import Place
+from hlvnn.words import text
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 CHANGEABLE = {
@@ -144,10 +146,10 @@ class SweepConfig(Config):
     """Wait this long for storage that fails (a full disk, an outage) before giving up."""
     address: str | None = None
     """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
-    storage: str | None = None
+    storage: Place | None = None
     """Root of the sweep's folder in place of --results-dir: a folder or an address that every node
     can reach."""
-    results_dir: str = str(RunConfig.model_fields["results_dir"].default)
+    results_dir: Place = str(RunConfig.model_fields["results_dir"].default)
     """Root of the results: a folder, or an address (s3://bucket/dir?region=…, gs://, file://)."""
     description: str = ""
     """A line for whoever reads the results."""
@@ -157,13 +159,13 @@ class SweepConfig(Config):
     """Tell each trial to Weights & Biases as well: the project's name."""
     report: bool = True
     """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
-    resume: str | None = None
+    resume: Place | None = None
     """Folder or address of a sweep to go on with: unfinished trials continue, finished ones are
     kept."""
-    extend: str | None = None
+    extend: Place | None = None
     """Folder or address of a finished sweep to add --num-trials further trials to; those that it
     has inform the search."""
-    warm_start: str | None = None
+    warm_start: Place | None = None
     """Folder or address of another sweep to learn from: its trials count as if they had ended
     here."""
     keep_checkpoints: int | None = Field(None, ge=0)
@@ -205,15 +207,25 @@ class SweepConfig(Config):
         return self.storage if self.storage is not None else self.results_dir
 
 
+def _told(options: SweepConfig) -> dict[str, Any]:
+    """Return every flag's value by its name: the options, and the settings that are fixed."""
+    whole = options.model_dump(exclude={"fixed"}, exclude_none=True)
+    return whole | options.fixed_settings
+
+
 def check_changes(before: SweepConfig, now: SweepConfig) -> None:
     """Raise `ConfigError` for an option that differs and may not when a sweep is resumed."""
-    for name in SweepConfig.model_fields:
-        was, given = getattr(before, name), getattr(now, name)
-        if name not in CHANGEABLE and was != given:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} cannot change when a sweep is resumed (was {was!r}, "
-                f"got {given!r}); start a new sweep for that"
-            )
+    was, given = (_told(one) for one in (before, now))
+    changed = [
+        f"--{name.replace('_', '-')} (was {text(was.get(name))}, got {text(given.get(name))})"
+        for name in {**was, **given}
+        if was.get(name) != given.get(name) and name not in {*CHANGEABLE, *DATA_PLACES}
+    ]
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change when a sweep is resumed; leave it out, or start a "
+            "new sweep"
+        )
     if now.num_trials < before.num_trials:
         raise ConfigError(
             f"--num-trials {now.num_trials}: the sweep has {before.num_trials} trials already; it "

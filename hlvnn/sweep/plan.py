@@ -16,10 +16,11 @@ import torch
 
 from hlvnn import search_space, words
 from hlvnn.columns import VAL, of_split
-from hlvnn.config import DataConfig, RunConfig, run_config, validated
+from hlvnn.config import DATA_PLACES, DataConfig, RunConfig, run_config, validated
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
+from hlvnn.files import expanded
 from hlvnn.inference.predict import evaluate
 from hlvnn.models.build import assemble, build_model
 from hlvnn.models.model import parameter_count
@@ -27,9 +28,10 @@ from hlvnn.records import outcomes, run_folder
 from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, Record, read_record, write_record
 from hlvnn.search_space import Space
 from hlvnn.storage import Remote, is_address, shown_path
-from hlvnn.sweep import combinations, warm
+from hlvnn.sweep import combinations, sameness, warm
 from hlvnn.sweep.copies import open_sweep, reading
 from hlvnn.sweep.options import SweepConfig, check_changes
+from hlvnn.sweep.rehearsal import rehearse
 from hlvnn.sweep.warm import Earlier
 from hlvnn.words import Settings
 
@@ -116,7 +118,12 @@ def new_plan(options: SweepConfig) -> Plan:
                 read_record(source)
                 earlier.append(warm.read(source, space, options.warm_start))
 
-    all_of(fix, draw, name, lambda: combinations.check(options, space, sample), learn)
+    def try_out() -> None:
+        combinations.check(options, space, sample)
+        if sample:  # what is wrong with every draw was told already
+            rehearse(options, space, fixed)
+
+    all_of(fix, draw, name, try_out, learn)
     sweep, remote = place[0]
     options = options.model_copy(update={"name": sweep.name})
     return Plan(options, space, sweep, fixed, sample, earlier[0] if earlier else None, remote)
@@ -171,17 +178,22 @@ def resumed_plan(options: SweepConfig) -> Plan:
     assert options.space is not None
     space = search_space.load(options.space)
     record = read_record(sweep)
-    if record.sha256 != space.sha256:
-        raise ConfigError(
-            f"{space.path} has changed since {shown_path(sweep)} began, so its trials could not be "
-            f"compared; put it back (its copy is {shown_path(sweep / SPACE_COPY)}), or start a new "
-            "sweep"
-        )
     run_config(record.fixed, shown_path(sweep / SWEEP))  # where damage is to be looked for
-    fixed = record.fixed | _device(options, space)
+    sameness.check_space(sweep, record, space, options.seed)
+    fixed = record.fixed | _device(options, space) | _moved(before, options)
     sample = search_space.check(space, options.seed, fixed)
     combinations.check(options, space, sample)
     return Plan(options, space, sweep, fixed, sample, remote=remote)
+
+
+def _moved(before: SweepConfig, now: SweepConfig) -> Settings:
+    """Return where the data are that have moved since a sweep began, as settings."""
+    was, given = before.fixed_settings, now.fixed_settings
+    return {
+        name: str(Path(given[name]).resolve())
+        for name in DATA_PLACES
+        if name in given and given[name] != was.get(name)
+    }
 
 
 def extended_plan(options: SweepConfig) -> Plan:
@@ -257,6 +269,7 @@ def preflight(plan: Plan) -> int:
     """
     largest = 0
     problems: list[HlvnnError] = []
+    sameness.check_data(plan.sweep, {k: v for k, v in plan.fixed.items() if k in DATA_PLACES})
     for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
         data = data_of(config.data)
         where = f"{plan.space.path}: draw {number}"
@@ -295,10 +308,10 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
     """Return the settings fixed for all trials: the flags', and what all machines must agree on."""
     fixed = options.fixed_settings | _device(options, space)
     known = {**space.base, **fixed}
-    for name in ("data_dir", "table"):  # trials run in folders of Ray's
-        value = known.get(name, "data" if name == "data_dir" else None)
+    for name in DATA_PLACES:  # trials run in folders of Ray's
+        value = known.get(name, DataConfig.model_fields[name].default)
         if value is not None:
-            fixed[name] = str(Path(value).resolve())
+            fixed[name] = str(expanded(Path(value)).resolve())
     if not is_address(options.root):
         fixed["results_dir"] = str(Path(options.root).resolve())
     if options.description:

@@ -9,11 +9,14 @@ from typing import Any
 import optuna
 
 from hlvnn import search_space
-from hlvnn.config import flatten
+from hlvnn.config import DATA_PLACES, flatten
 from hlvnn.errors import ConfigError
 from hlvnn.records.journal import DRAW, NUMBER, Draw
 from hlvnn.sweep.context import Context
 from hlvnn.words import Settings
+
+OF_NOW = ("device", *DATA_PLACES)
+"""Settings of a trial that goes on that are those of its driver, not of its draw."""
 
 
 class Proposer:
@@ -52,9 +55,8 @@ class Proposer:
         space, fixed = self.context.space, self.context.plan.fixed
         settings: Settings = {}
         try:
-            settings = space.settings(trial, number, self.context.options.seed, fixed)
-            drawn = search_space.drawn_only(space, fixed, settings)
-            config = search_space.validated(space, settings, number)
+            settings, drawn = space.drawn(trial, number, self.context.options.seed, fixed)
+            config = search_space.validated(space, settings, number, drawn)
         except ConfigError as error:
             plain = json.loads(json.dumps(settings, default=str))
             return Draw(number, plain, plain, str(error))
@@ -62,6 +64,6 @@ class Proposer:
 
 
 def _second_start(before: Draw, now: Draw) -> Draw:
-    """Return a draw for its second start, on the devices that the trials have now."""
-    device = {"device": now.settings["device"]} if "device" in now.settings else {}
-    return replace(before, settings={**before.settings, **device})
+    """Return a draw for its second start, on the devices and the data's places of now."""
+    of_now = {name: now.settings[name] for name in OF_NOW if name in now.settings}
+    return replace(before, settings={**before.settings, **of_now})

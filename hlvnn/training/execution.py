@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
-from hlvnn.config import RunConfig, flatten
+from hlvnn.config import DATA_PLACES, RunConfig, flatten
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
@@ -35,10 +35,10 @@ from hlvnn.records.run_folder import (
     STATS,
     WRITER,
     read_config,
-    stats_files,
     stats_name,
     versions,
 )
+from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
 from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, check, fit
 from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, logging_to, opening
 from hlvnn.training.tensorboard import Events, check_installed
@@ -46,8 +46,8 @@ from hlvnn.training.tensorboard import Events, check_installed
 logger = logging.getLogger("hlvnn")
 
 RUNTIME = (
-    *("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir"),
-    *("tensorboard", "description"),
+    *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
+    *("tensorboard", "description", *DATA_PLACES),
 )
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
@@ -84,7 +84,8 @@ def execute(
 
     report: called after each evaluated epoch, when its files are written; it may raise to end the
     run, which leaves a folder that can be resumed. resume: go on from the folder's checkpoint where
-    there is one (from the one before it where the last cannot be read), else start afresh in it.
+    there is one (from the one before it where the last cannot be read), else start afresh in it:
+    only where no checkpoint can have been. What was measured is kept (`set_aside`).
 
     Raises `RunError` when the folder exists (without `resume`) or another process took it over,
     `StorageError` when it cannot be written, and what loading and building raise; nothing is
@@ -101,9 +102,12 @@ def execute(
     run = _Writer(folder, config, data.schema, report)
     with logging_to(folder / LOG):
         checkpoint = None
-        if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
+        if resume and any((folder / name).exists() for name in (HYPERPARAMS, CHECKPOINT)):
             _check_same(config, data, folder)
-            checkpoint = _checkpoint_to_continue(*found, model)
+            if (found := load_latest(folder / CHECKPOINT)) is not None:
+                checkpoint = _checkpoint_to_continue(*found, model)
+            else:
+                check_beginning(folder, config)
         with reaching(folder):
             run.start(checkpoint, model, data)
         logger.info(opening(config, model, data, folder, checkpoint))
@@ -184,6 +188,7 @@ class _Writer:
         if checkpoint is not None:
             self.rows = list(checkpoint["history"])
             self._forget_after(checkpoint["epoch"])
+            self._note_places()
             return
         self._forget_after(0)
         record = {
@@ -198,11 +203,21 @@ class _Writer:
         write_json(self.folder / HYPERPARAMS, record)
         write_json(self.folder / SCHEMA, data.schema.to_json())
 
+    def _note_places(self) -> None:
+        """Write down where the data are now: they were found to be the same."""
+        record, now = read_json(self.folder / HYPERPARAMS), flatten(self.config)
+        places = {name: now[name] for name in DATA_PLACES}
+        if not places.items() <= record["config"].items():
+            record["config"] |= places
+            write_json(self.folder / HYPERPARAMS, record)
+
     def _forget_after(self, epoch: int) -> None:
-        """Remove what was written of epochs that will be trained again."""
-        for number, path in stats_files(self.folder).items():
-            if number > epoch:
-                path.unlink(missing_ok=True)
+        """Put aside what was written of epochs that will be trained again."""
+        if again := set_aside(self.folder, epoch):
+            logger.info(
+                "epochs %d to %d are trained again; what was measured of them: %s",
+                *(again[0], again[-1], self.folder / SUPERSEDED),
+            )
         if self.rows:
             write_rows(self.folder / METRICS, self.rows)
         else:

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
 
 from hlvnn.columns import (
@@ -86,7 +85,7 @@ def _ends(ordered: pd.DataFrame, level: Level, split: str, measure: str) -> str:
         if position == number - AT_EACH_END and number > 2 * AT_EACH_END:
             table.add_row("…")
         row = ordered.iloc[position]
-        name = escape(str(level.label(int(row["gid"]))))
+        name = str(level.label(int(row["gid"])))
         table.add_row(name, str(row["n"]), f"{row[measure]:.3f}", f"{row['loss']:.3f}")
     return f"{level.name}: the weakest and the strongest on {split}\n{text_of(table)}"
 
