@@ -142,9 +142,7 @@ def test_a_dry_run_sees_a_metric_that_is_not_measured(
 ) -> None:
     write_space(SPACE.replace("val_acc", "val_accuracy"))
     message = told(capsys, "study", "--dry-run")
-    assert re.search(
-        r"METRIC = 'val_accuracy' is not measured on these data; there are: .*val_acc", message
-    )
+    assert "METRIC = 'val_accuracy' is not measured on these data; there are: val_" in message
 
 
 def test_a_dry_run_shows_a_drawn_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
