@@ -16,6 +16,7 @@ import tyro
 from pydantic import Field, field_validator, model_validator
 
 from hlvnn import errors
+from hlvnn.files import NAME_BYTES
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
 from hlvnn.strict import Config, known_member, validated
 
@@ -92,6 +93,8 @@ class DataConfig(Config):
     def _a_plain_name(cls, name: str) -> str:
         if name in (".", "..") or set(name) & {"/", "\\", "\0"}:
             raise ValueError("expected a plain name, not a path (--data-dir moves the root)")
+        if len(name.encode()) > NAME_BYTES:
+            raise ValueError(f"expected the name of a folder, of at most {NAME_BYTES} bytes")
         return name
 
     @property

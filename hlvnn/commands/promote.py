@@ -17,6 +17,7 @@ from hlvnn import files
 from hlvnn.analysis.promote import PROMOTED, READABLE, SOTA, Promoted, write_leaderboard
 from hlvnn.columns import DATA_HASH, VAL_ACC, VAL_LOSS, VAL_MSE, validation_of
 from hlvnn.errors import ConfigError, RunError, unknown
+from hlvnn.files import check_name
 from hlvnn.records import outcomes, sweep_folder
 from hlvnn.records.run_folder import RESULT, load_run, read_config, read_metrics
 from hlvnn.records.sweep_folder import SWEEP
@@ -53,10 +54,9 @@ def promote(options: PromoteOptions) -> None:
     in_sweep = _is_trial(trial)
     name = options.name or (f"{trial.parent.name}-{trial.name}" if in_sweep else trial.name)
     root = options.into or (trial.parent.parent.parent if in_sweep else trial.parent.parent) / SOTA
+    check_name(name)
     folder = root / config.data.title
     target = folder / name
-    if target.resolve().parent != folder.resolve():
-        raise RunError(f"--name {name}: a plain name is expected, not a path")
     if target.exists():
         raise RunError(f"{target} exists already; nothing was overwritten. Give another --name")
     _copy(trial, target, kept)

@@ -39,7 +39,9 @@ def main(args: list[str]) -> int:
             f"a sweep needs {error.name}: install ray and optuna with pip install 'hlvnn[sweep]'"
         ) from error
     if options.dry_run:
-        return estimate.dry_run(plan.of(options), console)
+        planned = plan.of(options)
+        plan.preflight(planned)
+        return estimate.dry_run(planned, console)
     with ExitStack() as stack:
         return driver.run(preflight.checked_plan(options, console, stack), console)
 
@@ -50,6 +52,8 @@ def parse(args: list[str]) -> SweepConfig:
     default = SweepConfig()
     if first.resume is not None and first.extend is not None:
         raise ConfigError("--resume and --extend: give only one of them")
+    if first.retry is not None and first.resume is None:
+        raise ConfigError(f"--retry {first.retry} is for a sweep that goes on: say --resume SWEEP")
     if first.resume is not None:
         from hlvnn.sweep.copies import open_sweep
         from hlvnn.sweep.plan import saved_options

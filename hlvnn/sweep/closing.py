@@ -48,7 +48,7 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
         context.print(line)
     if context.ending.interrupted:
         return 130
-    return 0 if found else 1
+    return 1 if context.ending.has_failed or not found else 0
 
 
 def write_report(sweep: Path, remote: Remote | None = None) -> str:

@@ -15,6 +15,7 @@ from hlvnn.sweep.comparing import Row
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.schedulers import EpochScheduler
 from hlvnn.sweep.trainable import scalars
+from hlvnn.training.going_on import SUPERSEDED
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
     draws = journal.draws()
     ended: list[list[Row]] = []
     unfinished: dict[int, list[Row]] = {}
+    retried: list[int] = []
     for number, draw in draws.items():
         board.add(draw)
         rows = _rows(context, draw)
@@ -42,15 +44,44 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
         outcome = outcomes.read(context.sweep, number)
         if outcome is None and (outcome := _missed_outcome(context, number, rows)) is not None:
             outcomes.write(context.sweep, outcome)
+        if outcome is not None and _is_retried(context, draw, outcome):
+            _reopen(context, number)
+            retried.append(number)
+            outcome = None
         if outcome is None or outcome.is_open:
             unfinished[number] = rows
         else:
             board.ended(outcome)
             journal.settle(number, _values(context.space, outcome, rows))
             ended.append(rows)
+    if context.options.retry is not None:
+        _tell_retried(context, retried)
     scheduler.refill(ended, unfinished)
     to_run = len(unfinished) + max(0, context.options.num_trials - len(draws))
     return Remaining(to_run, journal.to_continue(sorted(unfinished)))
+
+
+def _is_retried(context: Context, draw: Draw, outcome: Outcome) -> bool:
+    """Whether --retry tries a trial again; a draw that cannot be valid it does not."""
+    return outcome.status == context.options.retry and not draw.problem
+
+
+def _tell_retried(context: Context, numbers: list[int]) -> None:
+    retry = context.options.retry
+    if numbers:
+        context.print(f"--retry {retry}: trials {', '.join(map(str, numbers))} are tried again")
+    else:
+        context.print(f"--retry {retry}: there is no such trial that could end otherwise")
+
+
+def _reopen(context: Context, number: int) -> None:
+    """Let a trial that failed go on; its error is kept where its first measures are."""
+    context.journal.reopen(number)
+    folder = context.folder(number)
+    if (folder / outcomes.ERROR).exists():
+        (folder / SUPERSEDED).mkdir(exist_ok=True)
+        (folder / outcomes.ERROR).replace(folder / SUPERSEDED / outcomes.ERROR)
+    outcomes.forget(context.sweep, number)
 
 
 def _rows(context: Context, draw: Draw) -> list[Row]:

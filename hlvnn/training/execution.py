@@ -16,7 +16,15 @@ from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
-from hlvnn.files import reaching, read_json, replacing, write_json, write_rows
+from hlvnn.files import (
+    check_name,
+    free_names,
+    reaching,
+    read_json,
+    replacing,
+    write_json,
+    write_rows,
+)
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.records.checkpoint import (
@@ -38,6 +46,7 @@ from hlvnn.records.run_folder import (
     stats_name,
     versions,
 )
+from hlvnn.storage import typed
 from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
 from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, check, fit
 from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, logging_to, opening
@@ -58,17 +67,17 @@ def new_folder(config: RunConfig, name: str | None = None) -> Path:
     Without a name it is made of time, latent configuration and seed. Raises `RunError` when the
     folder exists.
     """
+    parent = config.results_dir / ("tests" if config.testing else config.data.title)
     if name is None:
         latents = "+".join(config.model.latent_config)
         name = f"{datetime.now():%Y%m%d-%H%M%S}_{latents}_seed{config.seed}"
-    parent = config.results_dir / ("tests" if config.testing else config.data.title)
+        return next(parent / one for one in free_names(name) if not (parent / one).exists())
+    check_name(name)
     folder = parent / name
-    if folder.resolve().parent != parent.resolve():
-        raise RunError(f"--name {name}: a plain name is expected, not a path")
     if folder.exists():
         raise RunError(
             f"{folder} exists already; nothing was overwritten. Give another --name, or continue "
-            f"it with --resume {folder}"
+            f"it with --resume {typed(folder)}"
         )
     return folder
 
