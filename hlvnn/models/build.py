@@ -91,6 +91,7 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
         name = "gaussian" if target.kind == "real" else "categorical"
         name = "bernoulli" if target.num_classes == 2 else name
         name = "binomial" if target.trials is not None else name
+        name = "poisson" if target.counts else name
     cls = member_class("likelihoods", name, Likelihood, "likelihood")
     if target.trials is not None and not cls.counts_trials:
         able = members_with("likelihoods", Likelihood, lambda one: one.counts_trials)
@@ -101,7 +102,7 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
     if cls.target != target.kind:
         raise ConfigError(
             f"--likelihood {name} needs a {cls.target} target; {target.name!r} is {target.kind}"
-            + ("; give class labels as text or booleans" if cls.target == "class" else "")
+            + ("; say --target-kind class (target_kind=)" if cls.target == "class" else "")
         )
     if cls.counts_trials and target.trials is None:
         raise ConfigError(

@@ -13,8 +13,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from hlvnn.columns import DIVERGED, EPOCH, SECONDS
-from hlvnn.config import RunConfig, run_config
-from hlvnn.data import data_of
+from hlvnn.config import RunConfig, in_todays_terms, run_config
+from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import SCHEMA as SCHEMA
 from hlvnn.data.schema import Schema
@@ -82,7 +82,7 @@ def read_config(folder: Path) -> RunConfig:
     record = read_json(folder / HYPERPARAMS)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise RunError(f'{folder / HYPERPARAMS}: expected an object with "config" in it')
-    return run_config(record["config"], str(folder / HYPERPARAMS))
+    return run_config(in_todays_terms(record["config"]), str(folder / HYPERPARAMS))
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -143,8 +143,21 @@ class Run:
 
     @cached_property
     def data(self) -> GroupedDataset:
-        """The data set it was trained on, loaded again."""
-        return data_of(self.config.data)
+        """The data set it was trained on, loaded again; `DataError` where it is another by now."""
+        data = data_of(self.config.data)
+        digest = read_json(self.folder / HYPERPARAMS).get(DATA_HASH)
+        if digest is None:
+            logger.warning(
+                "%s: no hash of the data in it; the data loaded now are unchecked",
+                self.folder / HYPERPARAMS,
+            )
+        elif digest != data.digest():
+            why = why_changed(self.config.data, digest)
+            raise DataError(
+                f"{self.folder}: the data set {self.config.data.title} has changed since (hash "
+                f"{data.digest()}, was {digest}){'; ' + why if why else ''}"
+            )
+        return data
 
 
 def load_run(folder: Path | str, which: str = "last") -> Run:

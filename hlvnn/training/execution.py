@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
 from hlvnn.config import DATA_PLACES, RunConfig, flatten
-from hlvnn.data import data_of
+from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
@@ -141,9 +141,11 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
         )
     digest = read_json(folder / HYPERPARAMS).get(DATA_HASH)
     if digest != data.digest():
+        why = why_changed(config.data, str(digest))
         raise DataError(
             f"the data set {config.data.title} is not the one that {folder} began with "
-            f"(hash {data.digest()}, was {digest}); restore the data, or start a new run"
+            f"(hash {data.digest()}, was {digest}); "
+            + (f"{why}; start a new run" if why else "restore the data, or start a new run")
         )
 
 

@@ -22,6 +22,7 @@ from hlvnn.columns import (
     of_split,
 )
 from hlvnn.config import RunConfig
+from hlvnn.data.describe import told
 from hlvnn.data.grouped import GroupedDataset, Level, Schema
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.terminal import text_of
@@ -104,6 +105,7 @@ def opening(
     lines = [
         f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
         f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
+        *told(data),
         f"results in {folder}",
     ]
     if config.description:

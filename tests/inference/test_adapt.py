@@ -12,7 +12,7 @@ import torch
 import hlvnn
 from hlvnn.config import DataConfig
 from hlvnn.data.assemble import assemble
-from hlvnn.data.grouped import GroupedDataset, Split
+from hlvnn.data.grouped import GroupedDataset, Loaded, Split
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.inference.objective import full_elbo
 from hlvnn.inference.predict import evaluate, predict
@@ -26,7 +26,7 @@ def held_out(kind: str = "features", hold_out: float = 0.4) -> GroupedDataset:
     """Return made-up data of which two of six writers are new."""
     data = grouped_data(kind, rows=90)
     config = DataConfig(dataset="made-up", hold_out=hold_out, unseen="prior", val_fraction=0)
-    return assemble(config, data.schema, data.train, data.test)
+    return assemble(config, Loaded(data.schema, data.train, data.test))
 
 
 def new_rows(data: GroupedDataset) -> Split:

@@ -333,7 +333,7 @@ INSTEVAL = (
 def test_three_crossed_factors_of_insteval_keep_the_departments(shared: Path) -> None:
     frame = table(shared, "InstEval")
     data = GroupedDataset.from_frame(
-        frame, target="y", features=["service"], groups=["s", "d", "dept"]
+        frame, target="y", features=["service"], groups=["s", "d", "dept"], target_kind="real"
     )
     config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=INSTEVAL)
     model = hlvnn.build_model(config, data, seed=0)
