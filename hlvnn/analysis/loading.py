@@ -15,13 +15,21 @@ from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import POOLED, Results, read_metrics
 from hlvnn.columns import BEST_EPOCH, DATA_HASH, DIVERGED, PARAMETER, STOPPED_EARLY, VAL_LOSS
 from hlvnn.data.schema import Schema
-from hlvnn.errors import HlvnnError, RunError
-from hlvnn.records import journal, outcomes, perturbations, sweep_folder, trials_table
+from hlvnn.errors import ConfigError, HlvnnError, RunError
+from hlvnn.records import (
+    journal,
+    outcomes,
+    perturbations,
+    run_folder,
+    sweep_folder,
+    trials_table,
+)
 from hlvnn.records.journal import Draw, Drawn
 from hlvnn.records.outcomes import OVER, Outcome, Status
 from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.records.sweep_folder import Record
-from hlvnn.storage import readable
+from hlvnn.selection import MIN, Selection
+from hlvnn.storage import readable, shown_path
 from hlvnn.words import Settings
 
 DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
@@ -44,7 +52,7 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     drawn = journal.read_journal(sweep, problems)
     on_disk = outcomes.trial_folders(sweep)
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
-    selection = _Selection(record.objectives)
+    selection = _Ranking(record.objectives)
     recorded = _recorded(sweep)
     rows = []
     latents: list[str] = []
@@ -79,33 +87,66 @@ def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
     return changes[-1].params if changes else known.params if known else {}
 
 
-def load_runs(path: Path | str, metric: str = VAL_LOSS, mode: str = "min") -> Results:
+def load_runs(path: Path | str, metric: str | None = None, mode: str | None = None) -> Results:
     """Read a folder of single runs, such as `train_one.py` leaves; each is a trial, by its name.
 
     path: the folder, or its address, as for `load_sweep`.
-    metric, mode: what the best run is chosen by. Raises `RunError` when no run is in it.
+    metric, mode: what runs are ranked by, each at its own chosen epoch (its --select-on); None =
+    that --select-on where all runs have the same, else the validation loss.
+    Raises `RunError` when no run is in it, or it is a sweep (then `load_sweep` is right).
     """
     parent = readable(path).resolve()
+    if (parent / sweep_folder.SWEEP).exists():
+        raise RunError(
+            f"{shown_path(parent)} is a sweep, with a metric of its own and trials that its "
+            "scheduler stopped: read it with load_sweep"
+        )
     folders = sorted(file.parent for file in parent.glob(f"*/{HYPERPARAMS}"))
     if not folders:
         raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")
     problems: list[str] = []
-    selection = _Selection(((metric, mode),))
+    if (metric is None) != (mode is None):
+        raise ConfigError('metric and mode belong together: load_runs(path, "val_acc", "max")')
     rows = []
     latents: list[str] = []
+    selections = []
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
         latents += about.latents
         outcome = _outcome_of_run(folder, number, problems)
         frame = read_metrics(folder, problems)
-        row = trials_table.row_of(outcome, folder, about.settings, frame, selection)
+        own = _selection_of_run(about.settings, frame)
+        selections += [own] if frame is not None else []
+        row = trials_table.row_of(outcome, folder, about.settings, frame, _Ranking.of(own))
         rows.append(row | about.columns)
-    return _results(parent, selection, rows, False, None, problems, Drawn(), latents)
+    if metric is not None and mode is not None:
+        common = Selection(metric, mode)
+    elif len({*selections}) == 1:
+        common = selections[0]
+    else:
+        common = Selection(VAL_LOSS, MIN)
+        if selections:
+            told = ", ".join(sorted({one.metric for one in selections}))
+            problems.append(
+                f"the epochs of these runs are chosen by different measures ({told}); they are "
+                f"ranked by {VAL_LOSS}, each at its own chosen epoch"
+            )
+    return _results(parent, _Ranking.of(common), rows, False, None, problems, Drawn(), latents)
+
+
+def _selection_of_run(settings: Settings, frame: pd.DataFrame | None) -> Selection:
+    select_on = str(settings.get("select_on", VAL_LOSS))  # older runs know no other
+    mode = str(settings.get("select_mode", "auto"))
+    return run_folder.chosen_by(select_on, mode, pd.DataFrame() if frame is None else frame)
 
 
 @dataclass(frozen=True)
-class _Selection:
+class _Ranking:
     objectives: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, selection: Selection) -> _Ranking:
+        return cls(((selection.metric, selection.mode),))
 
     @property
     def metric(self) -> str:
@@ -144,7 +185,7 @@ class _About:
 
 def _results(
     path: Path,
-    selection: _Selection,
+    selection: _Ranking,
     rows: list[dict[str, Any]],
     alive: bool,
     record: Record | None,
@@ -162,7 +203,7 @@ def _results(
         for number, folder in zip(frame["trial"], frame["folder"], strict=True)
         if not pd.isna(folder)
     }
-    groups = GroupTables(folders, _Schemas(folders))
+    groups = GroupTables(folders, _Schemas(folders), others=frame["trial"].astype(int))
     metric, mode = selection.metric, selection.mode
     return Results(
         *(path, metric, mode, frame, groups, alive, record, problems, drawn),

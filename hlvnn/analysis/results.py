@@ -150,6 +150,13 @@ class Results:
         others = self.placed[~self.placed["pooled"].astype(bool)]
         return int(others["trial"].iloc[0]) if len(others) else None
 
+    def metrics_of(self, trial: int) -> pd.DataFrame:
+        """Return the rows of `epochs` of one trial; `RunError` where it has none."""
+        frame = self.epochs[self.epochs["trial"] == trial]
+        if not len(frame):
+            raise RunError(f"{self.path}: trial {trial} has no metrics that can be read")
+        return frame
+
     def row(self, trial: int) -> pd.Series[Any]:
         """Return a trial's row of `trials`; `RunError` when there is no such trial."""
         found = self.trials[self.trials["trial"] == trial]

@@ -51,7 +51,7 @@ class Measured:
         self.results, self.num_samples = results, num_samples
         self.faults: list[str] = []
         self.why: dict[str, str] = {}
-        best, pooled = results.best_trial, results.pooled_trial
+        best = results.best_trial
         groups = results.groups
         self.gains = self._try("gain", lambda: gains(results))
         self.alike = self._try("alike", lambda: alike(results)) or []
@@ -60,11 +60,6 @@ class Measured:
             self.gains_in_nats = self._try("nats", lambda: gains(results, measure="loss"))
         self.spread = self._try("spread", lambda: groups.spread(trials=self._one(best)))
         self.last = self._try("last", lambda: self._last_groups(self._one(best)[0]))
-        latent = results.latent_trial
-        self.pooled_spread = self.latent_spread = None
-        if pooled is not None and latent is not None:
-            self.pooled_spread = self._try("pooled", lambda: groups.spread(trials=[pooled]))
-            self.latent_spread = self._try("latent", lambda: groups.spread(trials=[latent]))
         self.latents = self._try("latents", lambda: results.latents(self._latent_trial()))
         self.calibration = self._try(
             "calibration", lambda: results.calibration(num_samples=num_samples)
@@ -76,8 +71,6 @@ class Measured:
             self.gains,
             self.gains_in_nats,
             tuple(self.alike),
-            self.latent_spread,
-            self.pooled_spread,
             self.calibration,
         )
 
