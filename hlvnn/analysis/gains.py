@@ -58,6 +58,9 @@ def gains(
         tables[name] = frame
     split = split or (TEST if (tables["trial"]["split"] == TEST).any() else VAL)
     own, other = (frame[frame["split"] == split] for frame in tables.values())
+    for one, epoch, frame in zip((number, base), fair.epochs, (own, other), strict=True):
+        if not len(frame):
+            raise RunError(f"the per-group table of trial {one}, epoch {epoch}, cannot be read")
     both = own[["gid", "label", "n", measure]].merge(
         other[["gid", measure]], on="gid", suffixes=("", "_pooled"), validate="1:1"
     )

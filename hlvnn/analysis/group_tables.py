@@ -6,7 +6,7 @@ file only the columns asked for. Files of other trials and epochs are not opened
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -34,8 +34,8 @@ class GroupTables:
     """The per-group tables of some trials.
 
     folders: of each trial by its number; schemas: what a trial's groups were called; others:
-    trials that there are, and have no folder. Files that cannot be read are left out and told in
-    `problems`.
+    trials that there are, and have no folder. Files that cannot be read are left out, and told in
+    `problems` and to `tell`.
     """
 
     def __init__(
@@ -44,18 +44,22 @@ class GroupTables:
         schemas: Mapping[int, Schema | None],
         *,
         others: Iterable[int] = (),
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.folders = dict(folders)
         self.schemas = schemas
         self.known = {*self.folders, *others}
         self.problems: list[str] = []
+        self._told = tell
         self._files: dict[int, dict[int, Path]] = {}
+        self._cut: dict[int, set[int]] = {}
         self._schemas: dict[int, pa.Schema] = {}
 
     def files_of(self, trial: int) -> dict[int, Path]:
         """Return the files of a trial by their epoch, in order."""
         if trial not in self._files:
-            self._files[trial] = stats_files(self.folders[trial])
+            folder = self.folders.get(trial)
+            self._files[trial] = {} if folder is None else stats_files(folder)
         return self._files[trial]
 
     @property
@@ -254,6 +258,7 @@ class GroupTables:
                 raise RunError(f"group tables: no trial {trial}; {_listed(self.known, 'trials')}")
         chosen = [trial for trial in (trials or self.folders) if trial in self.folders]
         there = {epoch for trial in chosen for epoch in self.files_of(trial)} if epochs else set()
+        there |= {epoch for trial in chosen for epoch in self._cut.get(trial, ())}
         for epoch in epochs or ():
             if there and epoch not in there:
                 raise RunError(f"group tables: no epoch {epoch}; {_listed(there, 'epochs')}")
@@ -283,6 +288,7 @@ class GroupTables:
                 except (pa.ArrowException, OSError) as error:
                     self._tell(path, error)
                     del self._files[trial][epoch]
+                    self._cut.setdefault(trial, set()).add(epoch)
         return self._dataset(sound)
 
     def _tell(self, path: Path, error: Exception) -> None:
@@ -290,6 +296,8 @@ class GroupTables:
         sentence = f"{path.parent.parent.name}/{STATS}/{path.name} cannot be read: {first}"
         if sentence not in self.problems:
             self.problems.append(sentence)
+            if self._told is not None:
+                self._told(sentence)
 
 
 def _listed(numbers: Iterable[int], what: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from hlvnn import columns, files
+from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import POOLED, Results, read_metrics
 from hlvnn.columns import BEST_EPOCH, DATA_HASH, DIVERGED, PARAMETER, STOPPED_EARLY, VAL_LOSS
@@ -53,32 +54,69 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     on_disk = outcomes.trial_folders(sweep)
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
     selection = _Ranking(record.objectives)
-    recorded = _recorded(sweep)
-    rows = []
-    latents: list[str] = []
-    for number in range(count):
-        folder = outcomes.trial_folder(sweep, number)
-        about = _About(folder, problems)
-        latents += about.latents
-        known = drawn.optuna.get(number)
+    problems += damage.of_journal(drawn, on_disk)
+    reading = _Reading(sweep, selection, drawn, _recorded(sweep), alive, problems)
+    rows = [reading.row(number) for number in range(count)]
+    return _results(sweep, selection, rows, alive, record, problems, drawn, reading.latents)
+
+
+@dataclass
+class _Reading:
+    """Makes a sweep's rows of all that is left of its trials."""
+
+    sweep: Path
+    ranking: _Ranking
+    drawn: Drawn
+    recorded: dict[int, dict[str, Any]]
+    alive: bool
+    problems: list[str]
+    latents: list[str] = field(default_factory=list)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return a trial's row; what is damaged of it is told."""
+        folder = outcomes.trial_folder(self.sweep, number)
+        about = _About(folder, self.problems)
+        self.latents += about.latents
+        known = self.drawn.optuna.get(number)
         params = {f"{PARAMETER}{k}": v for k, v in _params(known, folder).items()}
-        if number in recorded:
-            rows.append(recorded[number] | {"folder": str(folder)} | about.columns | params)
-            continue
-        draw = drawn.draws.get(number)
+        row = self._known(number, folder)
+        if row is None:
+            row = self._read(number, folder, about.settings)
+        self.problems += damage.of_folder(folder, row)
+        return row | about.columns | params
+
+    def _known(self, number: int, folder: Path) -> dict[str, Any] | None:
+        """Return the row that is known without the folder's files, or None."""
+        recorded = self.recorded.get(number)
+        if recorded is not None:
+            if not folder.is_dir():
+                self.problems.append(damage.gone(self.sweep, number, trials_table.TRIALS))
+                return recorded | {"folder": None}
+            if not (folder / outcomes.OUTCOME).exists():
+                self.problems.append(damage.without_outcome(number))
+            return recorded | {"folder": str(folder)}
+        known, draw = self.drawn.optuna.get(number), self.drawn.draws.get(number)
+        if folder.is_dir() or known is None:
+            return None
+        settings = trials_table.cells(draw.settings) if draw is not None else {}
+        row = damage.from_journal(known, number, settings, self.ranking)
+        if row is not None:
+            self.problems.append(damage.gone(self.sweep, number, journal.JOURNAL))
+        return row
+
+    def _read(self, number: int, folder: Path, own: Settings) -> dict[str, Any]:
+        draw = self.drawn.draws.get(number)
         if draw is None and folder.is_dir():
-            draw = Draw(number, about.settings)
-        settings = (draw.settings if draw is not None else {}) or about.settings
-        frame = read_metrics(folder, problems)
+            draw = Draw(number, own)
+        settings = (draw.settings if draw is not None else {}) or own
+        frame = read_metrics(folder, self.problems)
         try:
-            outcome = outcomes.read(sweep, number)
+            outcome = outcomes.read(self.sweep, number)
         except HlvnnError as error:
-            problems.append(str(error).replace(f"{sweep}/", ""))
+            self.problems.append(str(error).replace(f"{self.sweep}/", ""))
             outcome = _guessed(folder, number, settings, frame)
-        outcome = outcome or trials_table.without_outcome(folder, draw, number, alive)
-        row = trials_table.row_of(outcome, folder, settings, frame, selection)
-        rows.append(row | about.columns | params)
-    return _results(sweep, selection, rows, alive, record, problems, drawn, latents)
+        outcome = outcome or trials_table.without_outcome(folder, draw, number, self.alive)
+        return trials_table.row_of(outcome, folder, settings, frame, self.ranking)
 
 
 def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
@@ -203,7 +241,9 @@ def _results(
         for number, folder in zip(frame["trial"], frame["folder"], strict=True)
         if not pd.isna(folder)
     }
-    groups = GroupTables(folders, _Schemas(folders), others=frame["trial"].astype(int))
+    groups = GroupTables(
+        folders, _Schemas(folders), others=frame["trial"].astype(int), tell=problems.append
+    )
     metric, mode = selection.metric, selection.mode
     return Results(
         *(path, metric, mode, frame, groups, alive, record, problems, drawn),
@@ -278,11 +318,10 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
 
 
 def _is_unchanged(folder: Path, since: int) -> bool:
+    """Whether no file of a trial that ended is newer than the table; one that is gone is not."""
     try:
-        if (folder / outcomes.OUTCOME).stat().st_mtime_ns > since:
-            return False
-        metrics = folder / METRICS
-        return not metrics.exists() or metrics.stat().st_mtime_ns <= since
+        files = [folder / name for name in (outcomes.OUTCOME, METRICS)]
+        return all(not file.exists() or file.stat().st_mtime_ns <= since for file in files)
     except OSError:
         return False
 

@@ -235,7 +235,10 @@ class Results:
     def _folder(self, trial: int | None) -> Path:
         folder = self.row(self._number(trial))["folder"]
         if pd.isna(folder):
-            raise RunError(f"{self.path}: trial {trial} never began, so it has no folder")
+            row = self.row(self._number(trial))
+            is_gone = Status(row["status"]).facts.is_over
+            why = "'s folder is gone" if is_gone else " never began, so it has no folder"
+            raise RunError(f"{self.path}: trial {row['trial']}{why}")
         return Path(folder)
 
 

@@ -117,7 +117,7 @@ def row_of(
         epochs = ", ".join(str(change.epoch) for change in changes)
         told = f"took over other trials after epochs {epochs} ({perturbations.PERTURBATIONS})"
         row["reason"] = "; ".join(filter(None, [row["reason"], told]))
-    row |= _columns(settings)
+    row |= cells(settings)
     if frame is not None:
         row["epochs"] = int(frame["epoch"].iloc[-1])
         row["seconds"] = float(frame["seconds"].sum())
@@ -206,15 +206,12 @@ def without_outcome(folder: Path, draw: Draw | None, number: int, alive: bool) -
     return Outcome(trial=number, status=status, reason="" if alive else CUT_OFF, unfinished=True)
 
 
-def _columns(settings: Settings) -> dict[str, Any]:
+def cells(settings: Settings) -> dict[str, Any]:
     """Return settings as cells: lists as they are typed, latents in their text form."""
-    cells = dict(settings)
-    for name, value in settings.items():
-        if name == "latents" and isinstance(value, list):
-            cells[name] = "; ".join(latent_text(LatentConfig(**latent)) for latent in value)
-        else:
-            cells[name] = _cell(value)
-    return cells
+    found = {name: _cell(value) for name, value in settings.items()}
+    if isinstance(latents := settings.get("latents"), list):
+        found["latents"] = "; ".join(latent_text(LatentConfig(**latent)) for latent in latents)
+    return found
 
 
 def _cell(value: Any) -> Any:

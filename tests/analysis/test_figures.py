@@ -16,6 +16,8 @@ from hlvnn.analysis.figures.curves import COLLAPSED
 from hlvnn.analysis.figures.uncertainty import interval
 from hlvnn.analysis.gains import alike, gains
 from hlvnn.errors import RunError
+from hlvnn.records import trials_table
+from hlvnn.records.journal import JOURNAL
 
 
 def test_learning_curves_hold_every_trial_and_the_rungs(swept: Results) -> None:
@@ -213,6 +215,8 @@ def test_optunas_plots_show_the_parameters_that_all_trials_drew(swept: Results) 
 def test_figures_say_why_they_cannot_be_drawn(tmp_path: Path, copy: Path) -> None:
     for folder in copy.glob("trial_*"):
         shutil.rmtree(folder)
+    for name in (trials_table.TRIALS, JOURNAL):
+        (copy / name).unlink()
     empty = load_sweep(copy)
     assert set(empty.trials["status"]) == {"not started"}
     assert (empty.best_trial, empty.pooled_trial, len(empty.epochs)) == (None, None, 0)

@@ -185,13 +185,18 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
         steps.append(
             f"{plural(len(failed), 'trial')} failed; see why below before you trust the search."
         )
+    return [*map(Step, steps), *_again(results, row), *_unfinished(results)]
+
+
+def _again(results: Results, row: pd.Series[Any]) -> list[Step]:
+    if pd.isna(row["folder"]):
+        return []
     folder = shlex.quote(shown_path(results.path / str(row["name"])))
-    again = Step(
+    said_so = (
         "One trial is one seed. Repeat the best with other seeds before you believe a small "
-        "difference:",
-        f"python train_one.py --from-trial {folder} --seed 1",
+        "difference:"
     )
-    return [*map(Step, steps), again, *_unfinished(results)]
+    return [Step(said_so, f"python train_one.py --from-trial {folder} --seed 1")]
 
 
 def _edges(results: Results, best: int) -> list[str]:
@@ -219,6 +224,8 @@ def _edges(results: Results, best: int) -> list[str]:
 
 def _collapsed(results: Results, trial: int) -> list[str]:
     own = results.epochs[results.epochs["trial"] == trial]
+    if not len(own):
+        return []  # its folder is gone
     found = []
     for name, latent in results.latent_columns.items():
         value = own[name].iloc[-1]

@@ -19,9 +19,10 @@ from hlvnn.analysis.figures.style import said
 from hlvnn.analysis.gains import alike, gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
-from hlvnn.columns import VAL
+from hlvnn.columns import BEST_EPOCH, VAL
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.records.outcomes import Status
+from hlvnn.words import text
 
 logger = logging.getLogger("hlvnn")
 
@@ -64,6 +65,8 @@ class Measured:
         self.calibration = self._try(
             "calibration", lambda: results.calibration(num_samples=num_samples)
         )
+        for frame in (self.latents, self.calibration):
+            self._check_epoch(frame)
 
     @property
     def evidence(self) -> Evidence:
@@ -73,6 +76,20 @@ class Measured:
             tuple(self.alike),
             self.calibration,
         )
+
+    def _check_epoch(self, frame: pd.DataFrame | None) -> None:
+        """Tell where weights are of another epoch than the tables."""
+        if frame is None or not len(frame):
+            return
+        trial, epoch = int(frame["trial"].iloc[0]), int(frame["epoch"].iloc[0])
+        chosen = self.results.row(trial)[BEST_EPOCH]
+        if epoch != chosen and self.results.row(trial)["status"] != Status.RUNNING:
+            sentence = (
+                f"the weights of trial {trial} are of epoch {epoch}, its tables of epoch "
+                f"{text(chosen)}: earlier versions kept those of the lowest validation loss"
+            )
+            if sentence not in self.faults:
+                self.faults.append(sentence)
 
     def _latent_trial(self) -> int:
         trial = self.results.latent_trial
