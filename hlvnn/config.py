@@ -16,6 +16,7 @@ import tyro
 from pydantic import Field, field_validator, model_validator
 
 from hlvnn import errors
+from hlvnn.columns import VAL_LOSS, is_validation
 from hlvnn.files import NAME_BYTES
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
 from hlvnn.strict import Config, known_member, validated
@@ -266,8 +267,17 @@ class TrainConfig(Config):
     """Evaluated epochs between checkpoints (the last is always kept)."""
     print_freq: int = Field(0, ge=0)
     """Steps between progress lines inside an epoch; 0 prints none."""
+    select_on: str = VAL_LOSS
+    """Column of metrics.csv that chooses the epoch whose weights (best.pt), rows
+    (predictions.parquet) and metrics count, by which --patience waits too; among equals the lower
+    validation loss, then the earlier. A sweep's trials have its METRIC."""
+    select_mode: Literal["auto", "max", "min"] = "auto"
+    """Whether --select-on is better high or low; auto knows it of every measure of ours."""
+    keep_predictions: int = Field(200_000, ge=0)
+    """Rows a split of which predictions.parquet keeps what was predicted at the chosen epoch; of
+    more a random choice, the same in every run on these data; 0 writes none."""
     patience: int | None = Field(None, gt=0)
-    """Stop after this many evaluations without a better validation loss; None never does."""
+    """Stop after this many evaluations without a better one by --select-on; None never does."""
     device: str = "auto"
     """cpu, cuda, cuda:0 …; auto takes a GPU where there is one."""
     cuda_graph: Literal["auto", "off"] = "auto"
@@ -284,6 +294,15 @@ class TrainConfig(Config):
     tensorboard --logdir results."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
+
+    @field_validator("select_on")
+    @classmethod
+    def _of_validation_rows(cls, name: str) -> str:
+        if not is_validation(name):
+            raise ValueError(
+                "only measures of validation rows may choose, such as val_loss or val_acc"
+            )
+        return name
 
     @model_validator(mode="after")
     def _bound_as_it_is(self) -> Self:
@@ -365,7 +384,9 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 DATA_PLACES = ("data_dir", "table")
 """Settings that say where data are. They may move; what they are is known by their hash."""
-NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")
+NOT_REPEATED = (
+    *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
+)
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
 
 

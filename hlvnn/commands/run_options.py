@@ -22,7 +22,7 @@ class RunOptions(Config):
     run: tyro.conf.Positional[Place]
     """Folder of a run or of a sweep's trial, or its address (s3://…)."""
     weights: Literal["best", "last"] = "best"
-    """Weights of the best epoch by validation loss, or of the last."""
+    """Weights of the chosen epoch (by a sweep's METRIC, a run's --select-on), or of the last."""
     out: Path | None = None
     """Where to write: OUT.png and OUT.csv; none given = figures/ in the run's folder, or here for
     an address."""
