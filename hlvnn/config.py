@@ -16,6 +16,8 @@ import tyro
 from pydantic import Field, field_validator, model_validator
 
 from hlvnn import errors
+from hlvnn.columns import VAL_LOSS, is_validation
+from hlvnn.files import NAME_BYTES
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
 from hlvnn.strict import Config, known_member, validated
 
@@ -109,12 +111,19 @@ class DataConfig(Config):
     def _a_plain_name(cls, name: str) -> str:
         if name in (".", "..") or set(name) & {"/", "\\", "\0"}:
             raise ValueError("expected a plain name, not a path (--data-dir moves the root)")
+        if len(name.encode()) > NAME_BYTES:
+            raise ValueError(f"expected the name of a folder, of at most {NAME_BYTES} bytes")
         return name
 
     @property
     def title(self) -> str:
         """The name that results are filed under."""
         return self.table.name.split(".")[0] if self.table is not None else self.dataset
+
+    @property
+    def place(self) -> str:
+        """Where the data are, in words."""
+        return str(self.table) if self.table is not None else f"{self.dataset} in {self.data_dir}"
 
 
 class ModelConfig(Config):
@@ -258,8 +267,17 @@ class TrainConfig(Config):
     """Evaluated epochs between checkpoints (the last is always kept)."""
     print_freq: int = Field(0, ge=0)
     """Steps between progress lines inside an epoch; 0 prints none."""
+    select_on: str = VAL_LOSS
+    """Column of metrics.csv that chooses the epoch whose weights (best.pt), rows
+    (predictions.parquet) and metrics count, by which --patience waits too; among equals the lower
+    validation loss, then the earlier. A sweep's trials have its METRIC."""
+    select_mode: Literal["auto", "max", "min"] = "auto"
+    """Whether --select-on is better high or low; auto knows it of every measure of ours."""
+    keep_predictions: int = Field(200_000, ge=0)
+    """Rows a split of which predictions.parquet keeps what was predicted at the chosen epoch; of
+    more a random choice, the same in every run on these data; 0 writes none."""
     patience: int | None = Field(None, gt=0)
-    """Stop after this many evaluations without a better validation loss; None never does."""
+    """Stop after this many evaluations without a better one by --select-on; None never does."""
     device: str = "auto"
     """cpu, cuda, cuda:0 …; auto takes a GPU where there is one."""
     cuda_graph: Literal["auto", "off"] = "auto"
@@ -276,6 +294,15 @@ class TrainConfig(Config):
     tensorboard --logdir results."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
+
+    @field_validator("select_on")
+    @classmethod
+    def _of_validation_rows(cls, name: str) -> str:
+        if not is_validation(name):
+            raise ValueError(
+                "only measures of validation rows may choose, such as val_loss or val_acc"
+            )
+        return name
 
     @model_validator(mode="after")
     def _bound_as_it_is(self) -> Self:
@@ -355,8 +382,20 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return flat | dump
 
 
-NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")
+DATA_PLACES = ("data_dir", "table")
+"""Settings that say where data are. They may move; what they are is known by their hash."""
+NOT_REPEATED = (
+    *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
+)
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
+
+
+def repeated(config: RunConfig) -> RunConfig:
+    """Return what repeats a run: its settings but those of `NOT_REPEATED`, which are as usual."""
+    usual = RunConfig()
+    own = {name: getattr(usual, name) for name in NOT_REPEATED if name in RunConfig.model_fields}
+    shown = {name: getattr(usual.train, name) for name in NOT_REPEATED if name not in own}
+    return config.model_copy(update={**own, "train": config.train.model_copy(update=shown)})
 
 
 def command_line(config: RunConfig) -> str:

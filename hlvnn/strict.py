@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from hlvnn import errors
 from hlvnn.families import members
+from hlvnn.files import expanded
 
 C = TypeVar("C", bound="Config")
 
@@ -25,6 +27,16 @@ class Config(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
         return values
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expand_home_folders(cls, value: Any) -> Any:
+        """Read ~ in every path: a shell leaves it in --flag='~/x', and files and frames have it."""
+        if isinstance(value, Path):
+            return expanded(value)
+        if isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            return tuple(expanded(item) if isinstance(item, Path) else item for item in value)
+        return value
 
 
 def validated(cls: type[C], values: dict[str, Any], where: str) -> C:

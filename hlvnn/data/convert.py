@@ -26,10 +26,10 @@ from hlvnn.data import leaf, splits
 from hlvnn.data.arrays import XKind
 from hlvnn.data.folder import DESCRIPTION, SPLITS, Description
 from hlvnn.errors import ConfigError, DataError
+from hlvnn.strict import Config
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(Config):
     """Convert LEAF's JSON (`users`, `num_samples`, `user_data`) into a folder of arrays.
 
     Give either files to split inside each user, or --train and --test. Test rows are drawn at

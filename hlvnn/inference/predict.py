@@ -47,11 +47,12 @@ class Evaluation:
 
     scalars: loss, acc and f1 (or mse) over rows, and known_… and new_… of these where some rows are
     of new groups; group_mean, group_p10, group_p90, group_worst over the groups of the lowest
-    level; groups: columns level, gid, n, acc, f1 (or mse), loss.
+    level; groups: columns level, gid, n, acc, f1 (or mse), loss; rows: what they are made of.
     """
 
     scalars: dict[str, float]
     groups: pd.DataFrame
+    rows: RowScores
 
 
 def rows_at_once(device: torch.device) -> int:
@@ -211,7 +212,8 @@ def evaluate(
     is_new = np.asarray(_is_new(model, split).any(axis=1))
     scalars = overall(scores) | known_and_new(scores, is_new)
     scalars |= across_groups(tables[0]) if tables else {}
-    return Evaluation(scalars, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame())
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return Evaluation(scalars, table, scores)
 
 
 def _is_new(model: HierarchicalModel, split: Split) -> NDArray[np.bool_]:

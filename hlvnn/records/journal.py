@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Draw:
     settings: Settings = field(default_factory=dict)
     """Every setting of the run, flat; as far as they are known where the draw is invalid."""
     drawn: Settings = field(default_factory=dict)
-    """What was neither fixed nor in the space's BASE."""
+    """What Optuna drew, by its parameters' names."""
     problem: str = ""
     """Why the draw is invalid, or ""."""
 
@@ -125,7 +125,8 @@ class Journal:
             if number is not None and (DRAW in trial.user_attrs or number not in found):
                 if not isinstance(number, int):
                     raise RunError(f"a trial's number must be an integer, got {number!r}")
-                found[number] = Draw(number, **trial.user_attrs.get(DRAW, {}))
+                draw = Draw(number, **trial.user_attrs.get(DRAW, {}))
+                found[number] = replace(draw, drawn=dict(trial.params)) if trial.params else draw
         return dict(sorted(found.items()))
 
     def settle(self, number: int, values: list[float] | None) -> None:
@@ -137,6 +138,17 @@ class Journal:
         if not trial.state.is_finished():
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             self.study.tell(trial.number, values, state=state)
+
+    def reopen(self, number: int) -> None:
+        """Begin an Optuna trial anew for a trial that failed: with what was drawn for it."""
+        failed = self.latest()[number]
+        again = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=failed.params,
+            distributions=failed.distributions,
+            user_attrs=failed.user_attrs,
+        )
+        self.study.add_trial(again)
 
     def to_continue(self, numbers: list[int]) -> list[int]:
         """Return the ids of the Optuna trials that go on: those of the sweep's trials `numbers`.

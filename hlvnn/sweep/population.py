@@ -50,8 +50,8 @@ ANEW = 0.25
 """How often a parameter is drawn anew instead."""
 STALE_SECONDS = 30.0
 """How long a network file system may show a folder as it was."""
-OWN = ("history", "best", "waited")
-"""What a trial keeps of its own checkpoint: its epochs' rows, and what its --patience counts."""
+OWN = ("history",)
+"""What a trial keeps of its own checkpoint: its epochs' rows, which its chosen epoch is among."""
 
 
 class Population(TrialScheduler):
