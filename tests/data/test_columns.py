@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hlvnn import load_run
 from hlvnn.config import DataConfig
 from hlvnn.data import data_of, load_data
 from hlvnn.data.grouped import GroupedDataset
@@ -153,3 +155,23 @@ def test_a_table_that_changed_is_read_again(tmp_path: Path) -> None:
     assert data_of(settings).digest() == first.digest()
     frame().assign(x=lambda table: table["x"] * 1000).to_csv(tmp_path / "t.csv", index=False)
     assert data_of(settings).digest() != first.digest()
+
+
+def test_a_runs_data_are_those_that_it_was_trained_on_or_refused(
+    tmp_path: Path, train_one: Callable[..., Ended], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    frame().to_csv(path, index=False)
+    flags = ("--dataset", "table", "--table", path, "--target", "y", "--groups", "who")
+    ended = train_one(*flags, "--num-epochs", 1, "--results-dir", tmp_path, "--name", "r")
+    assert ended.code == 0, ended.err
+    run = tmp_path / "t" / "r"
+    assert len(load_run(run).data.train) > 0
+    frame().assign(x=lambda table: table["x"] * 1000).to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"the data set t has changed since \(hash \w+, was \w+\)"):
+        _ = load_run(run).data
+    record = json.loads((run / "hyperparams.json").read_text())
+    del record["data_hash"]
+    (run / "hyperparams.json").write_text(json.dumps(record))
+    assert len(load_run(run).data.train) > 0
+    assert "the data loaded now are unchecked" in caplog.text
