@@ -126,8 +126,9 @@ class Space:
                 f"{self.path}: BASE sets {name!r}; METRIC and MODE say by what the epochs of its "
                 "trials are chosen: leave it out"
             )
+        asked: Any = choosing(trial)
         try:
-            drawn = self.function(trial)
+            drawn = self.function(asked)
         except Exception as error:
             where = _place(self.path, error)
             raise ConfigError(f"{where}: space(trial) failed: {_said(error)}") from error
@@ -146,7 +147,7 @@ class Space:
                 f"{fixed[key]!r} as well: leave out --{key.replace('_', '-')}"
             )
         settings = {"seed": seed + number, **self.base, **fixed, **drawn}
-        return Drawing(settings, dict(trial.params), tuple(drawn))
+        return Drawing(settings, plain(asked.params), tuple(drawn))
 
 
 def worst(mode: str) -> float:

@@ -21,6 +21,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hlvnn.choices import meant
 from hlvnn.errors import RunError
 from hlvnn.patience import Patience
 from hlvnn.words import Settings
@@ -33,6 +34,10 @@ DRAW = "draw"
 """Attribute of an Optuna trial: the other fields of its `Draw`."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _meant(params: dict[str, Any]) -> Settings:
+    return {name: meant(value) for name, value in params.items()}
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Journal:
                 if not isinstance(number, int):
                     raise RunError(f"a trial's number must be an integer, got {number!r}")
                 draw = Draw(number, **trial.user_attrs.get(DRAW, {}))
-                found[number] = replace(draw, drawn=dict(trial.params)) if trial.params else draw
+                found[number] = replace(draw, drawn=_meant(trial.params)) if trial.params else draw
         return dict(sorted(found.items()))
 
     def settle(self, number: int, values: list[float] | None) -> None:

@@ -33,6 +33,7 @@ from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.step import Step
+from hlvnn.training.sums import Sums
 
 logger = logging.getLogger("hlvnn")
 
@@ -155,35 +156,6 @@ def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -
     selection_of(model, data, config)
 
 
-class _Sums:
-    """Sums over rows of an epoch, added up some hundred steps at a time."""
-
-    STEPS = 256
-
-    def __init__(self, number: int, device: torch.device) -> None:
-        self.total = torch.zeros(number, device=device)
-        self.means: list[Tensor] = []
-        self.rows: list[int] = []
-
-    def add(self, means: list[Tensor], rows: int) -> None:
-        """Add means over so many rows."""
-        self.means += means
-        self.rows.append(rows)
-        if len(self.rows) == self.STEPS:
-            self._add_up()
-
-    def read(self) -> list[float]:
-        """Return the sums, 0 for those that nothing was told of."""
-        if self.rows:
-            self._add_up()
-        return [float(value) for value in self.total.tolist()]
-
-    def _add_up(self) -> None:
-        means = torch.stack(self.means).view(len(self.rows), -1).to(self.total.dtype)
-        self.total[: means.shape[1]] += torch.tensor(self.rows).to(means) @ means
-        self.means, self.rows = [], []
-
-
 class _Fit:
     """One run of the loop: the optimisers, the schedules and the state between epochs."""
 
@@ -284,7 +256,7 @@ class _Fit:
 
     def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
-        sums = _Sums(2 + len(self.model.latents), self.device)
+        sums = Sums(2 + len(self.model.latents), self.device)
         if self.recorded is not None:
             self._replay(self.recorded, sums)
         else:
@@ -295,14 +267,14 @@ class _Fit:
             self.model.latents.update_priors()
         return sums.read()  # waits for the GPU
 
-    def _step(self, batch: Batch, sums: _Sums) -> None:
+    def _step(self, batch: Batch, sums: Sums) -> None:
         if self.config.debug and self.state.step == 0:
             self._log_shapes(batch)
         self.loss, means = self.step(batch, self.state.step)
         self.state.step += 1
         sums.add(means, len(batch.y))
 
-    def _replay(self, recorded: RecordedSteps, sums: _Sums) -> None:
+    def _replay(self, recorded: RecordedSteps, sums: Sums) -> None:
         order = recorded.batches.order()
         recorded.begin(order, self.state.step)
         self.loss = recorded.loss
