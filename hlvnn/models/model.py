@@ -99,6 +99,9 @@ class HierarchicalModel(nn.Module):
         self.backbone.observe(data.train.x)
         self.likelihood.observe(data.train.y)
         self.latents.observe(data.train)
+        for latent in self.latents:
+            for placement in latent.entries():
+                placement.observe(self.backbone.offset(placement.stage.name))
 
     def summary(self) -> pd.DataFrame:
         """Return columns part, level, term, estimate, in the user's units.

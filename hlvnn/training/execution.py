@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
 from hlvnn.config import RunConfig, flatten
@@ -44,6 +45,9 @@ from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, log
 from hlvnn.training.tensorboard import Events, check_installed
 
 logger = logging.getLogger("hlvnn")
+
+OLD = "mean_field"
+"""What a latent's posterior was where none was said."""
 
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir"),
@@ -116,7 +120,7 @@ def execute(
 
 def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     """Raise unless the run goes on as it was configured, on the data it began with."""
-    now, before = flatten(config), flatten(read_config(folder))
+    now, before = (_with_posteriors(flatten(c)) for c in (config, read_config(folder)))
     changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
     if changed:
         listed = ", ".join(
@@ -132,6 +136,12 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
             f"the data set {config.data.title} is not the one that {folder} began with "
             f"(hash {data.digest()}, was {digest}); restore the data, or start a new run"
         )
+
+
+def _with_posteriors(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which `mean_field`, once the default, stands for a posterior not said."""
+    latents = [latent | {"posterior": latent["posterior"] or OLD} for latent in settings["latents"]]
+    return settings | {"posterior": settings["posterior"] or OLD, "latents": latents}
 
 
 def _checkpoint_to_continue(

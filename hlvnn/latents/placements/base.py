@@ -22,6 +22,9 @@ class Placement(nn.Module, ABC):
     linear: ClassVar[bool] = False
     """Whether the pre-activation is linear in z."""
 
+    slopes: ClassVar[bool] = False
+    """Whether z holds slopes on the stage's inputs, beside an intercept."""
+
     options: ClassVar[tuple[str, ...]] = ()
     """Settings of `EntryConfig` that the constructor and `width_at` take as keywords."""
 
@@ -50,6 +53,26 @@ class Placement(nn.Module, ABC):
     def loadings(self) -> list[Tensor]:
         """Return the trained matrices [*, Z] that z passes first (see `Latent.scale`)."""
         return []
+
+    def slopes_on(self, columns: Tensor) -> Tensor:
+        """Return which of the stage's inputs [D] z has slopes on, as [K] of `columns` [D].
+
+        None by default: [0].
+        """
+        return columns[:0]
+
+    def centre(self) -> None:
+        """Have z's slopes act on centred inputs from now on, where it has slopes."""
+
+    def observe(self, offset: Tensor | None) -> None:
+        """Take what is needed of the stage's inputs: their means [D], where they are known."""
+
+    def to_origin(self) -> Tensor | None:
+        """Return R [Z, Z] float64, R z being what z would be on inputs that are not centred.
+
+        None (the default): the inputs are not centred.
+        """
+        return None
 
     def terms(
         self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
