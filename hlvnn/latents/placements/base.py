@@ -43,7 +43,7 @@ class Placement(nn.Module, ABC):
         """Return the pre-activation [S, B, …] with the latent in it.
 
         h: [B, …] or [S, B, …], the stage's input; pre: the same for its pre-activation;
-        z: [S, B, Z].
+        z: [S, B, Z]. Where a row of a dense stage has several places they are [1 or S, B, …, D].
         """
 
     def recurrence(self, z: Tensor) -> Recurrence:
@@ -113,11 +113,19 @@ def coordinate_names(width: int) -> list[str]:
     return [f"z{number}" for number in range(1, width + 1)]
 
 
-def over_places(per_unit: Tensor, stage: Stage) -> Tensor:
+def num_places(stage: Stage, h: Tensor) -> int:
+    """Return the axes between a row and its units in a dense stage's input: [1 or S, B, …, D]."""
+    return max(0, h.dim() - 3) if stage.kind == "dense" else 0
+
+
+def over_places(per_unit: Tensor, stage: Stage, h: Tensor) -> Tensor:
     """Give values per unit [*, out] the axes of a pre-activation's places.
 
-    [*, out, 1, 1] over the pixels of a convolution, [*, 1, out] over the steps of an embedding.
+    [*, out, 1, 1] over the pixels of a convolution, [*, 1, out] over the steps of an embedding, and
+    as many axes as the input h of a dense stage has places.
     """
+    for _ in range(num_places(stage, h)):
+        per_unit = per_unit.unsqueeze(-2)
     if stage.kind == "conv":
         return per_unit[..., None, None]
     return per_unit.unsqueeze(-2) if stage.kind == "embedding" else per_unit

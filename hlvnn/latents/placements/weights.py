@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hlvnn.errors import ConfigError, unknown
-from hlvnn.latents.placements.base import LinearPlacement
+from hlvnn.latents.placements.base import LinearPlacement, num_places
 from hlvnn.stages import Stage, coefficient_names
 
 
@@ -62,6 +62,8 @@ class Weights(LinearPlacement):
         if self.offset is not None:
             h = h - self.offset
         if self.stage.kind == "dense":
+            for _ in range(num_places(self.stage, h)):
+                intercept, slopes = intercept.unsqueeze(2), slopes.unsqueeze(2)
             return (slopes @ h.unsqueeze(-1) + intercept).squeeze(-1)
         side = self.stage.kernel_size
         before = (side - 1) // 2
