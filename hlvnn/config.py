@@ -140,8 +140,9 @@ class ModelConfig(Config):
     """Names of latent structures, made for each group level; several are added together."""
     z_dim: tuple[int, ...] = (10,)
     """Latent widths: one for all, or one per latent (place by place, lowest level first)."""
-    posterior: str = "mean_field"
-    """Posterior of the latents named by --latent-config."""
+    posterior: str | None = None
+    """Posterior of the latents named by --latent-config; None takes full_rank for slopes under
+    --prior learned_full (--latent-config weights), and mean_field elsewhere."""
     prior: str = "standard"
     """Prior of the latents named by --latent-config."""
     latents: LatentList = ()
@@ -205,7 +206,7 @@ class ModelConfig(Config):
 
     @field_validator("posterior")
     @classmethod
-    def _known_posterior(cls, name: str) -> str | None:
+    def _known_posterior(cls, name: str | None) -> str | None:
         return known_member("latents.posteriors", "posterior", name)
 
     @field_validator("prior")

@@ -43,6 +43,14 @@ class Backbone(nn.Module, ABC):
         """
         return None
 
+    def offset(self, stage: str) -> Tensor | None:
+        """Return the means [D] of a stage's inputs over the training rows, in SDs of each.
+
+        None (the default) where they are not known: where no input is a column of the data. Those
+        that are no columns count as 0.
+        """
+        return None
+
     def fixed_effects(self) -> tuple[Tensor, Tensor] | None:
         """Return the intercepts [out] and slopes [out, D] of η by the data's columns, float64.
 

@@ -43,6 +43,9 @@ class Linear(Backbone):
     def columns_at_output(self) -> Tensor:
         return self.input.scale.detach().double().cpu()
 
+    def offset(self, stage: str) -> Tensor:
+        return self.input.offset()
+
     def fixed_effects(self) -> tuple[Tensor, Tensor]:
         weight = self.output.weight.detach().double().cpu()
         bias = self.output.bias.detach().double().cpu()

@@ -78,6 +78,15 @@ class MLP(Backbone):
             h = seen = pre if name == "output" else self.dropout(F.relu(pre))
         return h
 
+    def offset(self, stage: str) -> Tensor | None:
+        first = next(iter(self.layers))
+        if stage == first:
+            return self.input.offset()
+        if stage == "output" and self.skip:
+            units = self.stages[stage].in_features - len(self.input.scale)
+            return F.pad(self.input.offset(), (units, 0))
+        return None
+
     def columns_at_output(self) -> Tensor | None:
         return self.input.scale.detach().double().cpu() if self.skip else None
 

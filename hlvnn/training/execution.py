@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
 from hlvnn.config import DATA_PLACES, RunConfig, flatten
@@ -73,6 +74,9 @@ logger = logging.getLogger("hlvnn")
 
 OF_BEST = ("epoch", "model", SELECTION)
 """What best.pt holds of a checkpoint."""
+OLD = "mean_field"
+"""What a latent's posterior was where none was said."""
+
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
     *("tensorboard", "description", "keep_predictions", *DATA_PLACES),
@@ -149,7 +153,7 @@ def execute(
 
 def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     """Raise unless the run goes on as it was configured, on the data it began with."""
-    now, before = flatten(config), flatten(read_config(folder))
+    now, before = (_with_posteriors(flatten(c)) for c in (config, read_config(folder)))
     changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
     if changed:
         listed = ", ".join(
@@ -167,6 +171,12 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
             f"(hash {data.digest()}, was {digest}); "
             + (f"{why}; start a new run" if why else "restore the data, or start a new run")
         )
+
+
+def _with_posteriors(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which `mean_field`, once the default, stands for a posterior not said."""
+    latents = [latent | {"posterior": latent["posterior"] or OLD} for latent in settings["latents"]]
+    return settings | {"posterior": settings["posterior"] or OLD, "latents": latents}
 
 
 def _checkpoint_to_continue(

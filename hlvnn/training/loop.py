@@ -24,8 +24,8 @@ from hlvnn.errors import ConfigError
 from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
-from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.priors.base import Prior
+from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 from hlvnn.training.bound import Bound, check_bound
@@ -79,7 +79,8 @@ class FitResult:
     """How a fit ended.
 
     elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
-    standard error; kl: Σ_g KL of each latent; history: a row per evaluated epoch.
+    standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
+    history: a row per evaluated epoch.
     """
 
     elbo: float
@@ -89,6 +90,7 @@ class FitResult:
     diverged: bool
     stopped_early: bool
     history: pd.DataFrame
+    objective: str = "elbo"
 
 
 @dataclass
@@ -199,6 +201,8 @@ class _Fit:
         if resume is not None:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
+        for sentence in doubts(model, self.data) if resume is None else ():
+            logger.warning(sentence)
         diverged, stopped = False, self._is_out_of_patience()
         since = time.perf_counter()  # of the epochs that the next row tells of
         while state.epoch < config.num_epochs and not diverged and not stopped:
@@ -220,7 +224,7 @@ class _Fit:
                 self._report(report, EpochReport(row, groups, state.chosen, scores))
             since = time.perf_counter()
         elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
-        for sentence in [] if diverged else collapsed(model.latents):
+        for sentence in [] if diverged else told_of_variances(model):
             logger.warning(sentence)
         return FitResult(
             elbo.value,
@@ -230,6 +234,7 @@ class _Fit:
             diverged,
             stopped,
             pd.DataFrame(state.history),
+            config.objective,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -336,6 +341,8 @@ class _Fit:
 
     def _elbo(self) -> Elbo:
         self.model.latents.refresh()
+        if self.bound is not None:
+            return self.bound.full(self.model, self.data.train, self.config.num_samples)
         return full_elbo(self.model, self.data.train)
 
     def _log_shapes(self, batch: Batch) -> None:
