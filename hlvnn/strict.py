@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -25,6 +26,15 @@ class Config(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
         return values
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some values changed, which are checked as in a new one."""
+        copied = super().model_copy(deep=deep)
+        if not update:
+            return copied
+        checked = type(self).model_validate({**dict(copied), **update})
+        checked.__pydantic_fields_set__.intersection_update(self.model_fields_set | update.keys())
+        return checked
 
 
 def validated(cls: type[C], values: dict[str, Any], where: str) -> C:

@@ -86,18 +86,16 @@ class GroupTables:
         return "acc" if "acc" in self.measures else "mse"
 
     def dataset(
-        self, trials: Iterable[int] | None = None, epochs: Iterable[int] | None = None
+        self, trials: int | Iterable[int] | None = None, epochs: int | Iterable[int] | None = None
     ) -> ds.Dataset:
         """Return the tables as a pyarrow dataset, for queries of your own.
 
         Columns `trial`, `epoch`, `level`, `gid`, `split`, `n` (rows), the measures.
         Raises `RunError` for a trial that there is not, or an epoch that none of them has.
         """
-        trials = None if trials is None else list(trials)
-        epochs = None if epochs is None else list(epochs)
+        trials, epochs = _several(trials), _several(epochs)
         self._check(trials, epochs)
         known = sorted(self.folders) if trials is None else sorted(set(trials) & set(self.folders))
-        epochs = None if epochs is None else set(epochs)
         return self._dataset(
             {
                 (trial, epoch): path
@@ -140,8 +138,8 @@ class GroupTables:
         self,
         columns: Iterable[str] | None = None,
         *,
-        trials: Iterable[int] | None = None,
-        epochs: Iterable[int] | None = None,
+        trials: int | Iterable[int] | None = None,
+        epochs: int | Iterable[int] | None = None,
         level: str | Iterable[str] | None = None,
         split: str | None = None,
         labels: bool = False,
@@ -201,7 +199,7 @@ class GroupTables:
     def spread(
         self,
         *,
-        trials: Iterable[int] | None = None,
+        trials: int | Iterable[int] | None = None,
         level: str | None = None,
         split: str = VAL,
         measure: str | None = None,
@@ -214,7 +212,8 @@ class GroupTables:
         """
         measure = measure or self.main_measure
         level = level or self.lowest_level
-        chosen = self.trials if trials is None else list(trials)
+        asked = _several(trials)
+        chosen = self.trials if asked is None else asked
         self._check(chosen, None)
         rows: list[dict[str, float]] = []
         for trial in chosen:
@@ -298,6 +297,13 @@ class GroupTables:
             self.problems.append(sentence)
             if self._told is not None:
                 self._told(sentence)
+
+
+def _several(numbers: int | Iterable[int] | None) -> list[int] | None:
+    """Return numbers as a list, also where there is one only; None stays."""
+    if numbers is None:
+        return None
+    return [int(numbers)] if isinstance(numbers, int | np.integer) else [int(n) for n in numbers]
 
 
 def _listed(numbers: Iterable[int], what: str) -> str:

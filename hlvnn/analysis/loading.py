@@ -235,7 +235,8 @@ def _results(
     frame["structure"] = _structures(frame)
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
-    frame["started"] = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    started = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    frame["started"] = started.dt.tz_localize(None)  # spreadsheets know no time zones
     folders = {
         int(number): Path(folder)
         for number, folder in zip(frame["trial"], frame["folder"], strict=True)

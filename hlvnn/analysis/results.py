@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from hlvnn import columns
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
-from hlvnn.columns import DATA_HASH, best_of
+from hlvnn.columns import BEST_EPOCH, DATA_HASH, best_of
 from hlvnn.errors import RunError
 from hlvnn.records import run_folder, trials_table
 from hlvnn.records.journal import Drawn
@@ -22,7 +23,10 @@ from hlvnn.records.outcomes import PLACED, Status
 from hlvnn.records.run_folder import METRICS, Run
 from hlvnn.records.schedulers import SCHEDULERS, Halving, Scheduler
 from hlvnn.records.sweep_folder import Record
+from hlvnn.search_space import quieting_optuna
 
+SHOWN = 5
+"""Trials that a notebook shows of a sweep."""
 POOLED = "none"
 """Structure of a trial without latents."""
 
@@ -40,7 +44,7 @@ class LatentColumn:
     groups: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """The trials of a sweep (or of a folder of runs), read when they were loaded.
 
@@ -58,7 +62,7 @@ class Results:
       `reason`, `epochs` (evaluated last), `best_epoch`, `seconds` (training and evaluation),
       `wall_seconds`, `starts`, `cpus`, `gpus`, `node`, `error`, `unfinished`, `folder`;
     - `name` of its folder, `structure` (its latents as they are typed; `none` = pooled), `pooled`
-      (no latents), `model`, `parameters` (their number), `started`, `data_hash`;
+      (no latents), `model`, `parameters` (their number), `started` (UTC), `data_hash`;
     - a column per setting of the run (`lr`, `latent_config`, …), and `param_…` as Optuna drew it;
     - `pareto`, where the study has several objectives: whether the trial is on their front;
     - `final_…`: the last row of metrics.csv; `best_…`: its row at `best_epoch`, the epoch with the
@@ -72,6 +76,22 @@ class Results:
     drawn: Drawn = field(default_factory=Drawn)
     latent_names: tuple[str, ...] = ()
     """The names of all latents of all trials."""
+
+    def __repr__(self) -> str:
+        counts = self.trials["status"].value_counts().items()
+        told = ", ".join(f"{count} {status}" for status, count in counts)
+        best = f"; best is trial {self.best_trial}" if self.best_trial is not None else ""
+        damaged = f"; {len(self.problems)} problems" if self.problems else ""
+        return (
+            f"Results({self.name}: {len(self.trials)} trials by {self.metric} ({self.mode}): "
+            f"{told}{best}{damaged})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a line, and the best trials."""
+        shown = ["rank", "trial", "status", BEST_EPOCH, best_of(self.metric), "structure"]
+        table = self.best(SHOWN)[shown].to_html(index=False, border=0)
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     @property
     def name(self) -> str:
@@ -196,7 +216,8 @@ class Results:
     def study(self) -> optuna.Study:
         """The trials that have a place, as an Optuna study whose value is the best metric."""
         minimise = self.mode == "min"
-        study = optuna.create_study(direction="minimize" if minimise else "maximize")
+        with quieting_optuna():
+            study = optuna.create_study(direction="minimize" if minimise else "maximize")
         for number, value in zip(
             self.placed["trial"], self.placed.get(best_of(self.metric), ()), strict=False
         ):

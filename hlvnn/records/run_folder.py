@@ -186,7 +186,10 @@ def load_run(folder: Path | str, which: str = "last") -> Run:
         checkpoint.get("epoch"), int
     ):
         raise CheckpointError(f"{path}: no weights or no epoch in it")
-    with seeding(0):  # the first weights are drawn, and then replaced
-        model = assemble(config.model, schema)
+    try:
+        with seeding(0):  # the first weights are drawn, and then replaced
+            model = assemble(config.model, schema)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / HYPERPARAMS}: {error}") from error
     load_weights(model, checkpoint["model"], path)
     return Run(folder, config, schema, model.eval(), checkpoint["epoch"])

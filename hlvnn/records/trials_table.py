@@ -135,6 +135,10 @@ def arranged(rows: list[dict[str, Any]], space: Ranking) -> pd.DataFrame:
     space: where its objectives are several, the table gets the column `pareto`.
     """
     frame = pd.DataFrame(rows)
+    for metric, _ in space.objectives:  # also before the first result
+        for name in (final_of(metric), best_of(metric)):
+            if name not in frame:
+                frame[name] = np.nan
     settings = [name for name in flat_settings() if name in frame]
     settings += sorted(str(name) for name in frame if str(name).startswith(PARAMETER))
     if len(space.objectives) > 1:

@@ -17,6 +17,7 @@ from hlvnn.records import journal, trials_table
 from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import SCHEDULERS
 from hlvnn.records.sweep_folder import locking
+from hlvnn.search_space import quieting_optuna
 from hlvnn.sweep import cluster, warm
 from hlvnn.sweep.closing import conclude
 from hlvnn.sweep.context import Context
@@ -37,7 +38,7 @@ def run(plan: Plan, console: Console) -> int:
     """
     if plan.options.address is None and not ray.is_initialized():
         cluster.check(plan.options, [cluster.this_machine()])  # sooner than Ray starts
-    with cluster.connecting(plan.options.address):
+    with quieting_optuna(), cluster.connecting(plan.options.address):
         nodes = cluster.nodes()
         cluster.check(plan.options, nodes)
         slots = cluster.slots(plan.options, nodes)
