@@ -19,13 +19,14 @@ import importlib.util
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hlvnn.choices import ChoosingTrial, plain
 from hlvnn.columns import is_validation
 from hlvnn.config import RunConfig, run_config
 from hlvnn.errors import ConfigError, unknown
@@ -64,6 +65,7 @@ class Space:
     metric: str
     mode: str
     function: Callable[[optuna.Trial], Settings]
+    """`space` of the file: its choices may be anything (see `hlvnn.choices`)."""
     sweep: Settings = field(default_factory=dict)
     others: tuple[tuple[str, str], ...] = ()
     """Further objectives, each a metric and its mode; the first one is `metric`."""
@@ -85,7 +87,7 @@ class Space:
 
     @property
     def sha256(self) -> str:
-        """Digest of the file, by which a resumed sweep knows that it is still the same space."""
+        """Digest of the file, for whoever compares two of them."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
@@ -170,11 +172,12 @@ def load(name: str) -> Space:
     Raises `ConfigError` when there is none of that name (the nearest is offered), when its file
     does not import, or when a name is missing or of the wrong kind.
     """
+    name = _study_of(name)
     if name not in names():
         raise ConfigError(unknown("search space", name, names()) + f" They are in {folder()}.")
     path = folder() / f"{name}.py"
     values = vars(_module(path))
-    base = _value(path, values, "BASE", dict, "a dict of settings")
+    base = plain(_value(path, values, "BASE", dict, "a dict of settings"))
     (metric, mode), *others = _objectives(path, values)
     return Space(
         name=name,
@@ -186,6 +189,13 @@ def load(name: str) -> Space:
         function=_function(path, values),
         sweep=_value(path, {"SWEEP": {}, **values}, "SWEEP", dict, "a dict of flags' values"),
     )
+
+
+def _study_of(name: str) -> str:
+    """Return the study that is meant: by name, or by its file (search_spaces/digits.py)."""
+    path = Path(name)
+    is_file = path.suffix == ".py" and path.resolve().parent == folder().resolve()
+    return path.stem if is_file else name
 
 
 def new_sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -342,7 +352,35 @@ def _function(path: Path, values: Settings) -> Callable[[optuna.Trial], Settings
         )
     if not callable(values["space"]):
         raise ConfigError(f"{path}: space must be a function of one trial, got {values['space']!r}")
-    return values["space"]
+    space = values["space"]
+    return lambda trial: plain(space(choosing(trial)))
+
+
+def choosing(trial: Any) -> ChoosingTrial:
+    """Return an Optuna trial as a search space sees it."""
+    if isinstance(trial, ChoosingTrial):
+        return trial
+    return ChoosingTrial(trial, _Before(trial))
+
+
+class _Before(Mapping[str, Any]):
+    """The distributions of a trial's study, by name, looked up when one is asked for."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+
+    def __getitem__(self, name: str) -> Any:
+        for other in reversed(self.trial.study.get_trials(deepcopy=False)):
+            if name in other.distributions:
+                return other.distributions[name]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        names = (one.distributions for one in self.trial.study.get_trials(deepcopy=False))
+        return iter({name: None for some in names for name in some})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _place(path: Path, error: Exception) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from hlvnn import errors
 from hlvnn.families import members
+from hlvnn.files import expanded
 
 C = TypeVar("C", bound="Config")
 
@@ -35,6 +37,16 @@ class Config(BaseModel):
         checked = type(self).model_validate({**dict(copied), **update})
         checked.__pydantic_fields_set__.intersection_update(self.model_fields_set | update.keys())
         return checked
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expand_home_folders(cls, value: Any) -> Any:
+        """Read ~ in every path: a shell leaves it in --flag='~/x', and files and frames have it."""
+        if isinstance(value, Path):
+            return expanded(value)
+        if isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            return tuple(expanded(item) if isinstance(item, Path) else item for item in value)
+        return value
 
 
 def validated(cls: type[C], values: dict[str, Any], where: str) -> C:

@@ -62,6 +62,12 @@ def test_no_file_is_too_long(file: Path) -> None:
     assert lines <= MAX_LINES, f"{file.name} has {lines} lines, at most {MAX_LINES} are allowed"
 
 
+def test_every_console_shows_names_as_they_are() -> None:
+    """Rich reads [brackets] as markup unless it is told not to, once for all."""
+    made = [str(file.relative_to(ROOT)) for file in FILES if " Console(" in file.read_text()]
+    assert made == ["hlvnn/terminal.py"]
+
+
 @pytest.mark.parametrize(("family", "name"), MEMBERS)
 def test_a_members_file_holds_the_class_of_its_name(family: str, name: str) -> None:
     base = getattr(importlib.import_module(f"hlvnn.{family}.base"), BASES[family])

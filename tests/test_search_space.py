@@ -142,6 +142,24 @@ def test_fixed_settings_replace_the_base_but_not_what_is_drawn(study) -> None:
         list(search_space.draws(space, 1, seed=0, fixed={"lr": 0.1}))
 
 
+def test_what_was_drawn_is_shown_where_it_equals_the_base_and_where_it_is_the_seed(study) -> None:
+    drawn = '{"lr": 1e-3, "seed": 7, "num_epochs": 9}'
+    text = HEAD.replace('"digits"', '"digits", "num_epochs": 9, "lr": 1e-3')
+    space = study(f"{text}def space(trial):\n    return {drawn}\n")
+    (one,) = search_space.draws(space, 1, seed=3)
+    assert set(one.set_here) == {"lr", "seed", "num_epochs"}
+    assert one.settings["seed"] == 7
+
+
+def test_a_study_may_be_named_by_its_file(study, tmp_path: Path) -> None:
+    study(GOOD)
+    assert search_space.load("search_spaces/study.py").name == "study"
+    assert search_space.load(str(tmp_path / "search_spaces" / "study.py")).name == "study"
+    (tmp_path / "study.py").write_text(GOOD, encoding="utf-8")
+    with pytest.raises(ConfigError, match="unknown search space"):
+        search_space.load("study.py")
+
+
 def test_reading_a_space_imports_neither_ray_nor_optuna() -> None:
     import subprocess
     import sys

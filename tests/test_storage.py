@@ -11,6 +11,7 @@ import pytest
 
 from hlvnn.analysis import load_runs, load_sweep
 from hlvnn.commands import train_one, tune_search
+from hlvnn.config import repeated
 from hlvnn.errors import ConfigError, RunError
 from hlvnn.patience import Patience
 from hlvnn.records import run_folder, sweep_folder, weight_files
@@ -176,7 +177,7 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
 
     best = sweep / f"trial_{here.best_trial:04d}"
     run = run_folder.load_run(str(best), "best")
-    assert run.config == train_one.parse(["--from-trial", str(best)]).run_config()
+    assert train_one.parse(["--from-trial", str(best)]).run_config() == repeated(run.config)
 
     ended = analysis(str(sweep))
     assert ended.code == 0, ended.err

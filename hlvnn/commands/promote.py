@@ -17,10 +17,11 @@ from hlvnn import files
 from hlvnn.analysis.promote import PROMOTED, READABLE, SOTA, Promoted, write_leaderboard
 from hlvnn.columns import DATA_HASH, validation_of
 from hlvnn.errors import ConfigError, RunError, unknown
+from hlvnn.files import check_name
 from hlvnn.records import outcomes, run_folder, sweep_folder
 from hlvnn.records.run_folder import RESULT, load_run, read_config, read_metrics
 from hlvnn.records.sweep_folder import SWEEP
-from hlvnn.storage import folder_here
+from hlvnn.storage import Place, folder_here
 from hlvnn.strict import Config
 from hlvnn.words import number as number_text
 
@@ -30,7 +31,7 @@ logger = logging.getLogger("hlvnn")
 class PromoteOptions(Config):
     """Copy a run or trial into results/sota, and bring its leaderboard up to date."""
 
-    trial: tyro.conf.Positional[str]
+    trial: tyro.conf.Positional[Place]
     """Folder of the run, or of the sweep's trial."""
     name: str | None = None
     """Name of the copy; none given = that of the run, after its sweep's."""
@@ -54,10 +55,9 @@ def promote(options: PromoteOptions) -> None:
     in_sweep = _is_trial(trial)
     name = options.name or (f"{trial.parent.name}-{trial.name}" if in_sweep else trial.name)
     root = options.into or (trial.parent.parent.parent if in_sweep else trial.parent.parent) / SOTA
+    check_name(name)
     folder = root / config.data.title
     target = folder / name
-    if target.resolve().parent != folder.resolve():
-        raise RunError(f"--name {name}: a plain name is expected, not a path")
     if target.exists():
         raise RunError(f"{target} exists already; nothing was overwritten. Give another --name")
     _copy(trial, target, kept)

@@ -16,7 +16,7 @@ from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.report import REPORT, findings, headless, write_report
 from hlvnn.errors import RunError
 from hlvnn.records.sweep_folder import SWEEP
-from hlvnn.storage import is_address, readable, shown_path
+from hlvnn.storage import Place, is_address, readable, shown_path
 from hlvnn.strict import Config
 
 
@@ -26,7 +26,7 @@ class ReportOptions(Config):
     A sweep writes it itself when it ends. While it runs, or after it was killed, this does.
     """
 
-    path: tyro.conf.Positional[str]
+    path: tyro.conf.Positional[Place]
     """Folder of a sweep (RESULTS_DIR/DATASET/SWEEP), or one with runs of train_one.py in it; or its
     address (s3://…)."""
     out: Path | None = None
@@ -46,7 +46,6 @@ def main(args: Sequence[str]) -> int:
         ReportOptions,
         prog="python -m hlvnn.analysis",
         args=list(args),
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
     folder = readable(command.path)
     if not folder.is_dir():

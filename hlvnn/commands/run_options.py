@@ -9,7 +9,7 @@ import tyro
 
 from hlvnn.errors import RunError
 from hlvnn.records.run_folder import Run, load_run
-from hlvnn.storage import is_address
+from hlvnn.storage import Place, is_address
 from hlvnn.strict import Config
 
 FIGURES = "figures"
@@ -19,7 +19,7 @@ FIGURES = "figures"
 class RunOptions(Config):
     """What every command that opens a run can be told."""
 
-    run: tyro.conf.Positional[str]
+    run: tyro.conf.Positional[Place]
     """Folder of a run or of a sweep's trial, or its address (s3://…)."""
     weights: Literal["best", "last"] = "best"
     """Weights of the chosen epoch (by a sweep's METRIC, a run's --select-on), or of the last."""

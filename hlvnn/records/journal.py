@@ -139,6 +139,17 @@ class Journal:
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             self.study.tell(trial.number, values, state=state)
 
+    def reopen(self, number: int) -> None:
+        """Begin an Optuna trial anew for a trial that failed: with what was drawn for it."""
+        failed = self.latest()[number]
+        again = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=failed.params,
+            distributions=failed.distributions,
+            user_attrs=failed.user_attrs,
+        )
+        self.study.add_trial(again)
+
     def to_continue(self, numbers: list[int]) -> list[int]:
         """Return the ids of the Optuna trials that go on: those of the sweep's trials `numbers`.
 

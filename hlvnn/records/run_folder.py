@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from hlvnn.columns import DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL_ACC, VAL_LOSS
-from hlvnn.config import RunConfig, run_config
-from hlvnn.data import data_of
+from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL_ACC, VAL_LOSS
+from hlvnn.config import RunConfig, in_todays_terms, run_config
+from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import SCHEMA as SCHEMA
 from hlvnn.data.schema import Schema
@@ -30,6 +31,8 @@ from hlvnn.records.checkpoint import (
 )
 from hlvnn.selection import MIN, Selection, mode_of
 from hlvnn.storage import readable
+
+logger = logging.getLogger("hlvnn")
 
 HYPERPARAMS = "hyperparams.json"
 """The resolved configuration, with model name, versions and the data's hash."""
@@ -85,7 +88,7 @@ def read_config(folder: Path) -> RunConfig:
     record = read_json(folder / HYPERPARAMS)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise RunError(f'{folder / HYPERPARAMS}: expected an object with "config" in it')
-    return run_config(record["config"], str(folder / HYPERPARAMS))
+    return run_config(in_todays_terms(record["config"]), str(folder / HYPERPARAMS))
 
 
 def selection_of(folder: Path) -> Selection:
@@ -160,8 +163,21 @@ class Run:
 
     @cached_property
     def data(self) -> GroupedDataset:
-        """The data set it was trained on, loaded again."""
-        return data_of(self.config.data)
+        """The data set it was trained on, loaded again; `DataError` where it is another by now."""
+        data = data_of(self.config.data)
+        digest = read_json(self.folder / HYPERPARAMS).get(DATA_HASH)
+        if digest is None:
+            logger.warning(
+                "%s: no hash of the data in it; the data loaded now are unchecked",
+                self.folder / HYPERPARAMS,
+            )
+        elif digest != data.digest():
+            why = why_changed(self.config.data, digest)
+            raise DataError(
+                f"{self.folder}: the data set {self.config.data.title} has changed since (hash "
+                f"{data.digest()}, was {digest}){'; ' + why if why else ''}"
+            )
+        return data
 
 
 def load_run(folder: Path | str, which: str = "last") -> Run:

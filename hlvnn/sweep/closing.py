@@ -26,7 +26,8 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
         number: draw.drawn | params_now(context.folder(number))
         for number, draw in context.journal.draws().items()
     }
-    context.console.print(leaderboard(ranked, space, drawn, context.console.width))
+    shown = leaderboard(ranked, space, drawn, context.console.width)
+    context.console.print(shown, markup=False)
     numbers = frame["status"].value_counts().items()
     counts = ", ".join(f"{count} {status}" for status, count in numbers)
     lines = [
@@ -47,7 +48,7 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
         context.print(line)
     if context.ending.interrupted:
         return 130
-    return 0 if found else 1
+    return 1 if context.ending.has_failed or not found else 0
 
 
 def write_report(sweep: Path, remote: Remote | None = None) -> str:

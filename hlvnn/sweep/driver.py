@@ -22,7 +22,7 @@ from hlvnn.sweep import cluster, warm
 from hlvnn.sweep.closing import conclude
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.ending import heeding_signals
-from hlvnn.sweep.plan import Plan, begin
+from hlvnn.sweep.plan import Plan, begin, claimed
 from hlvnn.sweep.ray_callback import Recorder
 from hlvnn.sweep.ray_patch import mending
 from hlvnn.sweep.ray_tuner import tuner_of
@@ -42,6 +42,7 @@ def run(plan: Plan, console: Console) -> int:
         nodes = cluster.nodes()
         cluster.check(plan.options, nodes)
         slots = cluster.slots(plan.options, nodes)
+        plan = claimed(plan)
         with locking(plan.sweep):
             journal.mend(plan.sweep)
             begin(plan)

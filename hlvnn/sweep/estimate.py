@@ -39,8 +39,9 @@ def dry_run(plan: Plan, console: Console) -> int:
     for number, settings in enumerate(drawn):
         cells = (words.text(settings[name]) if name in settings else "" for name in columns)
         table.add_row(str(number), *cells)
-    console.print(f"{space.name}: the first draws of seed {options.seed}", style="bold")
-    console.print(table)
+    title = f"{space.name}: the first draws of seed {options.seed}"
+    console.print(title, style="bold", markup=False)
+    console.print(table, markup=False)
     for line in [*_settings(plan, draws), *_resources(options), *_time(plan)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -9,11 +9,14 @@ from typing import Any
 import optuna
 
 from hlvnn import search_space
-from hlvnn.config import flatten
+from hlvnn.config import DATA_PLACES, flatten
 from hlvnn.errors import ConfigError
 from hlvnn.records.journal import DRAW, NUMBER, Draw
 from hlvnn.sweep.context import Context
 from hlvnn.words import Settings
+
+OF_NOW = ("device", *DATA_PLACES)
+"""Settings of a trial that goes on that are those of its driver, not of its draw."""
 
 
 class Proposer:
@@ -67,6 +70,6 @@ def _plain(values: Settings) -> Settings:
 
 
 def _second_start(before: Draw, now: Draw) -> Draw:
-    """Return a draw for its second start, on the devices that the trials have now."""
-    device = {"device": now.settings["device"]} if "device" in now.settings else {}
-    return replace(before, settings={**before.settings, **device})
+    """Return a draw for its second start, on the devices and the data's places of now."""
+    of_now = {name: now.settings[name] for name in OF_NOW if name in now.settings}
+    return replace(before, settings={**before.settings, **of_now})

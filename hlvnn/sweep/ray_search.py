@@ -27,7 +27,7 @@ class JournaledSearch(OptunaSearch):
         self.open_trials = open_trials
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self.ending.interrupted:
+        if self.ending.is_winding_down:
             return Searcher.FINISHED  # type: ignore[return-value]  # as its base class says it may
         if self.open_trials and trial_id not in self._ot_trials:
             self._ot_trials[trial_id] = optuna.Trial(self._study, self.open_trials.pop(0))

@@ -15,6 +15,7 @@ from hlvnn.sweep.comparing import Row
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.schedulers import EpochScheduler
 from hlvnn.sweep.trainable import scalars
+from hlvnn.training.going_on import SUPERSEDED
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
     told_otherwise: list[int] = []
     known = journal.latest()
     unfinished: dict[int, list[Row]] = {}
+    retried: list[int] = []
     for number, draw in draws.items():
         board.add(draw)
         rows = _rows(context, draw)
@@ -44,6 +46,10 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
         outcome = outcomes.read(context.sweep, number)
         if outcome is None and (outcome := _missed_outcome(context, number, rows)) is not None:
             outcomes.write(context.sweep, outcome)
+        if outcome is not None and _is_retried(context, draw, outcome):
+            _reopen(context, number)
+            retried.append(number)
+            outcome = None
         if outcome is None or outcome.is_open:
             unfinished[number] = rows
         else:
@@ -54,11 +60,36 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
             if values is not None and before is not None and before != values:
                 told_otherwise.append(number)
             ended.append(rows)
+    if context.options.retry is not None:
+        _tell_retried(context, retried)
     if told_otherwise:
         context.print(_of_older_rule(context.space, told_otherwise))
     scheduler.refill(ended, unfinished)
     to_run = len(unfinished) + max(0, context.options.num_trials - len(draws))
     return Remaining(to_run, journal.to_continue(sorted(unfinished)))
+
+
+def _is_retried(context: Context, draw: Draw, outcome: Outcome) -> bool:
+    """Whether --retry tries a trial again; a draw that cannot be valid it does not."""
+    return outcome.status == context.options.retry and not draw.problem
+
+
+def _tell_retried(context: Context, numbers: list[int]) -> None:
+    retry = context.options.retry
+    if numbers:
+        context.print(f"--retry {retry}: trials {', '.join(map(str, numbers))} are tried again")
+    else:
+        context.print(f"--retry {retry}: there is no such trial that could end otherwise")
+
+
+def _reopen(context: Context, number: int) -> None:
+    """Let a trial that failed go on; its error is kept where its first measures are."""
+    context.journal.reopen(number)
+    folder = context.folder(number)
+    if (folder / outcomes.ERROR).exists():
+        (folder / SUPERSEDED).mkdir(exist_ok=True)
+        (folder / outcomes.ERROR).replace(folder / SUPERSEDED / outcomes.ERROR)
+    outcomes.forget(context.sweep, number)
 
 
 def _rows(context: Context, draw: Draw) -> list[Row]:

@@ -15,6 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hlvnn.choices import kept
 from hlvnn.columns import validation_of
 from hlvnn.errors import ConfigError
 from hlvnn.records import outcomes, perturbations, trials_table
@@ -64,12 +65,12 @@ def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
             earlier.unfit.append(f"trial {number}: its settings changed as it ran")
             continue
         try:
-            distributions = distributions_of(space, trial.params)
+            params, distributions = redrawn(space, trial.params)
         except Unfit as error:
             earlier.unfit.append(f"trial {number}: {error}")
             continue
         earlier.trials.append(
-            completed_trial(trial.params, distributions, values, f"{earlier.place}/{number}")
+            completed_trial(params, distributions, values, f"{earlier.place}/{number}")
         )
     if not earlier.trials:
         why = f"; the first that does not fit: {earlier.unfit[0]}" if earlier.unfit else ""
@@ -109,8 +110,10 @@ class Unfit(ValueError):
     """A trial's parameters are not a draw of the space."""
 
 
-def distributions_of(space: Space, params: dict[str, Any]) -> dict[str, BaseDistribution]:
-    """Return the distributions from which a space would draw these parameters.
+def redrawn(
+    space: Space, params: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Return parameters as a space would draw them, and from which distributions.
 
     Raises `Unfit` when it never would.
     """
@@ -120,7 +123,7 @@ def distributions_of(space: Space, params: dict[str, Any]) -> dict[str, BaseDist
     for name in params:
         if name not in trial.distributions:
             raise Unfit(f"it drew {name} = {text(params[name])}, which is not drawn here")
-    return trial.distributions
+    return trial.params, trial.distributions
 
 
 class _Replay(Independent):
@@ -136,6 +139,7 @@ class _Replay(Independent):
             raise Unfit(f"{param_name} is drawn here, and was not drawn there")
         value = self.params[param_name]
         if isinstance(param_distribution, CategoricalDistribution):
+            value = kept(value)  # another study may have kept a list as a list
             if value not in param_distribution.choices:
                 known = ", ".join(text(choice) for choice in param_distribution.choices)
                 raise Unfit(f"{param_name} = {text(value)} is none of {known}")

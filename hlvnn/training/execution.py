@@ -11,12 +11,20 @@ from datetime import datetime
 from pathlib import Path
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
-from hlvnn.config import RunConfig, flatten
-from hlvnn.data import data_of
+from hlvnn.config import DATA_PLACES, RunConfig, flatten
+from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
-from hlvnn.files import reaching, read_json, replacing, write_json, write_rows
+from hlvnn.files import (
+    check_name,
+    free_names,
+    reaching,
+    read_json,
+    replacing,
+    write_json,
+    write_rows,
+)
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.records.checkpoint import (
@@ -36,11 +44,12 @@ from hlvnn.records.run_folder import (
     STATS,
     WRITER,
     read_config,
-    stats_files,
     stats_name,
     versions,
 )
+from hlvnn.storage import typed
 from hlvnn.training.choosing import selection_of
+from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
 from hlvnn.training.loop import (
     SELECTION,
     Checkpoint,
@@ -65,8 +74,8 @@ logger = logging.getLogger("hlvnn")
 OF_BEST = ("epoch", "model", SELECTION)
 """What best.pt holds of a checkpoint."""
 RUNTIME = (
-    *("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir"),
-    *("tensorboard", "description", "keep_predictions"),
+    *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
+    *("tensorboard", "description", "keep_predictions", *DATA_PLACES),
 )
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
@@ -77,17 +86,17 @@ def new_folder(config: RunConfig, name: str | None = None) -> Path:
     Without a name it is made of time, latent configuration and seed. Raises `RunError` when the
     folder exists.
     """
+    parent = config.results_dir / ("tests" if config.testing else config.data.title)
     if name is None:
         latents = "+".join(config.model.latent_config)
         name = f"{datetime.now():%Y%m%d-%H%M%S}_{latents}_seed{config.seed}"
-    parent = config.results_dir / ("tests" if config.testing else config.data.title)
+        return next(parent / one for one in free_names(name) if not (parent / one).exists())
+    check_name(name)
     folder = parent / name
-    if folder.resolve().parent != parent.resolve():
-        raise RunError(f"--name {name}: a plain name is expected, not a path")
     if folder.exists():
         raise RunError(
             f"{folder} exists already; nothing was overwritten. Give another --name, or continue "
-            f"it with --resume {folder}"
+            f"it with --resume {typed(folder)}"
         )
     return folder
 
@@ -103,7 +112,8 @@ def execute(
 
     report: called after each evaluated epoch, when its files are written; it may raise to end the
     run, which leaves a folder that can be resumed. resume: go on from the folder's checkpoint where
-    there is one (from the one before it where the last cannot be read), else start afresh in it.
+    there is one (from the one before it where the last cannot be read), else start afresh in it:
+    only where no checkpoint can have been. What was measured is kept (`set_aside`).
 
     Raises `RunError` when the folder exists (without `resume`) or another process took it over,
     `StorageError` when it cannot be written, and what loading and building raise; nothing is
@@ -120,9 +130,12 @@ def execute(
     run = _Writer(folder, config, data.schema, report)
     with logging_to(folder / LOG):
         checkpoint = None
-        if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
+        if resume and any((folder / name).exists() for name in (HYPERPARAMS, CHECKPOINT)):
             _check_same(config, data, folder)
-            checkpoint = _checkpoint_to_continue(*found, model)
+            if (found := load_latest(folder / CHECKPOINT)) is not None:
+                checkpoint = _checkpoint_to_continue(*found, model)
+            else:
+                check_beginning(folder, config)
         with reaching(folder):
             run.start(checkpoint, model, data)
         logger.info(opening(config, model, data, folder, checkpoint))
@@ -148,9 +161,11 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
         )
     digest = read_json(folder / HYPERPARAMS).get(DATA_HASH)
     if digest != data.digest():
+        why = why_changed(config.data, str(digest))
         raise DataError(
             f"the data set {config.data.title} is not the one that {folder} began with "
-            f"(hash {data.digest()}, was {digest}); restore the data, or start a new run"
+            f"(hash {data.digest()}, was {digest}); "
+            + (f"{why}; start a new run" if why else "restore the data, or start a new run")
         )
 
 
@@ -205,6 +220,7 @@ class _Writer:
         if checkpoint is not None:
             self.rows = list(checkpoint["history"])
             self._forget_after(checkpoint["epoch"])
+            self._note_places()
             return
         self._forget_after(0)
         record = {
@@ -219,11 +235,21 @@ class _Writer:
         write_json(self.folder / HYPERPARAMS, record)
         write_json(self.folder / SCHEMA, data.schema.to_json())
 
+    def _note_places(self) -> None:
+        """Write down where the data are now: they were found to be the same."""
+        record, now = read_json(self.folder / HYPERPARAMS), flatten(self.config)
+        places = {name: now[name] for name in DATA_PLACES}
+        if not places.items() <= record["config"].items():
+            record["config"] |= places
+            write_json(self.folder / HYPERPARAMS, record)
+
     def _forget_after(self, epoch: int) -> None:
-        """Remove what was written of epochs that will be trained again."""
-        for number, path in stats_files(self.folder).items():
-            if number > epoch:
-                path.unlink(missing_ok=True)
+        """Put aside what was written of epochs that will be trained again."""
+        if again := set_aside(self.folder, epoch):
+            logger.info(
+                "epochs %d to %d are trained again; what was measured of them: %s",
+                *(again[0], again[-1], self.folder / SUPERSEDED),
+            )
         if self.rows:
             write_rows(self.folder / METRICS, self.rows)
         else:

@@ -25,6 +25,7 @@ from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
 from hlvnn.latents.collapse import collapsed
+from hlvnn.latents.priors.base import Prior
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 from hlvnn.training.bound import Bound, check_bound
@@ -144,6 +145,13 @@ def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -
         )
     if config.objective == "iwae":
         check_bound(model)
+    for latent in model.latents if config.prior_updates == "closed_form" else ():
+        if latent.prior.learned and type(latent.prior).update is Prior.update:
+            raise ConfigError(
+                f"--prior-updates closed_form: latent {latent.name} has a prior "
+                f"{type(latent.prior).__name__} without a method update, which would stay at its "
+                "start; use --prior-updates gradient"
+            )
     selection_of(model, data, config)
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
 
 from hlvnn.columns import (
@@ -23,6 +22,7 @@ from hlvnn.columns import (
     of_split,
 )
 from hlvnn.config import RunConfig
+from hlvnn.data.describe import told
 from hlvnn.data.grouped import GroupedDataset, Level, Schema
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.selection import MIN, Selection
@@ -87,7 +87,7 @@ def _ends(ordered: pd.DataFrame, level: Level, split: str, measure: str) -> str:
         if position == number - AT_EACH_END and number > 2 * AT_EACH_END:
             table.add_row("…")
         row = ordered.iloc[position]
-        name = escape(str(level.label(int(row["gid"]))))
+        name = str(level.label(int(row["gid"])))
         table.add_row(name, str(row["n"]), f"{row[measure]:.3f}", f"{row['loss']:.3f}")
     return f"{level.name}: the weakest and the strongest on {split}\n{text_of(table)}"
 
@@ -106,6 +106,7 @@ def opening(
     lines = [
         f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
         f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
+        *told(data),
         f"results in {folder}",
     ]
     if config.description:

@@ -29,6 +29,7 @@ from hlvnn.records.perturbations import Change
 from hlvnn.sweep import plan
 from hlvnn.training import execution
 from tests.rayless import proposer_of
+from tests.runs import contents
 
 TRIES = 60
 """Damages of each file."""
@@ -128,11 +129,6 @@ UNREAD = {
     *(f"{TRIAL}/{name}" for name in (run_folder.LOG, run_folder.RESULT, run_folder.PREVIOUS)),
 }
 """Files that none of these readers opens."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def damaged(whole: bytes, chosen: random.Random) -> bytes:
