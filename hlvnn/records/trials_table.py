@@ -123,6 +123,9 @@ def row_of(
         row["seconds"] = float(frame["seconds"].sum())
         row |= _renamed(final_of, frame.iloc[-1].to_dict())
         best = Selection(selection.metric, selection.mode).chosen_of(frame)
+        if outcome.status.facts.is_placed:
+            told = run_folder.worse_than_guessing(folder, frame)
+            row["reason"] = "; ".join(filter(None, [row["reason"], told]))
         if best is not None:
             row[BEST_EPOCH] = int(best["epoch"])
             row |= _renamed(best_of, best)

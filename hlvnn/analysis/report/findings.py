@@ -21,6 +21,7 @@ from hlvnn.analysis.report.comparing import plural
 from hlvnn.analysis.results import Results
 from hlvnn.columns import BEST_EPOCH, VAL_ACC, VAL_LOSS, best_of, on_test
 from hlvnn.records.outcomes import Status, open_ones
+from hlvnn.records.run_folder import GUESSING
 from hlvnn.storage import shown_path
 from hlvnn.words import duration, number, text
 
@@ -73,6 +74,8 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
         return [*sentences, "No trial has a result, so there is no best one."]
     row = results.row(best)
     sentences.append(_best(results, row))
+    if GUESSING in str(row["reason"]):
+        sentences.append(f"Beware of it, {row['status']} as it is: {row['reason']}.")
     if evidence.alike:
         others = ", ".join(map(str, evidence.alike))
         sentences.append(
