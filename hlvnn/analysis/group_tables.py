@@ -55,6 +55,15 @@ class GroupTables:
         self._cut: dict[int, set[int]] = {}
         self._schemas: dict[int, pa.Schema] = {}
 
+    def add(self, trial: int, folder: Path) -> None:
+        """Add a model that is no trial (a number below 0): it is read where it is asked for."""
+        self.folders[trial] = folder
+        self.known.add(trial)
+
+    @property
+    def _own(self) -> list[int]:
+        return sorted(trial for trial in self.folders if trial >= 0)
+
     def files_of(self, trial: int) -> dict[int, Path]:
         """Return the files of a trial by their epoch, in order."""
         if trial not in self._files:
@@ -65,7 +74,7 @@ class GroupTables:
     @property
     def trials(self) -> list[int]:
         """The trials that have a table."""
-        return [trial for trial in sorted(self.folders) if self.files_of(trial)]
+        return [trial for trial in self._own if self.files_of(trial)]
 
     @property
     def columns(self) -> list[str]:
@@ -95,7 +104,7 @@ class GroupTables:
         """
         trials, epochs = _several(trials), _several(epochs)
         self._check(trials, epochs)
-        known = sorted(self.folders) if trials is None else sorted(set(trials) & set(self.folders))
+        known = self._own if trials is None else sorted(set(trials) & set(self.folders))
         return self._dataset(
             {
                 (trial, epoch): path
@@ -254,8 +263,9 @@ class GroupTables:
         """Raise `RunError` for what there is not."""
         for trial in trials or ():
             if trial not in self.known:
-                raise RunError(f"group tables: no trial {trial}; {_listed(self.known, 'trials')}")
-        chosen = [trial for trial in (trials or self.folders) if trial in self.folders]
+                known = [number for number in self.known if number >= 0]
+                raise RunError(f"group tables: no trial {trial}; {_listed(known, 'trials')}")
+        chosen = [trial for trial in (trials or self._own) if trial in self.folders]
         there = {epoch for trial in chosen for epoch in self.files_of(trial)} if epochs else set()
         there |= {epoch for trial in chosen for epoch in self._cut.get(trial, ())}
         for epoch in epochs or ():

@@ -24,6 +24,7 @@ from hlvnn.records.run_folder import METRICS, Run
 from hlvnn.records.schedulers import SCHEDULERS, Halving, Scheduler
 from hlvnn.records.sweep_folder import Record
 from hlvnn.search_space import quieting_optuna
+from hlvnn.selection import Selection
 
 SHOWN = 5
 """Trials that a notebook shows of a sweep."""
@@ -76,6 +77,10 @@ class Results:
     drawn: Drawn = field(default_factory=Drawn)
     latent_names: tuple[str, ...] = ()
     """The names of all latents of all trials."""
+    references: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The pooled references (`--pooled-reference`), a row each in the columns of `trials` with
+    `winner`, the trial each is compared with, and `source`, whose settings it has. They are no
+    trials: their numbers are −1, −2, …, and no ranking has them."""
 
     def __repr__(self) -> str:
         counts = self.trials["status"].value_counts().items()
@@ -164,6 +169,30 @@ class Results:
         pooled = self.placed[self.placed["pooled"].astype(bool)]
         return int(pooled["trial"].iloc[0]) if len(pooled) else None
 
+    def baselines(self, trial: int) -> list[int]:
+        """Return what a trial is compared with, the best first.
+
+        Its pooled references, and the best trial without latents where it trained as long; without
+        any reference that one alone, however long it trained.
+        """
+        pooled = self.pooled_trial
+        found: list[int] = []
+        if len(self.references):
+            own = self.references[self.references["winner"] == trial]
+            found = [int(number) for number in own["trial"]]
+        if not found:
+            return [] if pooled is None or pooled == trial else [pooled]
+        if pooled is not None and self.row(pooled)["epochs"] >= self.row(trial)["epochs"]:
+            found.append(pooled)
+        selection = Selection(self.metric, self.mode)
+        rows = {number: selection.chosen_of(self.metrics_of(number)) for number in found}
+        orders = {number: selection.order(row) for number, row in rows.items() if row is not None}
+        return sorted(orders, key=lambda number: (orders[number] or (np.inf, np.inf), -number))
+
+    def called(self, trial: int) -> str:
+        """Return what a trial, or a reference, is called in a sentence."""
+        return f"trial {trial}" if trial >= 0 else str(self.row(trial)["reason"])
+
     @property
     def latent_trial(self) -> int | None:
         """Number of the best trial with latents; None where none has ended."""
@@ -173,13 +202,17 @@ class Results:
     def metrics_of(self, trial: int) -> pd.DataFrame:
         """Return the rows of `epochs` of one trial; `RunError` where it has none."""
         frame = self.epochs[self.epochs["trial"] == trial]
+        if trial < 0:  # a reference
+            read = read_metrics(Path(self.row(trial)["folder"]), self.problems)
+            frame = frame if read is None else read
         if not len(frame):
             raise RunError(f"{self.path}: trial {trial} has no metrics that can be read")
         return frame
 
     def row(self, trial: int) -> pd.Series[Any]:
         """Return a trial's row of `trials`; `RunError` when there is no such trial."""
-        found = self.trials[self.trials["trial"] == trial]
+        frame = self.trials if trial >= 0 or not len(self.references) else self.references
+        found = frame[frame["trial"] == trial]
         if not len(found):
             raise RunError(f"{self.path}: no trial {trial}; there are {len(self.trials)}, from 0")
         return found.iloc[0]

@@ -18,7 +18,7 @@ from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import SCHEDULERS
 from hlvnn.records.sweep_folder import locking
 from hlvnn.search_space import quieting_optuna
-from hlvnn.sweep import cluster, warm
+from hlvnn.sweep import cluster, references, warm
 from hlvnn.sweep.closing import conclude
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.ending import heeding_signals
@@ -49,7 +49,9 @@ def run(plan: Plan, console: Console) -> int:
             context = Context.of(plan, slots, console)
             if plan.earlier is not None:
                 warm.learn(context.journal.study, plan.earlier)
-            code = conclude(context, _run(context))
+            frame = _run(context)
+            references.train(context, frame)
+            code = conclude(context, frame)
     if plan.remote is not None:
         shutil.rmtree(plan.sweep.parent, ignore_errors=True)  # all of it was uploaded
     return code
