@@ -20,6 +20,7 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -207,6 +208,19 @@ def new_sampler(seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
+@contextmanager
+def quieting_optuna() -> Iterator[None]:
+    """Have Optuna tell warnings only, and then what it told before: that is its user's to say."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def draws(
     space: Space,
     count: int,
@@ -221,10 +235,8 @@ def draws(
     """
     import optuna
 
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=sampler or new_sampler(seed))
-    optuna.logging.set_verbosity(before)
+    with quieting_optuna():
+        study = optuna.create_study(sampler=sampler or new_sampler(seed))
     for number in range(count):
         yield space.drawing(study.ask(), number, seed, fixed)
 

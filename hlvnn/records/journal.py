@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hlvnn.choices import meant
 from hlvnn.errors import RunError
 from hlvnn.patience import Patience
+from hlvnn.search_space import quieting_optuna
 from hlvnn.words import Settings
 
 JOURNAL = "optuna.journal"
@@ -32,8 +33,6 @@ NUMBER = "trial"
 """Attribute of an Optuna trial: the number of its trial in the sweep."""
 DRAW = "draw"
 """Attribute of an Optuna trial: the other fields of its `Draw`."""
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _meant(params: dict[str, Any]) -> Settings:
@@ -94,7 +93,8 @@ class Journal:
         directions = [
             StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes
         ]
-        optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
+        with quieting_optuna():
+            optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
         return cls(storage)
 
     @classmethod

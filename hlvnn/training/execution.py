@@ -37,6 +37,7 @@ from hlvnn.records.predictions import PREDICTIONS, write_predictions
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,
+    GUESS,
     HYPERPARAMS,
     LOG,
     METRICS,
@@ -45,12 +46,15 @@ from hlvnn.records.run_folder import (
     STATS,
     WRITER,
     read_config,
+    read_metrics,
     stats_name,
     versions,
+    worse_than_guessing,
 )
 from hlvnn.storage import typed
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
+from hlvnn.training.guessing import guess_losses
 from hlvnn.training.loop import (
     SELECTION,
     Checkpoint,
@@ -148,6 +152,8 @@ def execute(
         with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
+        if told := worse_than_guessing(folder, read_metrics(folder)):
+            logger.warning(told)
     return result
 
 
@@ -240,6 +246,7 @@ class _Writer:
             "parameters": parameter_count(model),
             DATA_HASH: data.digest(),
             "versions": versions(),
+            GUESS: guess_losses(model, data),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         write_json(self.folder / HYPERPARAMS, record)
