@@ -63,7 +63,7 @@ def _told(value: object) -> str:
     return text
 
 
-class Drawing:
+class ChoosingTrial:
     """An Optuna trial, as a search space sees it: its choices may be anything.
 
     before: distributions by name of the trials there are already. A study begun when choices were

@@ -16,6 +16,7 @@ import tyro
 from pydantic import Field, field_validator, model_validator
 
 from hlvnn import errors
+from hlvnn.columns import VAL_LOSS, is_validation
 from hlvnn.files import NAME_BYTES
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
 from hlvnn.strict import Config, known_member, validated
@@ -65,10 +66,11 @@ class DataConfig(Config):
     data_dir: Path = Path("data")
     """Root of the folders of arrays: DATA_DIR/DATASET/{small,large}/x_train.npy …"""
     val_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of each group's training rows set aside to select on; 0 trains on all of them."""
+    """Share of each group's training rows set aside to select on; 0 trains on all of them. Of the
+    groups too small for a row of their own, one in so many gives one."""
     split: Literal["groups", "rows"] = "groups"
-    """How validation rows (and a table's test rows) are chosen: inside each group, or at random
-    among all rows, so that some are of new groups (with --unseen prior)."""
+    """How validation and test rows are chosen: inside each group, or at random among all rows, so
+    that some are of new groups (with --unseen prior)."""
     unseen: Literal["error", "prior"] = "error"
     """Test rows of a group without training rows: refuse them, or integrate the prior."""
     hold_out: float = Field(0.0, ge=0, lt=1)
@@ -85,8 +87,24 @@ class DataConfig(Config):
     """Feature columns of the table; none given = all but target, trials and groups."""
     groups: tuple[str, ...] = ()
     """Group columns of the table, lowest level first."""
-    test_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of each group's rows of a table kept for testing."""
+    test_fraction: float | None = Field(None, ge=0, lt=1)
+    """Share of each group's rows kept for testing, where the data bring no test rows of their own;
+    None takes the data set's own share: a fifth, of shakespeare a tenth."""
+    target_kind: Literal["class", "real", "count"] | None = None
+    """What the table's target is; None tells it from its values, and says so."""
+    categories: tuple[str, ...] = ()
+    """Feature columns of the table that are categories, whatever they look like."""
+    dates: tuple[str, ...] = ()
+    """Feature columns of the table that are dates: they become days since 1970."""
+    sep: str | None = None
+    """What parts the columns of a CSV file; None: a comma, in a .tsv file a tab."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of a CSV file's numbers."""
+    encoding: str = "utf-8"
+    """Encoding of a CSV file."""
+    x_kind: Literal["image", "channels-last", "tokens", "features"] | None = None
+    """What x of a folder of arrays is: images [N, H, W] or [N, C, H, W], images [N, H, W, C], rows
+    of tokens, or features; None tells it from shape and type, and says so."""
 
     @field_validator("dataset")
     @classmethod
@@ -249,8 +267,17 @@ class TrainConfig(Config):
     """Evaluated epochs between checkpoints (the last is always kept)."""
     print_freq: int = Field(0, ge=0)
     """Steps between progress lines inside an epoch; 0 prints none."""
+    select_on: str = VAL_LOSS
+    """Column of metrics.csv that chooses the epoch whose weights (best.pt), rows
+    (predictions.parquet) and metrics count, by which --patience waits too; among equals the lower
+    validation loss, then the earlier. A sweep's trials have its METRIC."""
+    select_mode: Literal["auto", "max", "min"] = "auto"
+    """Whether --select-on is better high or low; auto knows it of every measure of ours."""
+    keep_predictions: int = Field(200_000, ge=0)
+    """Rows a split of which predictions.parquet keeps what was predicted at the chosen epoch; of
+    more a random choice, the same in every run on these data; 0 writes none."""
     patience: int | None = Field(None, gt=0)
-    """Stop after this many evaluations without a better validation loss; None never does."""
+    """Stop after this many evaluations without a better one by --select-on; None never does."""
     device: str = "auto"
     """cpu, cuda, cuda:0 …; auto takes a GPU where there is one."""
     cuda_graph: Literal["auto", "off"] = "auto"
@@ -267,6 +294,15 @@ class TrainConfig(Config):
     tensorboard --logdir results."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
+
+    @field_validator("select_on")
+    @classmethod
+    def _of_validation_rows(cls, name: str) -> str:
+        if not is_validation(name):
+            raise ValueError(
+                "only measures of validation rows may choose, such as val_loss or val_acc"
+            )
+        return name
 
     @model_validator(mode="after")
     def _bound_as_it_is(self) -> Self:
@@ -313,6 +349,16 @@ def flat_settings() -> dict[str, str]:
     return flat | {name: "" for name in RunConfig.model_fields if name not in parts}
 
 
+def in_todays_terms(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run's record, whatever state of the program wrote it.
+
+    In older ones test_fraction, of which only tables took notice, becomes the data set's own.
+    """
+    if "target_kind" in settings or settings.get("dataset") == "table":
+        return settings
+    return {name: value for name, value in settings.items() if name != "test_fraction"}
+
+
 def run_config(settings: dict[str, Any], where: str) -> RunConfig:
     """Build a `RunConfig` from flat settings (the flags' names with underscores).
 
@@ -338,7 +384,9 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 DATA_PLACES = ("data_dir", "table")
 """Settings that say where data are. They may move; what they are is known by their hash."""
-NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")
+NOT_REPEATED = (
+    *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
+)
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
 
 

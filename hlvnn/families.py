@@ -7,6 +7,7 @@ a member is adding a file; nothing else lists the members.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from functools import cache
@@ -46,7 +47,10 @@ def member_module(family: str, name: str, what: str) -> ModuleType:
 
 
 def member_class(family: str, name: str, base: type[T], what: str) -> type[T]:
-    """Return the one subclass of `base` that a member's file defines."""
+    """Return the one subclass of `base` that a member's file defines.
+
+    Raises `ConfigError` where there is not one, or it leaves out what a member has to say.
+    """
     module = member_module(family, name, what)
     found = [
         value
@@ -59,7 +63,25 @@ def member_class(family: str, name: str, base: type[T], what: str) -> type[T]:
         raise ConfigError(
             f"{module.__file__}: expected one subclass of {base.__name__}, found {len(found)}"
         )
+    unsaid = _unsaid(found[0])
+    if unsaid:
+        raise ConfigError(
+            f"{module.__file__}: {found[0].__name__} does not say {', '.join(unsaid)}; every "
+            f"{what} has to (see {base.__module__.replace('.', '/')}.py)"
+        )
     return found[0]
+
+
+def _unsaid(member: type) -> list[str]:
+    """Return what a member's bases declare without a value, and it does not give."""
+    declared = {
+        name
+        for cls in member.__mro__
+        for name, kind in inspect.get_annotations(cls).items()
+        if str(kind).startswith("ClassVar") and cls.__module__.startswith(f"{__package__}.")
+    }
+    abstract: frozenset[str] = getattr(member, "__abstractmethods__", frozenset())
+    return sorted({name for name in declared if not hasattr(member, name)} | abstract)
 
 
 def members_with(family: str, base: type[T], wanted: Callable[[type[T]], bool]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import math
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,18 +25,33 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hlvnn.choices import Drawing, plain
+from hlvnn.choices import ChoosingTrial, plain
 from hlvnn.columns import is_validation
 from hlvnn.config import RunConfig, run_config
 from hlvnn.errors import ConfigError, unknown
+from hlvnn.selection import Selection
 from hlvnn.words import Settings, shown
 
 if TYPE_CHECKING:
     import optuna
+    import pandas as pd
 
 FOLDER = "search_spaces"
 CHECKED_DRAWS = 64
 """Draws that are validated before a sweep starts."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One draw of a space: every setting known of the run, and what was drawn for it.
+
+    drawn: Optuna's parameters, by their own names; set_here: the settings that space(trial)
+    returned, which are not fixed even where a value equals BASE's.
+    """
+
+    settings: Settings
+    drawn: Settings
+    set_here: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,16 @@ class Space:
         return ((self.metric, self.mode), *self.others)
 
     @property
+    def selection(self) -> Selection:
+        """By what the epoch of each trial is chosen: the first objective."""
+        return Selection(self.metric, self.mode)
+
+    @property
+    def selects(self) -> Settings:
+        """The settings of a run that say the same."""
+        return {"select_on": self.metric, "select_mode": self.mode}
+
+    @property
     def sha256(self) -> str:
         """Digest of the file, for whoever compares two of them."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -73,20 +99,33 @@ class Space:
         """`worst` of each objective, by its metric."""
         return {metric: worst(mode) for metric, mode in self.objectives}
 
+    def values_of(self, metrics: pd.DataFrame) -> list[float]:
+        """Return each objective at the chosen epoch of a run's metrics, its worst for a NaN."""
+        chosen = self.selection.chosen_of(metrics) or {}
+        values = {metric: chosen.get(metric, math.nan) for metric in self.worsts}
+        return [
+            lowest if math.isnan(values[metric]) else values[metric]
+            for metric, lowest in self.worsts.items()
+        ]
+
     def is_better(self, value: float, than: float) -> bool:
         """Whether the metric's `value` beats another."""
         return value > than if self.mode == "max" else value < than
 
-    def drawn(
+    def drawing(
         self, trial: optuna.Trial, number: int, seed: int, fixed: Settings | None = None
-    ) -> tuple[Settings, Settings]:
-        """Return the flat settings of one draw, and those of them that `space(trial)` returned.
+    ) -> Drawing:
+        """Return one draw; its settings are BASE, then `fixed`, then what `space(trial)` returned.
 
-        The former are BASE, then `fixed`, then the latter. A trial's seed is the sweep's plus its
-        number, unless the space says otherwise.
+        A trial's seed is the sweep's plus its number, unless the space says otherwise.
         Raises `ConfigError` when `space(trial)` fails, or draws a setting that `fixed` fixes.
         """
-        fixed = fixed or {}
+        fixed = {**(fixed or {}), **self.selects}
+        for name in self.selects.keys() & self.base.keys():
+            raise ConfigError(
+                f"{self.path}: BASE sets {name!r}; METRIC and MODE say by what the epochs of its "
+                "trials are chosen: leave it out"
+            )
         try:
             drawn = self.function(trial)
         except Exception as error:
@@ -96,18 +135,18 @@ class Space:
             raise ConfigError(
                 f"{self.path}: space(trial) must return a dict of settings by name, got {drawn!r}"
             )
+        for key in drawn.keys() & self.selects.keys():
+            raise ConfigError(
+                f"{self.path}: space(trial) draws {key!r}; METRIC and MODE say by what the epochs "
+                "of its trials are chosen: leave it out"
+            )
         for key in drawn.keys() & fixed.keys():
             raise ConfigError(
                 f"{self.path}: space(trial) draws {key!r} itself; it cannot be fixed to "
                 f"{fixed[key]!r} as well: leave out --{key.replace('_', '-')}"
             )
-        return {"seed": seed + number, **self.base, **fixed, **drawn}, drawn
-
-    def settings(
-        self, trial: optuna.Trial, number: int, seed: int, fixed: Settings | None = None
-    ) -> Settings:
-        """Return the flat settings of one draw: see `drawn`."""
-        return self.drawn(trial, number, seed, fixed)[0]
+        settings = {"seed": seed + number, **self.base, **fixed, **drawn}
+        return Drawing(settings, dict(trial.params), tuple(drawn))
 
 
 def worst(mode: str) -> float:
@@ -173,20 +212,8 @@ def draws(
     seed: int,
     fixed: Settings | None = None,
     sampler: optuna.samplers.BaseSampler | None = None,
-) -> Iterator[Settings]:
-    """Yield the settings of `count` draws from a throwaway study: see `drawn`."""
-    for settings, _ in drawn(space, count, seed, fixed, sampler):
-        yield settings
-
-
-def drawn(
-    space: Space,
-    count: int,
-    seed: int,
-    fixed: Settings | None = None,
-    sampler: optuna.samplers.BaseSampler | None = None,
-) -> Iterator[tuple[Settings, Settings]]:
-    """Yield `count` draws (`Space.drawn`) from a throwaway study of `new_sampler`, or of `sampler`.
+) -> Iterator[Drawing]:
+    """Yield `count` draws from a throwaway study (of `new_sampler`, or `sampler`).
 
     They are those of a sweep's first trials with that seed, until enough trials have ended for the
     sampler to learn from them.
@@ -198,24 +225,21 @@ def drawn(
     study = optuna.create_study(sampler=sampler or new_sampler(seed))
     optuna.logging.set_verbosity(before)
     for number in range(count):
-        yield space.drawn(study.ask(), number, seed, fixed)
+        yield space.drawing(study.ask(), number, seed, fixed)
 
 
 def draw(space: Space, number: int, seed: int = 0, fixed: Settings | None = None) -> RunConfig:
     """Return draw `number` (from 0) of a space as a run's configuration."""
     if number < 0:
         raise ConfigError(f"--draw must be at least 0, got {number}")
-    *_, (settings, own) = drawn(space, number + 1, seed, fixed)
-    return validated(space, settings, number, own)
+    *_, drawing = draws(space, number + 1, seed, fixed)
+    return validated(space, drawing, number)
 
 
-def validated(space: Space, settings: Settings, number: int, own: Settings) -> RunConfig:
-    """Return one draw's configuration; raise `ConfigError` naming the draw.
-
-    own: those of its settings that were drawn.
-    """
-    where = f"{space.path}: draw {number} ({shown(own)})"
-    config = run_config(settings, where)
+def validated(space: Space, drawing: Drawing, number: int) -> RunConfig:
+    """Return one draw's configuration; raise `ConfigError` naming the draw and its parameters."""
+    where = f"{space.path}: draw {number} ({shown(drawing.drawn)})"
+    config = run_config(drawing.settings, where)
     if config.data.val_fraction == 0:
         raise ConfigError(f"{where}: a sweep selects on validation; val_fraction must be above 0")
     return config
@@ -225,9 +249,9 @@ def check(space: Space, seed: int = 0, fixed: Settings | None = None) -> list[Ru
     """Validate a sample of a space's draws; return their configurations."""
     found: list[RunConfig] = []
     invalid: list[ConfigError] = []
-    for number, (settings, own) in enumerate(drawn(space, CHECKED_DRAWS, seed, fixed)):
+    for number, drawing in enumerate(draws(space, CHECKED_DRAWS, seed, fixed)):
         try:
-            found.append(validated(space, settings, number, own))
+            found.append(validated(space, drawing, number))
         except ConfigError as error:
             invalid.append(error)
     if invalid:
@@ -317,14 +341,14 @@ def _function(path: Path, values: Settings) -> Callable[[optuna.Trial], Settings
     if not callable(values["space"]):
         raise ConfigError(f"{path}: space must be a function of one trial, got {values['space']!r}")
     space = values["space"]
-    return lambda trial: plain(space(drawing(trial)))
+    return lambda trial: plain(space(choosing(trial)))
 
 
-def drawing(trial: Any) -> Drawing:
+def choosing(trial: Any) -> ChoosingTrial:
     """Return an Optuna trial as a search space sees it."""
-    if isinstance(trial, Drawing):
+    if isinstance(trial, ChoosingTrial):
         return trial
-    return Drawing(trial, _Before(trial))
+    return ChoosingTrial(trial, _Before(trial))
 
 
 class _Before(Mapping[str, Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -244,3 +245,11 @@ def readme_block(words: str) -> str:
     blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     (found,) = [block for block in blocks if words in block]
     return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until the condition holds; fail if it does not within so many seconds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)

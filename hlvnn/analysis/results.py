@@ -150,6 +150,13 @@ class Results:
         others = self.placed[~self.placed["pooled"].astype(bool)]
         return int(others["trial"].iloc[0]) if len(others) else None
 
+    def metrics_of(self, trial: int) -> pd.DataFrame:
+        """Return the rows of `epochs` of one trial; `RunError` where it has none."""
+        frame = self.epochs[self.epochs["trial"] == trial]
+        if not len(frame):
+            raise RunError(f"{self.path}: trial {trial} has no metrics that can be read")
+        return frame
+
     def row(self, trial: int) -> pd.Series[Any]:
         """Return a trial's row of `trials`; `RunError` when there is no such trial."""
         found = self.trials[self.trials["trial"] == trial]
@@ -228,7 +235,10 @@ class Results:
     def _folder(self, trial: int | None) -> Path:
         folder = self.row(self._number(trial))["folder"]
         if pd.isna(folder):
-            raise RunError(f"{self.path}: trial {trial} never began, so it has no folder")
+            row = self.row(self._number(trial))
+            is_gone = Status(row["status"]).facts.is_over
+            why = "'s folder is gone" if is_gone else " never began, so it has no folder"
+            raise RunError(f"{self.path}: trial {row['trial']}{why}")
         return Path(folder)
 
 

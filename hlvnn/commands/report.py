@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from pydantic import Field
 
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.report import REPORT, findings, headless, write_report
-from hlvnn.columns import VAL_LOSS
 from hlvnn.errors import RunError
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, is_address, readable, shown_path
@@ -31,10 +31,11 @@ class ReportOptions(Config):
     address (s3://…)."""
     out: Path | None = None
     """File to write; None = report.html in the folder, or here where PATH is an address."""
-    metric: str = VAL_LOSS
-    """Column of metrics.csv by which single runs are ranked; a sweep has its own."""
-    mode: str = Field("min", pattern="^(min|max)$")
-    """Whether --metric is better when it is low (min) or high (max)."""
+    metric: str | None = None
+    """Column of metrics.csv by which single runs are ranked, each at its chosen epoch; None = the
+    --select-on that they have in common. A sweep has its own."""
+    mode: Literal["min", "max"] | None = None
+    """With --metric: whether it is better when it is low (min) or high (max)."""
     num_samples: int = Field(20, gt=0)
     """Draws of z averaged in a prediction, for the calibration."""
 

@@ -24,7 +24,7 @@ class RunOptions(Config):
     run: tyro.conf.Positional[Place]
     """Folder of a run or of a sweep's trial, or its address (s3://…)."""
     weights: Literal["best", "last"] = "best"
-    """Weights of the best epoch by validation loss, or of the last."""
+    """Weights of the chosen epoch (by a sweep's METRIC, a run's --select-on), or of the last."""
     data_dir: Path | None = None
     """Where the run's folder of arrays is now, if it has moved; none given = where it was."""
     table: Path | None = None

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import Split
-from hlvnn.latents.strata import combinations, stratified
+from hlvnn.latents.strata import is_kl_sampled, stratified
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 
 KL_RUNS = 32
-"""Times that `full_elbo` estimates the KL of mixtures."""
+"""Times that `full_elbo` estimates a KL that has no closed form."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def full_elbo(
     """Return the ELBO of the training rows at β = 1.
 
     Exact with a closed form or where nothing is random; otherwise an estimate from `num_samples`
-    draws, with the standard error of their mean. So is the KL of a mixture, from `KL_RUNS` runs.
+    draws, with the standard error of their mean. So is a KL without a closed form (a mixture's),
+    from `KL_RUNS` runs.
     batch_size: rows × draws at a time.
     """
     was_training = model.training
@@ -141,7 +142,8 @@ def full_elbo(
                 eta = model(batch.x, model.latents.sample(rows, draws))
                 log_prob = model.likelihood.log_prob(eta, batch.y)
             totals += log_prob.double().sum(-1).cpu()
-        runs = KL_RUNS if combinations(model.latents) > 1 else 1
+        with seeding(seed, model.device):
+            runs = KL_RUNS if len(model.latents) and is_kl_sampled(model.latents) else 1
         divergences = torch.tensor(
             [model.latents.kl_totals() for _ in range(runs)], dtype=torch.float64
         )

@@ -33,11 +33,13 @@ class Evaluation:
     """Metrics of one split.
 
     scalars: loss, acc and f1 (or mse) over rows, group_mean, group_p10, group_p90, group_worst over
-    the groups of the lowest level; groups: columns level, gid, n, acc, f1 (or mse), loss.
+    the groups of the lowest level; groups: columns level, gid, n, acc, f1 (or mse), loss; rows:
+    what they are made of.
     """
 
     scalars: dict[str, float]
     groups: pd.DataFrame
+    rows: RowScores
 
 
 def rows_at_once(device: torch.device) -> int:
@@ -195,7 +197,8 @@ def evaluate(
         table.insert(0, "level", level.name)
         tables.append(table)
     scalars = overall(scores) | (across_groups(tables[0]) if tables else {})
-    return Evaluation(scalars, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame())
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return Evaluation(scalars, table, scores)
 
 
 def predict(

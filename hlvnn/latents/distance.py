@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from hlvnn.latents.divergence import cholesky
+from hlvnn.latents.divergence import root as root_of
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.posteriors.base import LevelPosterior
 
@@ -29,7 +29,7 @@ def prior_root(latents: LatentSet, index: int) -> Tensor:
         at = latents.parent[at]
     if all(isinstance(law, Independent) for law in laws):
         return torch.stack([law.variance.double() for law in laws]).sum(0).sqrt()
-    roots = [cholesky(law).double() for law in laws]
+    roots = [root_of(law).double() for law in laws]
     return torch.linalg.cholesky(torch.stack([root @ root.mT for root in roots]).sum(0))
 
 

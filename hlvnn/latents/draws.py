@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from hlvnn.latents.divergence import as_multivariate_normal, cholesky
+from hlvnn.latents.divergence import as_multivariate_normal, check_normal, cholesky
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.normals import standard
 from hlvnn.latents.posteriors.base import LevelPosterior
@@ -229,7 +229,8 @@ class Held:
 
 def detached(law: Distribution) -> Distribution:
     """Return a normal law with its parameters held."""
-    if isinstance(law, Independent) and isinstance(law.base_dist, Normal):
+    if isinstance(law, Independent):
+        check_normal(law)
         own = Normal(law.mean.detach(), law.stddev.detach(), validate_args=False)
         return Independent(own, 1, validate_args=False)
     full = as_multivariate_normal(law)

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from hlvnn.latents.divergence import as_multivariate_normal, check_normal
+
 
 def shifted(law: Distribution, mean: Tensor) -> Distribution:
     """Return a normal law of mean 0 moved to the means [U, Z]."""
-    if isinstance(law, MultivariateNormal):
-        return MultivariateNormal(mean, scale_tril=law.scale_tril, validate_args=False)
+    if not isinstance(law, Independent):
+        tril = as_multivariate_normal(law).scale_tril
+        return MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+    check_normal(law)
     sd = law.stddev.expand_as(mean)
     return Independent(Normal(mean, sd, validate_args=False), 1, validate_args=False)
 
@@ -18,10 +22,12 @@ def shifted(law: Distribution, mean: Tensor) -> Distribution:
 def whiten(law: Distribution, columns: Tensor) -> Tensor:
     """Return T^(-1/2) · columns [*, Z, K], T^(-1/2) the inverse of the law's Cholesky factor.
 
-    The law is a normal with a diagonal covariance or a `MultivariateNormal`.
+    The law is normal; `TypeError` for another.
     """
-    if isinstance(law, MultivariateNormal):
-        return torch.linalg.solve_triangular(law.scale_tril, columns, upper=False)
+    if not isinstance(law, Independent):
+        tril = as_multivariate_normal(law).scale_tril
+        return torch.linalg.solve_triangular(tril, columns, upper=False)
+    check_normal(law)
     return columns / law.stddev.unsqueeze(-1)
 
 

@@ -18,6 +18,8 @@ def refusal(posterior: type[Posterior], prior: type[Prior]) -> str | None:
         )
     if not posterior.random and prior.learned:
         return "the density at a point grows without bound as the learned prior shrinks to it"
+    if not prior.normal and (prior.nested or issubclass(posterior, LevelPosterior)):
+        return "levels and groups that move together are known for normal priors only"
     if prior.nested and not is_able_to_depend(posterior):
         reason = (
             "its groups would have to follow their parents"

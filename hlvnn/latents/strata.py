@@ -32,6 +32,15 @@ def combinations(latents: LatentSet) -> int:
     return number
 
 
+@torch.no_grad()
+def is_kl_sampled(latents: LatentSet) -> bool:
+    """Return whether the KL of a latent is an estimate by draws: two of one group differ."""
+    first = torch.zeros(1, latents.num_levels, dtype=torch.int64, device=latents.counts(0).device)
+    rows = latents.at(first, unseen=False)
+    twice = zip(latents.kl_rows(rows), latents.kl_rows(rows), strict=True)
+    return not all(torch.equal(one, other) for one, other in twice)
+
+
 def stratified(
     latents: LatentSet, rows: LatentRows, num_samples: int
 ) -> tuple[list[Tensor], Tensor | None]:

@@ -13,6 +13,7 @@ from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.errors import ConfigError, unknown
 from hlvnn.families import member_class, member_module, members_with
 from hlvnn.latent_config import entry_text
+from hlvnn.latents.divergence import described, is_normal
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.pairs import is_able_to_depend, posteriors_with, refusal
@@ -90,6 +91,7 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
         name = "gaussian" if target.kind == "real" else "categorical"
         name = "bernoulli" if target.num_classes == 2 else name
         name = "binomial" if target.trials is not None else name
+        name = "poisson" if target.counts else name
     cls = member_class("likelihoods", name, Likelihood, "likelihood")
     if target.trials is not None and not cls.counts_trials:
         able = members_with("likelihoods", Likelihood, lambda one: one.counts_trials)
@@ -100,7 +102,7 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
     if cls.target != target.kind:
         raise ConfigError(
             f"--likelihood {name} needs a {cls.target} target; {target.name!r} is {target.kind}"
-            + ("; give class labels as text or booleans" if cls.target == "class" else "")
+            + ("; say --target-kind class (target_kind=)" if cls.target == "class" else "")
         )
     if cls.counts_trials and target.trials is None:
         raise ConfigError(
@@ -175,18 +177,50 @@ def _latent(
         first_sd = PRIOR_START / (math.sqrt(width) if loaded else 1)
     prior_sd = torch.full((width,), first_sd)
     centred = config.centred and not posterior.whitened
+    if not prior.normal and not (centred and config.conditioner is None):
+        raise ConfigError(
+            f"latent {short}: prior {config.prior} is not normal, and so there is no q(ε) "
+            f"(centred=False, posterior {config.posterior}) and no q that depends on another "
+            "latent under it; use a normal prior, or an independent posterior of z itself"
+        )
     scale = prior_sd if centred else torch.ones(width)
     reads = {"schema": schema} if posterior.reads_rows else {}
+    q = posterior(groups, width, POSTERIOR_START * scale, **options, **reads)
+    p = prior(width, prior_sd)
+    _check_laws(f"latent {short}", config, q, p)
     return Latent(
         name,
         level,
-        posterior(groups, width, POSTERIOR_START * scale, **options, **reads),
-        prior(width, prior_sd),
+        q,
+        p,
         placements,
         parent=upper if config.parent is not None else None,
         given=upper if config.conditioner is not None else None,
         centred=centred,
     )
+
+
+@torch.no_grad()
+def _check_laws(who: str, config: LatentConfig, q: Posterior, p: Prior) -> None:
+    """Raise `ConfigError` unless both laws are over [Z], and normal where they say so."""
+    groups = torch.zeros(1, dtype=torch.int64)
+    laws = {
+        f"posterior {config.posterior}": (q(groups), q.normal, (1,)),
+        f"prior {config.prior}": (p(), p.normal, ()),
+    }
+    for name, (law, normal, batch) in laws.items():
+        if (law.batch_shape, law.event_shape) != (batch, (q.width,)):
+            raise ConfigError(
+                f"{who}: {name} gives a {described(law)} with batch shape "
+                f"{list(law.batch_shape)} and event shape {list(law.event_shape)}, expected "
+                f"{list(batch)} and {[q.width]} (torch.distributions.Independent(law, 1) makes one "
+                "vector of independent numbers)"
+            )
+        if normal and not is_normal(law):
+            raise ConfigError(
+                f"{who}: {name} says that it is normal, and its law is {described(law)}; say "
+                "normal = False"
+            )
 
 
 def _check_dependence(

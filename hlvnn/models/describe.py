@@ -10,7 +10,7 @@ from hlvnn.backbones.base import Backbone
 from hlvnn.data.grouped import Level, Schema
 from hlvnn.errors import ConfigError, DataError, unknown_label
 from hlvnn.latents.distance import prior_sd, squares_from
-from hlvnn.latents.divergence import cholesky
+from hlvnn.latents.divergence import root
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import Placement, coordinate_names
@@ -86,7 +86,7 @@ class Describer:
             return []
         names, factor = self.coordinates(latent)
         level = self.schema.levels[latent.level].name
-        tril = cholesky(latent.prior()).detach().double().cpu()
+        tril = root(latent.prior()).detach().double().cpu()
         covariance = tril @ tril.T
         sd = covariance.diagonal().sqrt()
         correlation = covariance / sd[:, None] / sd[None, :]

@@ -57,7 +57,7 @@ class HierarchicalModel(nn.Module):
 
         Then the predictor's mean and variance under q are exact (`predictor_moments`).
         """
-        return all(latent.posterior.normal for latent in self.latents) and all(
+        return all(x.posterior.normal and x.prior.normal for x in self.latents) and all(
             placement.linear and stage == "output"
             for stage, entries in self._entries.items()
             for _, placement in entries

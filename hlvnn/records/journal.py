@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Draw:
     settings: Settings = field(default_factory=dict)
     """Every setting of the run, flat; as far as they are known where the draw is invalid."""
     drawn: Settings = field(default_factory=dict)
-    """What `space(trial)` returned."""
+    """What Optuna drew, by its parameters' names."""
     problem: str = ""
     """Why the draw is invalid, or ""."""
 
@@ -125,7 +125,8 @@ class Journal:
             if number is not None and (DRAW in trial.user_attrs or number not in found):
                 if not isinstance(number, int):
                     raise RunError(f"a trial's number must be an integer, got {number!r}")
-                found[number] = Draw(number, **trial.user_attrs.get(DRAW, {}))
+                draw = Draw(number, **trial.user_attrs.get(DRAW, {}))
+                found[number] = replace(draw, drawn=dict(trial.params)) if trial.params else draw
         return dict(sorted(found.items()))
 
     def settle(self, number: int, values: list[float] | None) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from hlvnn.columns import best_of
 from hlvnn.records import trials_table, weight_files
 from hlvnn.records.outcomes import PLACED, open_ones
-from hlvnn.records.perturbations import PERTURBATIONS, settings_now
+from hlvnn.records.perturbations import PERTURBATIONS, params_now
 from hlvnn.storage import Remote, readable, shown_path
 from hlvnn.sweep.context import Context
 from hlvnn.terminal import front, leaderboard
@@ -23,7 +23,7 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
     plan, space = context.plan, context.space
     ranked = trials_table.ranked(frame, space)
     drawn = {
-        number: draw.drawn | settings_now(context.folder(number))
+        number: draw.drawn | params_now(context.folder(number))
         for number, draw in context.journal.draws().items()
     }
     shown = leaderboard(ranked, space, drawn, context.console.width)

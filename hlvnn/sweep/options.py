@@ -38,6 +38,11 @@ CHANGEABLE = {
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
 
+NOT_FIXED = ("latents", "select_on", "select_mode")
+"""Settings that a search space alone says: the first by a text form with spaces, the others by its
+METRIC and MODE."""
+
+
 def seconds(value: object) -> object:
     """Read a length of time: 90, 90s, 30m, 8h, 2d or several of them, 1h30m."""
     if isinstance(value, int | float) or value is None:
@@ -78,7 +83,7 @@ def _optional_settings() -> type[Config]:
         name: (_or_none(field.annotation), Field(None, description=field.description))
         for part in (DataConfig, ModelConfig, TrainConfig)
         for name, field in part.model_fields.items()
-        if name != "latents"  # its text form has spaces; it is a search space's to write
+        if name not in NOT_FIXED
     }
     return create_model("Fixed", __base__=Config, **fields)
 

@@ -55,12 +55,18 @@ class Proposer:
         space, fixed = self.context.space, self.context.plan.fixed
         settings: Settings = {}
         try:
-            settings, drawn = space.drawn(trial, number, self.context.options.seed, fixed)
-            config = search_space.validated(space, settings, number, drawn)
+            drawing = space.drawing(trial, number, self.context.options.seed, fixed)
+            settings = drawing.settings
+            config = search_space.validated(space, drawing, number)
         except ConfigError as error:
-            plain = json.loads(json.dumps(settings, default=str))
-            return Draw(number, plain, plain, str(error))
-        return Draw(number, flatten(config), json.loads(json.dumps(drawn, default=str)))
+            return Draw(number, _plain(settings), _plain(trial.params), str(error))
+        return Draw(number, flatten(config), _plain(drawing.drawn))
+
+
+def _plain(values: Settings) -> Settings:
+    """Return values as JSON holds them."""
+    plain: Settings = json.loads(json.dumps(values, default=str))
+    return plain
 
 
 def _second_start(before: Draw, now: Draw) -> Draw:

@@ -43,7 +43,7 @@ def rehearse(options: SweepConfig, space: Space, fixed: Settings) -> None:
                     warnings.simplefilter("ignore")
                     study.sampler = sampler(options.searcher, options.seed, number)
                     trial = study.ask()
-                    space.drawn(trial, number, options.seed, fixed)
+                    space.drawing(trial, number, options.seed, fixed)
                 if number + 1 < options.num_trials:  # the last point of a grid ends its study
                     study.tell(trial, [invented.random() for _ in modes])
             except Exception as error:  # what samplers make of values has no end

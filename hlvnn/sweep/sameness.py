@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -18,7 +19,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FixedTrial, FrozenTrial
 
-from hlvnn.choices import Drawing
+from hlvnn.choices import ChoosingTrial
 from hlvnn.columns import DATA_HASH
 from hlvnn.config import DATA_PLACES, NOT_REPEATED, flatten, run_config
 from hlvnn.data import data_of
@@ -66,7 +67,8 @@ def _replayed(
     """Yield how a draw differs when it is drawn again from its own parameters."""
     again = FixedTrial(trial.params, number=trial.number)
     try:
-        settings, _ = space.drawn(Drawing(again, trial.distributions), draw.number, seed, fixed)  # type: ignore[arg-type]
+        asked: Any = ChoosingTrial(again, trial.distributions)
+        settings = space.drawing(asked, draw.number, seed, fixed).settings
     except ConfigError as error:
         if not draw.problem:
             yield str(error)

@@ -33,6 +33,8 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
     board, journal = context.board, context.journal
     draws = journal.draws()
     ended: list[list[Row]] = []
+    told_otherwise: list[int] = []
+    known = journal.latest()
     unfinished: dict[int, list[Row]] = {}
     retried: list[int] = []
     for number, draw in draws.items():
@@ -52,10 +54,16 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
             unfinished[number] = rows
         else:
             board.ended(outcome)
-            journal.settle(number, _values(context.space, outcome, rows))
+            values = _values(context, outcome)
+            journal.settle(number, values)
+            before = known[number].values
+            if values is not None and before is not None and before != values:
+                told_otherwise.append(number)
             ended.append(rows)
     if context.options.retry is not None:
         _tell_retried(context, retried)
+    if told_otherwise:
+        context.print(_of_older_rule(context.space, told_otherwise))
     scheduler.refill(ended, unfinished)
     to_run = len(unfinished) + max(0, context.options.num_trials - len(draws))
     return Remaining(to_run, journal.to_continue(sorted(unfinished)))
@@ -117,11 +125,25 @@ def _missed_outcome(context: Context, number: int, rows: list[Row]) -> Outcome |
     return Outcome(trial=number, status=Status.STOPPED, reason=reason)
 
 
-def _values(space: Space, outcome: Outcome, rows: list[Row]) -> list[float] | None:
-    """Return what Optuna is told of a trial that ended; None for one that failed."""
-    facts = outcome.status.facts
+def _values(context: Context, outcome: Outcome) -> list[float] | None:
+    """Return what Optuna is told of a trial that ended: its chosen epoch's metrics.
+
+    None for one that failed.
+    """
+    space, facts = context.space, outcome.status.facts
+    frame = trials_table.metrics(context.sweep, outcome.trial)
     if facts.is_lost:
         return [*space.worsts.values()]
-    if not facts.teaches or not rows:
+    if not facts.teaches or frame is None:
         return None
-    return [rows[-1][metric] for metric in space.worsts]
+    return space.values_of(frame)
+
+
+def _of_older_rule(space: Space, numbers: list[int]) -> str:
+    """Return what is to be known of trials that an earlier program told Optuna otherwise."""
+    return (
+        f"{len(numbers)} trials that ended before (the first: {numbers[0]}) stand in the study "
+        f"with another epoch's {space.metric} than that of the epoch that counts, as earlier "
+        "versions told the last one's; their rows in the tables are right, the searcher knows them "
+        "as they stand"
+    )

@@ -6,7 +6,6 @@ each lies within its range; so a space whose ranges moved takes what still fits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,11 +150,10 @@ class _Replay(Independent):
 
 
 def _values(sweep: Path, number: int, status: Status, space: Space) -> list[float]:
-    """Return what the trial's last epoch measured, in this space's metrics."""
+    """Return what the trial's chosen epoch measured, in this space's metrics."""
     frame = trials_table.metrics(sweep, number)
     if frame is None or status.facts.is_lost:
         return list(space.worsts.values())
-    last = frame.iloc[-1]
     for metric in space.worsts:
         if metric not in frame:
             known = ", ".join(validation_of(frame))
@@ -163,7 +161,4 @@ def _values(sweep: Path, number: int, status: Status, space: Space) -> list[floa
                 f"--warm-start {sweep}: its trials did not measure {metric}, which {space.path} "
                 f"selects on; they measured {known}"
             )
-    return [
-        lowest if math.isnan(last[metric]) else float(last[metric])
-        for metric, lowest in space.worsts.items()
-    ]
+    return space.values_of(frame)

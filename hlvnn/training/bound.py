@@ -45,11 +45,11 @@ def check_bound(model: HierarchicalModel) -> None:
     for latent in model.latents:
         if not latent.posterior.normal:
             kind = type(latent.posterior).__name__.lower()
-            reason = (
-                "a mixture's draws have no gradient to its weights"
-                if latent.posterior.random
-                else "a point has no density"
-            )
+            reason = "the bound's gradients are known for normal laws"
+            if latent.posterior.strata > 1:
+                reason = "a mixture's draws have no gradient to its weights"
+            elif not latent.posterior.random:
+                reason = "a point has no density"
             raise ConfigError(
                 f"--objective iwae: latent {latent.name} has posterior {kind}, and {reason}; use "
                 f"--objective elbo, or a normal posterior ({posteriors_with(lambda q: q.normal)})"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
 from hlvnn.config import DATA_PLACES, RunConfig, flatten
-from hlvnn.data import data_of
+from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
@@ -32,6 +32,7 @@ from hlvnn.records.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from hlvnn.records.predictions import PREDICTIONS, write_predictions
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,
@@ -47,17 +48,35 @@ from hlvnn.records.run_folder import (
     versions,
 )
 from hlvnn.storage import typed
+from hlvnn.training.choosing import selection_of
 from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
-from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, check, fit
-from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, logging_to, opening
+from hlvnn.training.loop import (
+    SELECTION,
+    Checkpoint,
+    EpochReport,
+    FitResult,
+    check,
+    fit,
+)
+from hlvnn.training.row_tables import tables_of
+from hlvnn.training.run_log import (
+    chosen_by,
+    closing,
+    epoch_line,
+    groups_at_both_ends,
+    logging_to,
+    opening,
+)
 from hlvnn.training.tensorboard import Events, check_installed
 from hlvnn.words import text
 
 logger = logging.getLogger("hlvnn")
 
+OF_BEST = ("epoch", "model", SELECTION)
+"""What best.pt holds of a checkpoint."""
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
-    *("tensorboard", "description", *DATA_PLACES),
+    *("tensorboard", "description", "keep_predictions", *DATA_PLACES),
 )
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
@@ -121,6 +140,7 @@ def execute(
         with reaching(folder):
             run.start(checkpoint, model, data)
         logger.info(opening(config, model, data, folder, checkpoint))
+        logger.info(chosen_by(selection_of(model, data, config.train)))
         result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
         with reaching(folder):
             run.finish(result)
@@ -143,9 +163,11 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
         )
     digest = read_json(folder / HYPERPARAMS).get(DATA_HASH)
     if digest != data.digest():
+        why = why_changed(config.data, str(digest))
         raise DataError(
             f"the data set {config.data.title} is not the one that {folder} began with "
-            f"(hash {data.digest()}, was {digest}); restore the data, or start a new run"
+            f"(hash {data.digest()}, was {digest}); "
+            + (f"{why}; start a new run" if why else "restore the data, or start a new run")
         )
 
 
@@ -184,6 +206,7 @@ class _Writer:
         self.rows: list[dict[str, float]] = []
         self.reports = 0
         self.unsaved: Callable[[], Checkpoint] | None = None
+        self.told_of_cut = False
         self.events = Events(folder) if config.train.tensorboard else None
         self.token = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}\n"
 
@@ -232,7 +255,7 @@ class _Writer:
         if self.rows:
             write_rows(self.folder / METRICS, self.rows)
         else:
-            for name in (METRICS, BEST):
+            for name in (METRICS, BEST, PREDICTIONS):
                 (self.folder / name).unlink(missing_ok=True)
 
     def _check_writer(self) -> None:
@@ -273,12 +296,23 @@ class _Writer:
         self.unsaved = None if epoch.diverged else checkpoint
         if not epoch.diverged:
             if epoch.is_best:
+                self._write_predictions(epoch)
                 state = checkpoint()
-                save_checkpoint({k: state[k] for k in ("epoch", "model")}, self.folder / BEST)
+                save_checkpoint({k: state[k] for k in OF_BEST}, self.folder / BEST)
             if self.reports % self.config.train.checkpoint_every == 0:
                 self._save()
         if self.events is not None:
             self.events.write(epoch.row, epoch.groups)
+
+    def _write_predictions(self, epoch: EpochReport) -> None:
+        limit = self.config.train.keep_predictions
+        if not limit or not epoch.scores:
+            return
+        levels = [level.name for level in self.schema.levels]
+        cut = write_predictions(self.folder, epoch.epoch, tables_of(epoch.scores, levels), limit)
+        if cut and not self.told_of_cut:
+            self.told_of_cut = True
+            logger.info(cut)
 
     def _save(self) -> None:
         if self.unsaved is not None:

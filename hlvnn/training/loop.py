@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -21,12 +21,15 @@ from hlvnn.data.batches import Batch, Batches, is_fitting
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.errors import ConfigError
+from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
 from hlvnn.latents.collapse import collapsed
+from hlvnn.latents.priors.base import Prior
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 from hlvnn.training.bound import Bound, check_bound
+from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.step import Step
@@ -34,6 +37,9 @@ from hlvnn.training.step import Step
 logger = logging.getLogger("hlvnn")
 
 Checkpoint = dict[str, Any]
+
+SELECTION = "selection"
+"""Entry of a checkpoint: by what the epoch of best.pt is chosen; absent in older ones."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,15 @@ class EpochReport:
 
     row: dict[str, float]
     groups: pd.DataFrame
-    is_best: bool
-    """Whether its validation loss (else training loss) is the lowest so far."""
+    chosen: dict[str, float] | None = None
+    """The row of the chosen epoch so far (see `hlvnn.selection`), None before there is one."""
+    scores: dict[str, RowScores] = field(default_factory=dict)
+    """Of each split that was scored, what the model did on each row."""
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the chosen epoch so far."""
+        return self.chosen is self.row
 
     @property
     def epoch(self) -> int:
@@ -83,9 +96,10 @@ class _State:
 
     epoch: int = 0
     step: int = 0
-    best: float = math.inf
-    waited: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, float] | None = None
+    """The chosen epoch's row; it follows from the history, as do the epochs since."""
+    waited: int = 0
 
 
 def fit(
@@ -131,6 +145,14 @@ def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -
         )
     if config.objective == "iwae":
         check_bound(model)
+    for latent in model.latents if config.prior_updates == "closed_form" else ():
+        if latent.prior.learned and type(latent.prior).update is Prior.update:
+            raise ConfigError(
+                f"--prior-updates closed_form: latent {latent.name} has a prior "
+                f"{type(latent.prior).__name__} without a method update, which would stay at its "
+                "start; use --prior-updates gradient"
+            )
+    selection_of(model, data, config)
 
 
 class _Sums:
@@ -174,6 +196,7 @@ class _Fit:
         seed: int,
     ) -> None:
         check(model, data, config)
+        self.selection = selection_of(model, data, config)
         self.model, self.data, self.config, self.device = model, data, config, device
         self.generator = torch.Generator().manual_seed(seed)
         self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
@@ -214,19 +237,15 @@ class _Fit:
             train_seconds = time.perf_counter() - self.epoch_began
             if state.epoch % config.eval_every and state.epoch < config.num_epochs:
                 continue
-            row, groups = self._evaluate(sums)
+            row, groups, scores = self._evaluate(sums)
             diverged = bool(row[DIVERGED])
-            score = row.get(VAL_LOSS, row[TRAIN_LOSS])
-            is_best = score < state.best
-            state.best = min(score, state.best)
-            state.waited = 0 if is_best else state.waited + 1
-            stopped = self._is_out_of_patience()
             row["seconds"] = time.perf_counter() - since
             row[ROWS_PER_SECOND] = len(self.data.train) / train_seconds
             row |= self.gpu.read()
-            state.history.append(row)
+            self._note(row)
+            stopped = self._is_out_of_patience()
             if report is not None:
-                self._report(report, EpochReport(row, groups, is_best))
+                self._report(report, EpochReport(row, groups, state.chosen, scores))
             since = time.perf_counter()
         elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
         for sentence in [] if diverged else collapsed(model.latents):
@@ -255,6 +274,13 @@ class _Fit:
 
     def _is_out_of_patience(self) -> bool:
         return self.config.patience is not None and self.state.waited >= self.config.patience
+
+    def _note(self, row: dict[str, float]) -> None:
+        """Take a row into the history, and choose again."""
+        state = self.state
+        state.history.append(row)
+        is_better = self.selection.is_better(row, state.chosen)
+        state.chosen, state.waited = (row, 0) if is_better else (state.chosen, state.waited + 1)
 
     def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
@@ -303,8 +329,10 @@ class _Fit:
                 f"{rows / (time.perf_counter() - self.epoch_began):,.0f}",
             )
 
-    def _evaluate(self, sums: list[float]) -> tuple[dict[str, float], pd.DataFrame]:
-        """Return the epoch's row of metrics and its per-group tables."""
+    def _evaluate(
+        self, sums: list[float]
+    ) -> tuple[dict[str, float], pd.DataFrame, dict[str, RowScores]]:
+        """Return the epoch's row of metrics, its per-group tables, and each row's scores."""
         model, config, rows = self.model, self.config, len(self.data.train)
         nll, *kl_shares, gap = (value / rows for value in sums)
         model.latents.refresh()
@@ -319,12 +347,12 @@ class _Fit:
             row["bound"] = -rows * row[TRAIN_LOSS]
         for latent, total in zip(model.latents, totals, strict=True):
             row[columns.kl(latent.name)] = total
-        tables = []
+        tables, scores = [], {}
         finite = math.isfinite(row[TRAIN_LOSS])
         for name, split in self.evaluated.items() if finite else ():
             result = evaluate(model, split, config.eval_samples)
             row |= {of_split(name, metric): value for metric, value in result.scalars.items()}
-            table = result.groups
+            table, scores[name] = result.groups, result.rows
             table.insert(0, "epoch", self.state.epoch)
             table.insert(min(3, table.shape[1]), "split", name)
             tables.append(table)
@@ -332,7 +360,7 @@ class _Fit:
         row["kl_weight"] = beta
         losses = (row[TRAIN_LOSS], row.get(VAL_LOSS, 0.0))
         row[DIVERGED] = float(not all(math.isfinite(loss) for loss in losses))
-        return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), scores
 
     def _elbo(self) -> Elbo:
         self.model.latents.refresh()
@@ -355,8 +383,7 @@ class _Fit:
         return {
             "epoch": state.epoch,
             "step": state.step,
-            "best": state.best,
-            "waited": state.waited,
+            SELECTION: asdict(self.selection),
             "history": list(state.history),
             "model": self.model.state_dict(),
             "optimizers": self.step.state_dict(),
@@ -370,5 +397,13 @@ class _Fit:
         torch.set_rng_state(checkpoint["random"])
         if self.device.type == "cuda" and "random_cuda" in checkpoint:
             torch.cuda.set_rng_state(checkpoint["random_cuda"], self.device)
-        kept = {name: checkpoint[name] for name in ("epoch", "step", "best", "waited")}
-        self.state = _State(**kept, history=list(checkpoint["history"]))
+        before = checkpoint.get(SELECTION)
+        if before is not None and before != asdict(self.selection):
+            raise ConfigError(
+                f"--select-on {self.selection.metric} ({self.selection.mode}): the checkpoint's "
+                f"epoch is chosen by {before['metric']} ({before['mode']}); go on with that"
+            )
+        kept = {name: checkpoint[name] for name in ("epoch", "step")}
+        self.state = _State(**kept)
+        for row in checkpoint["history"]:  # an older checkpoint's own best may be of another rule
+            self._note(row)

@@ -22,8 +22,10 @@ from hlvnn.columns import (
     of_split,
 )
 from hlvnn.config import RunConfig
+from hlvnn.data.describe import told
 from hlvnn.data.grouped import GroupedDataset, Level, Schema
 from hlvnn.models.model import HierarchicalModel, parameter_count
+from hlvnn.selection import MIN, Selection
 from hlvnn.terminal import text_of
 from hlvnn.training.loop import Checkpoint, FitResult
 
@@ -104,6 +106,7 @@ def opening(
     lines = [
         f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
         f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
+        *told(data),
         f"results in {folder}",
     ]
     if config.description:
@@ -111,6 +114,17 @@ def opening(
     if checkpoint is not None:
         lines.append(f"continuing after epoch {checkpoint['epoch']}")
     return "\n".join(lines)
+
+
+def chosen_by(selection: Selection) -> str:
+    """Return what is told of how the epoch of best.pt is chosen."""
+    if selection.metric == TRAIN_LOSS:
+        return (
+            "no validation rows: the training loss chooses the epoch of best.pt, and says nothing "
+            "of rows that were not trained on; --val-fraction 0.1 sets some aside"
+        )
+    better = "lowest" if selection.mode == MIN else "highest"
+    return f"the epoch that counts (best.pt): of the {better} {selection.metric}"
 
 
 def closing(result: FitResult, folder: Path) -> str:

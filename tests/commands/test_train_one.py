@@ -20,9 +20,9 @@ from hlvnn.records.run_folder import CHECKPOINT, LOG, METRICS, read_config, read
 from hlvnn.training.execution import execute
 from hlvnn.training.loop import EpochReport
 from tests.helpers import ROOT, same_bits, write_folder
+from tests.runs import TIMED
 
 TINY = ("--channels", 2, 3, "--hidden", 4)
-TIMED = ["seconds", "rows_per_second"]
 
 TrainOne = Callable[..., Any]
 

@@ -12,7 +12,7 @@ import pytest
 
 import hlvnn
 from hlvnn.data.grouped import GroupedDataset
-from tests.inference.linear import Fit, fitted, random_intercept, random_slopes
+from tests.inference.linear import SLEEP, Fit, fitted, random_intercept, random_slopes
 
 
 def computed(shared: Path, name: str) -> dict[str, Any]:
@@ -23,8 +23,6 @@ def computed(shared: Path, name: str) -> dict[str, Any]:
 
 
 pytestmark = pytest.mark.xdist_group("sleepstudy")  # one fit serves it and the README's test
-
-SLEEP = {"target": "Reaction", "features": ["Days"], "groups": ["Subject"]}
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import pytest
 import hlvnn
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
+from tests.inference.linear import table
 
 pytestmark = [
     pytest.mark.data,
@@ -138,10 +139,6 @@ CASES = {
         num_epochs=1000,
     ),
 }
-
-
-def table(shared: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(shared / "data" / "grouped" / f"{name}.csv.gz")
 
 
 @cache
@@ -336,7 +333,7 @@ INSTEVAL = (
 def test_three_crossed_factors_of_insteval_keep_the_departments(shared: Path) -> None:
     frame = table(shared, "InstEval")
     data = GroupedDataset.from_frame(
-        frame, target="y", features=["service"], groups=["s", "d", "dept"]
+        frame, target="y", features=["service"], groups=["s", "d", "dept"], target_kind="real"
     )
     config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=INSTEVAL)
     model = hlvnn.build_model(config, data, seed=0)

@@ -27,11 +27,11 @@ from hlvnn.records import outcomes, run_folder
 from hlvnn.sweep import driver, plan
 from tests.conftest import Ended
 from tests.helpers import ROOT
+from tests.runs import TIMED
 
 RECORDED = ROOT / "tests" / "files" / "recorded"
 FINISHED, INTERRUPTED = Path("results/digits/finished"), Path("results/digits/interrupted")
 CUT = Path("results/wards/cut")
-TIMED = ("seconds", "rows_per_second")
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
 """What four to forty epochs of a tiny network make of another processor's rounding."""
 

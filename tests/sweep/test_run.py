@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
-from hlvnn.commands import tune_search
 from hlvnn.files import read_json
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.journal import Journal
-from hlvnn.sweep import driver, plan
+from hlvnn.sweep import plan
 from hlvnn.training import execution
-from tests.helpers import ROOT
+from tests.helpers import ROOT, wait_until
+from tests.sweep.running import sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
@@ -42,16 +38,6 @@ def space(trial):
         drawn["likelihood"] = "gaussian"
     return drawn
 """
-
-
-def sweep(*args: str) -> tuple[int, str]:
-    """Run a sweep in this process; return its exit code and what it printed."""
-    options = tune_search.parse(list(args))
-    planned = plan.new_plan(options) if options.resume is None else plan.resumed_plan(options)
-    plan.preflight(planned)
-    output = io.StringIO()
-    code = driver.run(planned, Console(file=output, width=160))
-    return code, output.getvalue()
 
 
 def test_a_sweep_stops_diverges_fails_and_completes(here: Path, local_ray: None) -> None:
@@ -127,13 +113,6 @@ def started(*args: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.05)
 
 
 def test_a_killed_sweep_goes_on_where_it_was(here: Path) -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup, escape
 
 from hlvnn import search_space
@@ -87,7 +88,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         best=results.best_trial,
         has_test=best_of(findings.test_column(results.metric)) in results.trials,
         short=findings.in_short(results, measured.evidence),
-        problems=[*results.problems, *results.groups.problems, *measured.faults],
+        problems=list(dict.fromkeys([*results.problems, *measured.faults])),
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
         groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
@@ -128,6 +129,8 @@ def commands(results: Results) -> list[tuple[str, str]]:
     best = results.best_trial
     if best is None:
         return []
+    if pd.isna(results.row(best)["folder"]):
+        return []  # it is gone: what there was to repeat is told among the problems
     path = results.path / str(results.row(best)["name"])
     folder = typed(path)
     return [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from hlvnn.data.grouped import Split
-from hlvnn.latents.divergence import cholesky, kl_of_normals
+from hlvnn.latents.divergence import divergence, root
 from hlvnn.latents.table import table_rows
 
 
@@ -22,8 +22,9 @@ class Posterior(nn.Module, ABC):
     [B] and event shape [Z]. The parameters lie in `table`: [G, P] float, one row per group, read
     with sparse gradients, so that a step touches only the groups of its batch.
 
-    A member gives `num_parameters`, the first values and the law; see `mean_field.py`. One that is
-    not normal gives its KL as well, one over a whole level is a `LevelPosterior`.
+    A member gives `normal`, `num_parameters`, the first values and the law; see `mean_field.py`.
+    Its KL is the closed form where one is known, else an estimate by draws; one over a whole level
+    is a `LevelPosterior`.
     """
 
     normal: ClassVar[bool]
@@ -123,16 +124,16 @@ class Posterior(nn.Module, ABC):
         """Return KL(q ‖ p), [B]: exact, or an unbiased estimate.
 
         q: a law of this posterior, batch shape [B]; p: the prior's, batch shape [] or [B]. By
-        default it is the closed form of normals, and `TypeError` for another law.
+        default see `divergence`: a closed form, draws, or `ConfigError`.
         """
-        return kl_of_normals(q, p)
+        return divergence(q, p)
 
     def factor(self, q: Distribution, group: Tensor) -> Tensor:
-        """Return F [U, Z, K], F Fᵀ the covariance of q at the groups [U]; `TypeError` for a point.
+        """Return F [U, Z, K], F Fᵀ the covariance of q at the groups [U].
 
         F is as large as a full covariance matrix in every case, Z² numbers per row and more.
         """
-        return cholesky(q)
+        return root(q)
 
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, width={self.width}"

@@ -11,7 +11,7 @@ from torch.distributions import (
 )
 
 from hlvnn.errors import ConfigError
-from hlvnn.latents.divergence import inverse_factor, kl_of_diagonal
+from hlvnn.latents.divergence import divergence, inverse_factor, is_normal, kl_of_diagonal
 from hlvnn.latents.normals import whiten
 from hlvnn.latents.posteriors.base import Posterior
 
@@ -69,6 +69,8 @@ class LowRank(Posterior):
         determinant lemma; no row has a matrix of size Z × Z.
         """
         assert isinstance(q, LowRankMultivariateNormal)
+        if not is_normal(p):
+            return divergence(q, p)
         own = q.cov_diag.sqrt()
         diagonal = Independent(Normal(q.mean, own, validate_args=False), 1, validate_args=False)
         if isinstance(

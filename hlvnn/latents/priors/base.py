@@ -22,6 +22,10 @@ class Prior(nn.Module, ABC):
     nested: ClassVar[bool] = False
     """Whether its mean is the z of another latent; called, it gives the law of the deviation."""
 
+    normal: ClassVar[bool] = True
+    """Whether p(z) is a normal distribution, as closed forms and levels that depend on each other
+    need."""
+
     proper: ClassVar[bool] = True
     """Whether p(z) integrates to one (a flat prior does not)."""
 

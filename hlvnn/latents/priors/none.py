@@ -15,6 +15,7 @@ class NoPrior(Prior):
     """
 
     learned = False
+    normal = False
     proper = False
     zero: Tensor
 
