@@ -196,7 +196,7 @@ def test_debug_shows_the_shapes_of_the_first_batch(
 ) -> None:
     ended = train_one("--dataset", "plays", "--debug", "--num-epochs", 1, *here)
     assert ended.code == 0, ended.err
-    assert "first batch  x: [54, 8, 8] uint8" in ended.out
+    assert "first batch  x: [53, 8, 8] uint8" in ended.out
 
 
 # what is wrong is told, with the nearest
