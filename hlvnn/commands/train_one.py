@@ -15,7 +15,7 @@ from pydantic import Field
 from hlvnn import search_space
 from hlvnn.columns import DATA_HASH
 from hlvnn.config import DATA_PLACES, RunConfig, command_line, repeated
-from hlvnn.data import data_of
+from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
 from hlvnn.records import perturbations, run_folder
@@ -120,10 +120,11 @@ def _check_data(place: str, config: RunConfig) -> None:
     expected = read_json(folder / run_folder.HYPERPARAMS).get(DATA_HASH)
     digest = data_of(now).digest()
     if digest != expected:
+        why = why_changed(now, str(expected))
         raise DataError(
             f"--from-trial {place}: the data {now.place} are not those that it was trained on "
-            f"(hash {digest}, was {expected}); say where those are with --data-dir or --table, or "
-            "train its settings on these with --other-data"
+            f"(hash {digest}, was {expected}){'; ' + why if why else ''}; say where those are with "
+            "--data-dir or --table, or train its settings on these with --other-data"
         )
 
 

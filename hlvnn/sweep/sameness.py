@@ -22,7 +22,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from hlvnn.choices import ChoosingTrial
 from hlvnn.columns import DATA_HASH
 from hlvnn.config import DATA_PLACES, NOT_REPEATED, flatten, run_config
-from hlvnn.data import data_of
+from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.files import read_json
 from hlvnn.records import outcomes, run_folder
@@ -117,8 +117,9 @@ def check_data(sweep: Path, places: Settings) -> None:
         expected = read_json(folder / run_folder.HYPERPARAMS).get(DATA_HASH)
         digest = data_of(now).digest()
         if digest != expected:
+            why = why_changed(now, str(expected))
             raise DataError(
                 f"the data {now.place} are not those that trial {number} began with (hash "
-                f"{digest}, was {expected}); restore them, or say where they are with --data-dir "
-                "or --table"
+                f"{digest}, was {expected}){'; ' + why if why else ''}; restore them, or say where "
+                "they are with --data-dir or --table"
             )

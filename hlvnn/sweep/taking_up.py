@@ -77,7 +77,8 @@ def _is_retried(context: Context, draw: Draw, outcome: Outcome) -> bool:
 def _tell_retried(context: Context, numbers: list[int]) -> None:
     retry = context.options.retry
     if numbers:
-        context.print(f"--retry {retry}: trials {', '.join(map(str, numbers))} are tried again")
+        again = ", ".join(f"trial {number}" for number in numbers)
+        context.print(f"--retry {retry}: tried again: {again}")
     else:
         context.print(f"--retry {retry}: there is no such trial that could end otherwise")
 

@@ -73,6 +73,7 @@ from hlvnn.training.run_log import (
     opening,
 )
 from hlvnn.training.tensorboard import Events, check_installed
+from hlvnn.words import text
 
 logger = logging.getLogger("hlvnn")
 
@@ -163,7 +164,8 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
     if changed:
         listed = ", ".join(
-            f"--{name.replace('_', '-')} {now[name]} (was {before[name]})" for name in changed
+            f"--{name.replace('_', '-')} {text(now[name])} (was {text(before[name])})"
+            for name in changed
         )
         raise ConfigError(
             f"{folder} goes on as it was configured; changed: {listed}. Leave them out, or start a "

@@ -103,7 +103,7 @@ def test_a_repeated_run_goes_to_the_callers_results_and_shows_what_it_is_told(
 
 
 def test_data_that_moved_are_given_and_known_by_their_hash(
-    train_one: TrainOne, run: Path, table: Path
+    train_one: TrainOne, analysis: Callable[..., Any], run: Path, table: Path
 ) -> None:
     moved = table.with_name("moved.csv")
     table.rename(moved)
@@ -113,6 +113,9 @@ def test_data_that_moved_are_given_and_known_by_their_hash(
         ended = train_one(flag, run)
         assert ended.code == 2
         assert "give the table's path with --table" in ended.err
+    assert analysis("calibration", run).code == 2
+    ended = analysis("calibration", run, "--table", moved)
+    assert ended.code == 0, ended.err
     ended = train_one("--from-trial", run, "--table", moved, "--name", "again")
     assert ended.code == 0, ended.err
     ended = train_one("--resume", run, "--table", moved)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import io
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from hlvnn.terminal import plain_console
 from tests.rayless import run_sweep
 
 AGE, WARD, UNIT, HEART = "age[/yr]", "[bold]ward", "unit [/]", ":heart:"
+BOTH = f'["{AGE}", "{HEART}"]'
 SPACE = f'''"""Does {AGE} matter {HEART}?"""
 BASE = {{"dataset": "table", "table": "a[b].csv", "target": "y", "num_epochs": 1, "hidden": [4]}}
 METRIC, MODE = "val_loss", "min"
@@ -36,7 +42,7 @@ def space(trial):
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    folder = tmp_path / "work[b]"
+    folder = tmp_path / 'my "work" [b]'
     folder.mkdir()
     frame = pd.DataFrame({AGE: range(60), HEART: [n % 7 for n in range(60)]})
     frame[WARD] = [f"{UNIT}{n % 5}" for n in range(60)]
@@ -55,7 +61,7 @@ def test_a_sweep_shows_them_from_the_dry_run_to_the_report(
     monkeypatch.chdir(work)
     assert tune_search.main(["study", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert f"{AGE} {HEART}" in shown
+    assert BOTH in shown
 
     planned = plan.of(tune_search.parse(["--resume", str(sweep)]))
     for journal in [Journal.open(sweep)]:
@@ -65,10 +71,18 @@ def test_a_sweep_shows_them_from_the_dry_run_to_the_report(
         file = io.StringIO()
         context = Context.of(planned, 1, make(file))
         assert conclude(context, context.save_table(alive=False)) == 0
-        assert f"{AGE} {HEART}" in file.getvalue() or f"{AGE} ❤" in file.getvalue()
+        assert AGE in file.getvalue()
         assert "no report" not in file.getvalue()
-    assert f"{AGE} {HEART}" in file.getvalue()
-    assert AGE in (sweep / "report.html").read_text(encoding="utf-8")
+    assert BOTH in file.getvalue()
+    report = html.unescape((sweep / "report.html").read_text(encoding="utf-8"))
+    assert AGE in report
+    for line in re.findall(r"(?:run|sweep) = hlvnn\.[^<\n]*", report):
+        assert ast.parse(line)
+    shutil.copytree(sweep, copy := work / 'a "copy"')
+    analysis(copy)
+    report = html.unescape((copy / "report.html").read_text(encoding="utf-8"))
+    assert "hlvnn.analysis.load_sweep(" + json.dumps(copy.name) + ")" in report
+    assert '--from-trial \'a "copy"/trial_000' in report
     assert (
         pd.read_parquet(sweep / trials_table.TRIALS)["features"]
         .str.contains(AGE, regex=False)

@@ -87,7 +87,9 @@ def test_every_searcher_draws_them_past_its_first_trials_and_trials_get_them(
         assert one.params["structure"] in {"none", "factor"}
         assert type(one.params["skip"]) is bool
     drawn = [draw.drawn for draw in found.draws().values()]
-    assert {tuple(one["hidden"]) for one in drawn} == {(8,), (8, 4), (4,)}
+    assert {one["hidden"] for one in drawn} == {"[8]", "[8, 4]", "[4]"}
+    settings = [draw.settings["hidden"] for draw in found.draws().values()]
+    assert {tuple(hidden) for hidden in settings} == {(8,), (8, 4), (4,)}
     if searcher == "grid":
         assert len({json.dumps(one, sort_keys=True) for one in drawn}) == 14
 
@@ -97,7 +99,7 @@ def test_a_sweep_of_them_runs_is_shown_and_teaches_another(here: Path, capsys: A
     space = loaded(SPACE)
     assert tune_search.main(["study", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "8 4" in shown
+    assert "[8, 4]" in shown
     assert "factor" in shown
     journal = Journal.open(sweep)
     for number, trial in enumerate(journal.study.trials):

@@ -70,7 +70,7 @@ def test_failed_trials_stay_as_they_are_until_they_are_asked_for(sweep: Path) ->
     assert remaining.to_run == 0
     drawn = Journal.open(sweep).latest()[1].params
     context, told, remaining = resumed(sweep, "--retry", "failed")
-    assert "trials 1, 2 are tried again" in told
+    assert "--retry failed: tried again: trial 1, trial 2" in told
     assert remaining.to_run == 2
     latest = context.journal.latest()
     assert [latest[number].state.name for number in range(3)] == ["COMPLETE", "RUNNING", "RUNNING"]
@@ -135,3 +135,33 @@ def test_a_sweep_ends_after_too_many_failures_none_tried_twice(here: Path, local
     assert failed["starts"].tolist() == [1, 1]
     assert "2 trials failed (--max-failed-trials)" in output.getvalue()
     assert f"--resume {Path('results/digits/s')}" in output.getvalue()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(280)
+def test_a_trial_ends_well_once_the_cause_is_gone(here: Path, local_ray: None) -> None:
+    """Its folder holds a checkpoint that is none, until somebody takes it away."""
+    sweep = here / "results" / "digits" / "s"
+    broken = outcomes.trial_folder(sweep, 1) / "checkpoint.pt"
+
+    def started(*flags: str) -> tuple[int, str]:
+        output = io.StringIO()
+        options = tune_search.parse(list(flags))
+        return driver.run(plan.of(options), Console(file=output, width=160)), output.getvalue()
+
+    assert started("study", "--name", "s", "--num-trials", "1", "--no-report")[0] == 0
+    broken.parent.mkdir()
+    broken.write_bytes(b"no checkpoint")
+    _, told = started("--extend", str(sweep), "--num-trials", "1", "--max-failures", "0")
+    assert "trial 1 failed" in told
+    drawn = Journal.open(sweep).draws()[1]
+    broken.unlink()
+    assert "0 trials to run" in started("--resume", str(sweep))[1]
+    code, told = started("--resume", str(sweep), "--retry", "failed")
+    assert code == 0
+    assert "--retry failed: tried again: trial 1" in told
+    frame = pd.read_parquet(sweep / "trials.parquet")
+    assert frame["status"].tolist() == ["completed", "completed"]
+    assert Journal.open(sweep).draws()[1].settings == drawn.settings
+    states = [trial.state.name for trial in Journal.open(sweep).study.trials]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE"]
