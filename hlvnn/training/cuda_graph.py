@@ -35,7 +35,7 @@ class RecordedSteps:
     def __init__(self, step: Step, batches: Batches, at_once: int = AT_ONCE) -> None:
         self.step, self.batches, self.at_once = step, batches, at_once
         self.device = batches.device
-        self.per_epoch = batches.size // batches.batch_size
+        self.per_epoch = batches.full
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.graphs: dict[tuple[bool, int], torch.cuda.CUDAGraph] = {}
         # one graph's memory may be another's: none reads what was made before it began
@@ -60,6 +60,7 @@ class RecordedSteps:
             isinstance(batches, Batches)
             and batches.resident
             and batches.batch_size < batches.size
+            and batches.full > 0
             and not step.encoders
             and sum(table.numel() for table in step.tables) <= MAX_TABLE
             and all(latent.posterior.recordable for latent in step.model.latents)

@@ -30,7 +30,7 @@ from hlvnn.random import seeding
 from hlvnn.training.bound import Bound, check_bound
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.gpu_meter import GpuMeter
-from hlvnn.training.step import Step
+from hlvnn.training.step import Step, least_rows
 
 logger = logging.getLogger("hlvnn")
 
@@ -132,6 +132,11 @@ def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -
             f"--augment {config.augment:g} moves images; the data are {data.schema.x_kind}; "
             "leave it out"
         )
+    if min(config.batch_size or len(data.train), len(data.train)) < least_rows(model):
+        raise ConfigError(
+            f"--norm batch compares rows of a batch, and --batch-size {config.batch_size} with "
+            f"{len(data.train)} training rows leaves one; use larger batches, or --norm layer"
+        )
     if config.objective == "iwae":
         check_bound(model)
     for latent in model.latents if config.prior_updates == "closed_form" else ():
@@ -187,10 +192,17 @@ class _Fit:
         self.model, self.data, self.config, self.device = model, data, config, device
         self.generator = torch.Generator().manual_seed(seed)
         self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
+        least = least_rows(model)
         self.batches = (
-            Batches(data.train, config.batch_size, generator=self.generator, device=device)
+            Batches(
+                data.train,
+                config.batch_size,
+                generator=self.generator,
+                device=device,
+                least=least,
+            )
             if self.bound is None
-            else self.bound.batches(data.train, config.batch_size, self.generator, device)
+            else self.bound.batches(data.train, config.batch_size, self.generator, device, least)
         )
         self.evaluated = {
             name: split.to(device) if device.type == "cuda" and is_fitting(split, device) else split

@@ -22,6 +22,12 @@ FREE_LATENT_LR = 5.0
 """The same without a prior, where nothing holds an embedding back from overfitting."""
 
 
+def least_rows(model: nn.Module) -> int:
+    """Return how many rows a batch has to have: batch normalisation compares two or more."""
+    normed = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+    return 2 if normed else 1
+
+
 class Step:
     """The parameters' moves: optimisers, schedules, and what is held when.
 
