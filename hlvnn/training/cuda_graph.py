@@ -13,6 +13,7 @@ from torch import Tensor
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.errors import ResourceError
 from hlvnn.latents.table import keeping_gradients_dense
+from hlvnn.training.not_finite import NEVER
 from hlvnn.training.step import Step
 
 TRIAL_STEPS = 3
@@ -51,6 +52,7 @@ class RecordedSteps:
         self.ahead = torch.arange(at_once, device=self.device)
         self.counter = torch.zeros(2, dtype=torch.int64, device=self.device)  # batch, step
         self.loss = torch.zeros((), device=self.device)
+        self.bad = torch.full((), NEVER, dtype=torch.int64, device=self.device)
         self.sums = torch.zeros(1 + len(step.model.latents), device=self.device)
 
     @staticmethod
@@ -124,13 +126,17 @@ class RecordedSteps:
         rows = self.order.view(self.per_epoch, -1).index_select(0, at).flatten()
         parts = (part.split(self.batches.batch_size) for part in self.batches.gather(rows))
         told: list[Tensor] = []
+        losses: list[Tensor] = []
         with keeping_gradients_dense():
             for now, *batch in zip(schedule, *parts, strict=True):
                 for index, group in enumerate(self.step.groups):
                     group["lr"] = now[index]
                 loss, means = self.step.move(Batch(*batch), now[-1], warming)
                 told += means
-        self.loss.copy_(loss)
+                losses.append(loss)
+        self.loss.copy_(losses[-1])
+        bad = torch.where(torch.stack(losses).isfinite(), NEVER, number).min()
+        self.bad.copy_(torch.minimum(self.bad, bad))
         sums = torch.stack(told).view(steps, -1).sum(0)
         self.sums.add_(sums, alpha=self.batches.batch_size)
         self.counter.add_(steps)

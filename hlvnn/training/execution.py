@@ -40,8 +40,10 @@ from hlvnn.records.run_folder import (
     stats_name,
     versions,
 )
-from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, check, fit
-from hlvnn.training.run_log import closing, epoch_line, groups_at_both_ends, logging_to, opening
+from hlvnn.training.checks import check
+from hlvnn.training.epoch_line import epoch_line
+from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, fit
+from hlvnn.training.run_log import closing, groups_at_both_ends, logging_to, opening
 from hlvnn.training.tensorboard import Events, check_installed
 
 logger = logging.getLogger("hlvnn")

@@ -20,17 +20,20 @@ from hlvnn.config import TrainConfig
 from hlvnn.data.batches import Batch, Batches, is_fitting
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
-from hlvnn.errors import ConfigError
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
-from hlvnn.latents.priors.base import Prior
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
-from hlvnn.training.bound import Bound, check_bound
+from hlvnn.training.bound import Bound
+from hlvnn.training.checks import check, log_shapes
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
+from hlvnn.training.epoch_line import epoch_line
 from hlvnn.training.gpu_meter import GpuMeter
+from hlvnn.training.not_finite import EVERY, Watch
+from hlvnn.training.progress import is_notebook, showing_progress
 from hlvnn.training.step import Step, least_rows
+from hlvnn.training.sums import Sums
 
 logger = logging.getLogger("hlvnn")
 
@@ -80,6 +83,14 @@ class FitResult:
     objective: str = "elbo"
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a fit. `result`: how far it came; its ELBO was not computed (NaN)."""
+
+    def __init__(self, result: FitResult) -> None:
+        super().__init__(f"interrupted after epoch {result.epochs}")
+        self.result = result
+
+
 @dataclass
 class _State:
     """What a checkpoint keeps beside weights, optimisers and random streams."""
@@ -105,7 +116,10 @@ def fit(
     report: called after each evaluated epoch with an `EpochReport` and a function that returns the
     checkpoint to save; it may raise to end the fit. resume: such a checkpoint; on the CPU the
     resumed fit ends bit for bit where an uninterrupted one ends. seed: order of rows, dropout and
-    draws.
+    draws. Without a report it shows its progress on a terminal or in a notebook.
+
+    Ctrl-C raises `Interrupted`, which holds the result so far; in a notebook that is returned. The
+    model is left in evaluation mode, however the fit ends.
 
     Raises `ResourceError` for a device that is not there, `ConfigError` for what `check` refuses.
     """
@@ -122,59 +136,18 @@ def fit(
                 torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()
             )
             torch.use_deterministic_algorithms(True)
-        return _Fit(model.to(device), data, config, device, seed).run(report, resume)
-
-
-def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -> None:
-    """Raise `ConfigError` for settings that this model or these data do not allow."""
-    if config.augment and data.schema.x_kind != "image":
-        raise ConfigError(
-            f"--augment {config.augment:g} moves images; the data are {data.schema.x_kind}; "
-            "leave it out"
-        )
-    if min(config.batch_size or len(data.train), len(data.train)) < least_rows(model):
-        raise ConfigError(
-            f"--norm batch compares rows of a batch, and --batch-size {config.batch_size} with "
-            f"{len(data.train)} training rows leaves one; use larger batches, or --norm layer"
-        )
-    if config.objective == "iwae":
-        check_bound(model)
-    for latent in model.latents if config.prior_updates == "closed_form" else ():
-        if latent.prior.learned and type(latent.prior).update is Prior.update:
-            raise ConfigError(
-                f"--prior-updates closed_form: latent {latent.name} has a prior "
-                f"{type(latent.prior).__name__} without a method update, which would stay at its "
-                "start; use --prior-updates gradient"
-            )
-
-
-class _Sums:
-    """Sums over rows of an epoch, added up some hundred steps at a time."""
-
-    STEPS = 256
-
-    def __init__(self, number: int, device: torch.device) -> None:
-        self.total = torch.zeros(number, device=device)
-        self.means: list[Tensor] = []
-        self.rows: list[int] = []
-
-    def add(self, means: list[Tensor], rows: int) -> None:
-        """Add means over so many rows."""
-        self.means += means
-        self.rows.append(rows)
-        if len(self.rows) == self.STEPS:
-            self._add_up()
-
-    def read(self) -> list[float]:
-        """Return the sums, 0 for those that nothing was told of."""
-        if self.rows:
-            self._add_up()
-        return [float(value) for value in self.total.tolist()]
-
-    def _add_up(self) -> None:
-        means = torch.stack(self.means).view(len(self.rows), -1).to(self.total.dtype)
-        self.total[: means.shape[1]] += torch.tensor(self.rows).to(means) @ means
-        self.means, self.rows = [], []
+        stack.callback(model.eval)
+        show = stack.enter_context(showing_progress(report is None, bool(config.print_freq)))
+        run = _Fit(model.to(device), data, config, device, seed)
+        try:
+            return run.run(report, resume, show)
+        except KeyboardInterrupt:
+            model.latents.refresh()
+            result = run.result(diverged=False, stopped=False)
+            if not is_notebook():
+                raise Interrupted(result) from None
+            logger.warning("interrupted after epoch %d: this is the fit so far", result.epochs)
+            return result
 
 
 class _Fit:
@@ -213,6 +186,7 @@ class _Fit:
         self.recorded = self._recorded()
         self.state = _State()
         self.gpu = GpuMeter(device)
+        self.watch = Watch(model, data)
 
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
@@ -222,7 +196,12 @@ class _Fit:
         assert isinstance(batches, Batches)
         return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
 
-    def run(self, report: Report | None, resume: Checkpoint | None) -> FitResult:
+    def run(
+        self,
+        report: Report | None,
+        resume: Checkpoint | None,
+        show: Callable[[str, bool], None] | None,
+    ) -> FitResult:
         if resume is not None:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
@@ -251,19 +230,28 @@ class _Fit:
             state.history.append(row)
             if report is not None:
                 self._report(report, EpochReport(row, groups, is_best))
+            if show is not None:
+                show(epoch_line(row, config.num_epochs), state.epoch == config.num_epochs)
             since = time.perf_counter()
-        elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
+        if diverged:
+            self.watch.tell(len(self.batches), validating=True)
+        elbo = None if diverged else self._elbo()
         for sentence in [] if diverged else told_of_variances(model):
             logger.warning(sentence)
+        return self.result(elbo, diverged=diverged, stopped=stopped)
+
+    def result(self, elbo: Elbo | None = None, *, diverged: bool, stopped: bool) -> FitResult:
+        """Return how far the fit has come."""
+        elbo = elbo or Elbo(math.nan, math.nan, math.nan, {})
         return FitResult(
             elbo.value,
             elbo.standard_error,
             elbo.kl,
-            state.epoch,
+            self.state.epoch,
             diverged,
             stopped,
-            pd.DataFrame(state.history),
-            config.objective,
+            pd.DataFrame(self.state.history),
+            self.config.objective,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -283,37 +271,46 @@ class _Fit:
 
     def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
-        sums = _Sums(2 + len(self.model.latents), self.device)
+        sums = Sums(2 + len(self.model.latents), self.device)
         if self.recorded is not None:
             self._replay(self.recorded, sums)
         else:
             for number, batch in enumerate(self.batches, start=1):
                 self._step(batch, sums)
                 self._tell(number)
+                if self.watch.found is not None:
+                    break
+        self.watch.read()
+        if self.watch.found is not None:
+            return [math.nan] * len(sums.read())
         if self.step.closed and not self.step.is_warming(self.state.step):
             self.model.latents.update_priors()
         return sums.read()  # waits for the GPU
 
-    def _step(self, batch: Batch, sums: _Sums) -> None:
+    def _step(self, batch: Batch, sums: Sums) -> None:
         if self.config.debug and self.state.step == 0:
-            self._log_shapes(batch)
+            with seeding(0, self.device):
+                log_shapes(self.model, batch, self.config.num_samples)
         self.loss, means = self.step(batch, self.state.step)
+        self.watch.look(self.loss, self.state.step, batch.index)
         self.state.step += 1
         sums.add(means, len(batch.y))
 
-    def _replay(self, recorded: RecordedSteps, sums: _Sums) -> None:
+    def _replay(self, recorded: RecordedSteps, sums: Sums) -> None:
         order = recorded.batches.order()
         recorded.begin(order, self.state.step)
         self.loss = recorded.loss
-        done = 0
-        while done < recorded.per_epoch:
+        done, began, size = 0, self.state.step, recorded.batches.batch_size
+        while done < recorded.per_epoch and self.watch.found is None:
             steps = recorded(self.state.step, recorded.per_epoch - done)
             self.state.step += steps
             done += steps
             self._tell(done)
+            if done % EVERY < steps or done == recorded.per_epoch:
+                self.watch.read_recorded(recorded.bad, order, began, size)
         sums.add(list(recorded.end()), 1)
         rest = order[len(recorded.order) :]
-        if len(rest):
+        if len(rest) and self.watch.found is None:
             self._step(recorded.batches.gather(rest), sums)
 
     def _tell(self, number: int) -> None:
@@ -364,18 +361,6 @@ class _Fit:
         if self.bound is not None:
             return self.bound.full(self.model, self.data.train, self.config.num_samples)
         return full_elbo(self.model, self.data.train)
-
-    def _log_shapes(self, batch: Batch) -> None:
-        rows = self.model.latents.at(batch.groups, unseen=False)
-        shapes = {"x": batch.x, "groups": batch.groups, "y": batch.y}
-        with torch.no_grad(), seeding(0, self.device):
-            draws = self.model.latents.sample(rows, self.config.num_samples)
-            shapes |= {
-                f"z[{latent.name}]": z for latent, z in zip(self.model.latents, draws, strict=True)
-            }
-            shapes["output"] = self.model(batch.x, draws)
-        for name, tensor in shapes.items():
-            logger.info("first batch  %s: %s %s", name, list(tensor.shape), str(tensor.dtype)[6:])
 
     def _checkpoint(self, streams: dict[str, Tensor]) -> Checkpoint:
         state = self.state

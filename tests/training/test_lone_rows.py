@@ -9,8 +9,9 @@ from hlvnn.config import TrainConfig
 from hlvnn.data.batches import Batches
 from hlvnn.data.block_batches import BlockBatches
 from hlvnn.errors import ConfigError
+from hlvnn.training.checks import check
 from hlvnn.training.cuda_graph import RecordedSteps
-from hlvnn.training.loop import check, fit
+from hlvnn.training.loop import fit
 from hlvnn.training.step import Step
 from tests.helpers import data_for, generator, grouped_data, tiny_model
 
