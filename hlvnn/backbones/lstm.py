@@ -10,6 +10,7 @@ from hlvnn.backbones.base import Backbone, dense_norm, one_width, per_row
 from hlvnn.config import ModelConfig
 from hlvnn.data.grouped import Schema
 from hlvnn.errors import ConfigError
+from hlvnn.precision import recurring
 from hlvnn.stages import Enter, Recurrence, Stage, untouched
 
 EMBEDDING = {"small": 64, "large": 128}
@@ -79,7 +80,8 @@ def _recur(
     The fused kernels take no bias per row, so a latent widens the input of every step.
     """
     if not given:
-        return lstm(steps)[0], lead
+        with recurring(steps) as steps:
+            return lstm(steps)[0], lead
     parts = [z for z, _ in given.inputs] + ([] if given.state is None else [given.state])
     wide = torch.broadcast_shapes(lead, *(part.shape[:-1] for part in parts))  # [S, B]
     if wide != lead:
@@ -95,7 +97,9 @@ def _recur(
         first = torch.stack([torch.tanh(h), c]).unsqueeze(1)
     weights = [matrix, *others]
     # arguments: has biases, layers, dropout, training, bidirectional, batch first
-    out = torch.lstm(steps, list(first), weights, True, 1, 0.0, lstm.training, False, False)
+    with recurring(steps) as steps:
+        state = list(first.to(steps.dtype))
+        out = torch.lstm(steps, state, weights, True, 1, 0.0, lstm.training, False, False)
     return out[0], wide
 
 

@@ -8,7 +8,7 @@ the GPU; a larger one is gathered into pinned memory and copied one chunk ahead 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,8 @@ class Batches:
 
     With a generator each pass has a fresh order drawn from it (same state, same order, on every
     device); without one the rows come in order. `batch_size=None` is one batch of all rows, which
-    on the CPU is the split's own arrays. The last batch may be smaller.
+    on the CPU is the split's own arrays. The last batch may be smaller. least: rows of a batch; a
+    last batch of fewer joins the one before it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Batches:
         *,
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
+        least: int = 1,
     ) -> None:
         self.batch_size = max(1, len(split)) if batch_size is None else batch_size
         self.generator = generator
@@ -66,9 +68,16 @@ class Batches:
         # on the CPU nothing is moved: a memory-mapped x stays on disk
         self.split = split.to(self.device) if self.resident and not self.on_cpu else split
         self.whole: Batch | None = None
+        left = self.size % self.batch_size
+        self.joins = 0 < left < least and self.size > self.batch_size
 
     def __len__(self) -> int:
-        return math.ceil(self.size / self.batch_size)
+        return math.ceil(self.size / self.batch_size) - self.joins
+
+    @property
+    def full(self) -> int:
+        """Batches of exactly `batch_size` rows in a pass; what is left is the last one."""
+        return self.size // self.batch_size - self.joins
 
     @property
     def num_batches(self) -> int:
@@ -86,10 +95,15 @@ class Batches:
                 self.whole = Batch(split.x.all(), split.groups, split.y, order)
             yield self.whole
             return
-        chunks = self.order().split(self._rows_per_chunk())
+        order = self.order()
+        parts = [order] if not self.joins else order.tensor_split([self.full * self.batch_size])
+        chunks = [
+            chunk for part in parts if len(part) for chunk in part.split(self._rows_per_chunk())
+        ]
         fetched = map(self.gather, chunks) if self.resident else self._stream(chunks)
-        for chunk in fetched:
-            yield from map(Batch, *(part.split(self.batch_size) for part in chunk))
+        for number, chunk in enumerate(fetched, start=1):
+            rows = len(chunk.y) if self.joins and number == len(chunks) else self.batch_size
+            yield from map(Batch, *(part.split(rows) for part in chunk))
 
     def order(self) -> Tensor:
         """Return the rows of the next pass in their order, [N] int64; draws one if need be."""
@@ -116,7 +130,7 @@ class Batches:
             index,
         )
 
-    def _stream(self, chunks: tuple[Tensor, ...]) -> Iterator[Batch]:
+    def _stream(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield the chunks on the GPU, the next one being copied while one is used."""
         side = torch.cuda.Stream(self.device)
         ahead: Batch | None = None

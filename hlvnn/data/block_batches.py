@@ -21,6 +21,8 @@ class BlockBatches:
     large blocks would come in the company of few). Each pass has a fresh order of blocks, drawn
     from the generator. `batch_size=None` is one batch of everything, its rows in order.
 
+    least: rows of a batch; where a last batch could have fewer it joins the one before it.
+
     block: [N] int64, each row's block, 0..M-1, none empty.
     """
 
@@ -32,6 +34,7 @@ class BlockBatches:
         *,
         generator: torch.Generator,
         device: torch.device | str = "cpu",
+        least: int = 1,
     ) -> None:
         self.device = torch.device(device)
         on_cpu = self.device.type == "cpu"
@@ -44,9 +47,12 @@ class BlockBatches:
         rows = len(split)
         self.batch_size = rows if batch_size is None else batch_size
         self.per_batch = min(self.number, max(1, round(self.batch_size * self.number / rows)))
+        left = self.number % self.per_batch
+        smallest = int(torch.bincount(self.block).min())
+        self.joins = 0 < left * smallest < least and self.number > self.per_batch
 
     def __len__(self) -> int:
-        return math.ceil(self.number / self.per_batch)
+        return math.ceil(self.number / self.per_batch) - self.joins
 
     def __iter__(self) -> Iterator[Batch]:
         if len(self) == 1:  # the order of one batch cannot matter
@@ -54,7 +60,7 @@ class BlockBatches:
             return
         place = torch.empty(self.number, dtype=torch.int64)
         place[torch.randperm(self.number, generator=self.generator)] = torch.arange(self.number)
-        step = place[self.block] // self.per_batch
+        step = (place[self.block] // self.per_batch).clamp(max=len(self) - 1)
         order = step.argsort(stable=True)
         for index in order.split(torch.bincount(step).tolist()):
             yield self._gather(index)

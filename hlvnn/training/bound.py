@@ -84,9 +84,12 @@ class Bound:
         batch_size: int | None,
         generator: torch.Generator,
         device: torch.device,
+        least: int = 1,
     ) -> BlockBatches:
         """Return the training set's minibatches of whole blocks."""
-        return BlockBatches(train, self.of_row, batch_size, generator=generator, device=device)
+        return BlockBatches(
+            train, self.of_row, batch_size, generator=generator, device=device, least=least
+        )
 
     def full(self, model: HierarchicalModel, train: Split, num_samples: int) -> Elbo:
         """Return the bound of the whole training set, in y's units, in the ELBO's place.

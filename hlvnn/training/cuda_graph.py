@@ -13,6 +13,7 @@ from torch import Tensor
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.errors import ResourceError
 from hlvnn.latents.table import keeping_gradients_dense
+from hlvnn.training.not_finite import NEVER
 from hlvnn.training.step import Step
 
 TRIAL_STEPS = 3
@@ -35,7 +36,7 @@ class RecordedSteps:
     def __init__(self, step: Step, batches: Batches, at_once: int = AT_ONCE) -> None:
         self.step, self.batches, self.at_once = step, batches, at_once
         self.device = batches.device
-        self.per_epoch = batches.size // batches.batch_size
+        self.per_epoch = batches.full
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.graphs: dict[tuple[bool, int], torch.cuda.CUDAGraph] = {}
         # one graph's memory may be another's: none reads what was made before it began
@@ -51,6 +52,7 @@ class RecordedSteps:
         self.ahead = torch.arange(at_once, device=self.device)
         self.counter = torch.zeros(2, dtype=torch.int64, device=self.device)  # batch, step
         self.loss = torch.zeros((), device=self.device)
+        self.bad = torch.full((), NEVER, dtype=torch.int64, device=self.device)
         self.sums = torch.zeros(1 + len(step.model.latents), device=self.device)
 
     @staticmethod
@@ -60,6 +62,7 @@ class RecordedSteps:
             isinstance(batches, Batches)
             and batches.resident
             and batches.batch_size < batches.size
+            and batches.full > 0
             and not step.encoders
             and sum(table.numel() for table in step.tables) <= MAX_TABLE
             and all(latent.posterior.recordable for latent in step.model.latents)
@@ -123,13 +126,17 @@ class RecordedSteps:
         rows = self.order.view(self.per_epoch, -1).index_select(0, at).flatten()
         parts = (part.split(self.batches.batch_size) for part in self.batches.gather(rows))
         told: list[Tensor] = []
+        losses: list[Tensor] = []
         with keeping_gradients_dense():
             for now, *batch in zip(schedule, *parts, strict=True):
                 for index, group in enumerate(self.step.groups):
                     group["lr"] = now[index]
                 loss, means = self.step.move(Batch(*batch), now[-1], warming)
                 told += means
-        self.loss.copy_(loss)
+                losses.append(loss)
+        self.loss.copy_(losses[-1])
+        bad = torch.where(torch.stack(losses).isfinite(), NEVER, number).min()
+        self.bad.copy_(torch.minimum(self.bad, bad))
         sums = torch.stack(told).view(steps, -1).sum(0)
         self.sums.add_(sums, alpha=self.batches.batch_size)
         self.counter.add_(steps)

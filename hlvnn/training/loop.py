@@ -24,15 +24,20 @@ from hlvnn.errors import ConfigError
 from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
-from hlvnn.latents.priors.base import Prior
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
-from hlvnn.training.bound import Bound, check_bound
+from hlvnn.training.bound import Bound
+from hlvnn.training.checks import check, log_shapes
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
+from hlvnn.training.epoch_line import epoch_line
+from hlvnn.training.fit_result import FitResult as FitResult
+from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
-from hlvnn.training.step import Step
+from hlvnn.training.not_finite import EVERY, Watch
+from hlvnn.training.progress import is_notebook, showing_progress
+from hlvnn.training.step import Step, least_rows
 from hlvnn.training.sums import Sums
 
 logger = logging.getLogger("hlvnn")
@@ -74,25 +79,6 @@ class EpochReport:
 Report = Callable[[EpochReport, Callable[[], Checkpoint]], None]
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """How a fit ended.
-
-    elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
-    standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
-    history: a row per evaluated epoch.
-    """
-
-    elbo: float
-    elbo_error: float
-    kl: dict[str, float]
-    epochs: int
-    diverged: bool
-    stopped_early: bool
-    history: pd.DataFrame
-    objective: str = "elbo"
-
-
 @dataclass
 class _State:
     """What a checkpoint keeps beside weights, optimisers and random streams."""
@@ -119,7 +105,10 @@ def fit(
     report: called after each evaluated epoch with an `EpochReport` and a function that returns the
     checkpoint to save; it may raise to end the fit. resume: such a checkpoint; on the CPU the
     resumed fit ends bit for bit where an uninterrupted one ends. seed: order of rows, dropout and
-    draws.
+    draws. Without a report it shows its progress on a terminal or in a notebook.
+
+    Ctrl-C raises `Interrupted`, which holds the result so far; in a notebook that is returned. The
+    model is left in evaluation mode, however the fit ends.
 
     Raises `ResourceError` for a device that is not there, `ConfigError` for what `check` refuses.
     """
@@ -136,26 +125,18 @@ def fit(
                 torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()
             )
             torch.use_deterministic_algorithms(True)
-        return _Fit(model.to(device), data, config, device, seed).run(report, resume)
-
-
-def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -> None:
-    """Raise `ConfigError` for settings that this model or these data do not allow."""
-    if config.augment and data.schema.x_kind != "image":
-        raise ConfigError(
-            f"--augment {config.augment:g} moves images; the data are {data.schema.x_kind}; "
-            "leave it out"
-        )
-    if config.objective == "iwae":
-        check_bound(model)
-    for latent in model.latents if config.prior_updates == "closed_form" else ():
-        if latent.prior.learned and type(latent.prior).update is Prior.update:
-            raise ConfigError(
-                f"--prior-updates closed_form: latent {latent.name} has a prior "
-                f"{type(latent.prior).__name__} without a method update, which would stay at its "
-                "start; use --prior-updates gradient"
-            )
-    selection_of(model, data, config)
+        stack.callback(model.eval)
+        show = stack.enter_context(showing_progress(report is None, bool(config.print_freq)))
+        run = _Fit(model.to(device), data, config, device, seed)
+        try:
+            return run.run(report, resume, show)
+        except KeyboardInterrupt:
+            model.latents.refresh()
+            result = run.result(diverged=False, stopped=False)
+            if not is_notebook():
+                raise Interrupted(result) from None
+            logger.warning("interrupted after epoch %d: this is the fit so far", result.epochs)
+            return result
 
 
 class _Fit:
@@ -174,10 +155,17 @@ class _Fit:
         self.model, self.data, self.config, self.device = model, data, config, device
         self.generator = torch.Generator().manual_seed(seed)
         self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
+        least = least_rows(model)
         self.batches = (
-            Batches(data.train, config.batch_size, generator=self.generator, device=device)
+            Batches(
+                data.train,
+                config.batch_size,
+                generator=self.generator,
+                device=device,
+                least=least,
+            )
             if self.bound is None
-            else self.bound.batches(data.train, config.batch_size, self.generator, device)
+            else self.bound.batches(data.train, config.batch_size, self.generator, device, least)
         )
         self.evaluated = {
             name: split.to(device) if device.type == "cuda" and is_fitting(split, device) else split
@@ -188,6 +176,7 @@ class _Fit:
         self.recorded = self._recorded()
         self.state = _State()
         self.gpu = GpuMeter(device)
+        self.watch = Watch(model, data)
 
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
@@ -197,7 +186,12 @@ class _Fit:
         assert isinstance(batches, Batches)
         return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
 
-    def run(self, report: Report | None, resume: Checkpoint | None) -> FitResult:
+    def run(
+        self,
+        report: Report | None,
+        resume: Checkpoint | None,
+        show: Callable[[str, bool], None] | None,
+    ) -> FitResult:
         if resume is not None:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
@@ -222,19 +216,28 @@ class _Fit:
             stopped = self._is_out_of_patience()
             if report is not None:
                 self._report(report, EpochReport(row, groups, state.chosen, scores))
+            if show is not None:
+                show(epoch_line(row, config.num_epochs), state.epoch == config.num_epochs)
             since = time.perf_counter()
-        elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
+        if diverged:
+            self.watch.tell(len(self.batches), validating=True)
+        elbo = None if diverged else self._elbo()
         for sentence in [] if diverged else told_of_variances(model):
             logger.warning(sentence)
+        return self.result(elbo, diverged=diverged, stopped=stopped)
+
+    def result(self, elbo: Elbo | None = None, *, diverged: bool, stopped: bool) -> FitResult:
+        """Return how far the fit has come."""
+        elbo = elbo or Elbo(math.nan, math.nan, math.nan, {})
         return FitResult(
             elbo.value,
             elbo.standard_error,
             elbo.kl,
-            state.epoch,
+            self.state.epoch,
             diverged,
             stopped,
-            pd.DataFrame(state.history),
-            config.objective,
+            pd.DataFrame(self.state.history),
+            self.config.objective,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -268,14 +271,21 @@ class _Fit:
             for number, batch in enumerate(self.batches, start=1):
                 self._step(batch, sums)
                 self._tell(number)
+                if self.watch.found is not None:
+                    break
+        self.watch.read()
+        if self.watch.found is not None:
+            return [math.nan] * len(sums.read())
         if self.step.closed and not self.step.is_warming(self.state.step):
             self.model.latents.update_priors()
         return sums.read()  # waits for the GPU
 
     def _step(self, batch: Batch, sums: Sums) -> None:
         if self.config.debug and self.state.step == 0:
-            self._log_shapes(batch)
+            with seeding(0, self.device):
+                log_shapes(self.model, batch, self.config.num_samples)
         self.loss, means = self.step(batch, self.state.step)
+        self.watch.look(self.loss, self.state.step, batch.index)
         self.state.step += 1
         sums.add(means, len(batch.y))
 
@@ -283,15 +293,17 @@ class _Fit:
         order = recorded.batches.order()
         recorded.begin(order, self.state.step)
         self.loss = recorded.loss
-        done = 0
-        while done < recorded.per_epoch:
+        done, began, size = 0, self.state.step, recorded.batches.batch_size
+        while done < recorded.per_epoch and self.watch.found is None:
             steps = recorded(self.state.step, recorded.per_epoch - done)
             self.state.step += steps
             done += steps
             self._tell(done)
+            if done % EVERY < steps or done == recorded.per_epoch:
+                self.watch.read_recorded(recorded.bad, order, began, size)
         sums.add(list(recorded.end()), 1)
         rest = order[len(recorded.order) :]
-        if len(rest):
+        if len(rest) and self.watch.found is None:
             self._step(recorded.batches.gather(rest), sums)
 
     def _tell(self, number: int) -> None:
@@ -344,18 +356,6 @@ class _Fit:
         if self.bound is not None:
             return self.bound.full(self.model, self.data.train, self.config.num_samples)
         return full_elbo(self.model, self.data.train)
-
-    def _log_shapes(self, batch: Batch) -> None:
-        rows = self.model.latents.at(batch.groups, unseen=False)
-        shapes = {"x": batch.x, "groups": batch.groups, "y": batch.y}
-        with torch.no_grad(), seeding(0, self.device):
-            draws = self.model.latents.sample(rows, self.config.num_samples)
-            shapes |= {
-                f"z[{latent.name}]": z for latent, z in zip(self.model.latents, draws, strict=True)
-            }
-            shapes["output"] = self.model(batch.x, draws)
-        for name, tensor in shapes.items():
-            logger.info("first batch  %s: %s %s", name, list(tensor.shape), str(tensor.dtype)[6:])
 
     def _checkpoint(self, streams: dict[str, Tensor]) -> Checkpoint:
         state = self.state

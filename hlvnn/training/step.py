@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ LATENT_LR = 10.0
 """Default learning rate of the posteriors with minibatches, as a multiple of the network's."""
 FREE_LATENT_LR = 5.0
 """The same without a prior, where nothing holds an embedding back from overfitting."""
+
+
+def least_rows(model: nn.Module) -> int:
+    """Return how many rows a batch has to have: batch normalisation compares two or more."""
+    normed = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+    return 2 if normed else 1
 
 
 class Step:
@@ -111,12 +118,17 @@ class Step:
         """Move the parameters once.
 
         Returns the loss and means over rows: nll, each latent's KL_g / n_g and the bound's gap, if
-        there is a bound.
+        there is a bound. On a CPU a loss that is not finite moves nothing.
         """
         config = self.config
         if config.augment:
             batch = batch._replace(x=jittered(batch.x, config.augment))
         loss = self._loss(batch, beta)
+        means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
+        told = loss.loss.detach(), [mean.detach() for mean in means]
+        on_cpu = told[0].device.type == "cpu"
+        if on_cpu and not config.debug and not math.isfinite(float(told[0])):
+            return told  # the parameters stay as they made it, to be looked at
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.loss.backward()
@@ -129,8 +141,7 @@ class Step:
             clip_gradients(self.dense, self.tables, config.clip_grad)
         for optimizer in self.optimizers:
             optimizer.step()
-        means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
-        return loss.loss.detach(), [mean.detach() for mean in means]
+        return told
 
     def _loss(self, batch: Batch, beta: float | Tensor) -> BatchLoss:
         if self.bound is not None:

@@ -13,8 +13,8 @@ import torch
 
 from hlvnn.errors import ConfigError
 from hlvnn.training import tensorboard
+from hlvnn.training.epoch_line import epoch_line
 from hlvnn.training.gpu_meter import GpuMeter
-from hlvnn.training.run_log import epoch_line
 from tests.conftest import Ended
 
 pytest.importorskip("tensorboardX")

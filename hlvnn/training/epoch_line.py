@@ -1,0 +1,37 @@
+"""An epoch in one line."""
+
+from __future__ import annotations
+
+from hlvnn.columns import (
+    GPU_PERCENT,
+    GROUP_P10,
+    GROUP_WORST,
+    ROWS_PER_SECOND,
+    SCORED,
+    TRAIN_LOSS,
+    of_split,
+)
+
+GPU_BUSY = 50
+"""Per cent of the time in which a GPU should be busy."""
+
+
+def epoch_line(row: dict[str, float], num_epochs: int) -> str:
+    """Return an epoch's metrics in one line."""
+    parts = [f"epoch {int(row['epoch'])}/{num_epochs}", f"train {row[TRAIN_LOSS]:.4f}"]
+    for split in SCORED:
+        if of_split(split, "loss") not in row:
+            continue
+        words = [f"{split} {row[of_split(split, 'loss')]:.4f}"]
+        known = [metric for metric in ("acc", "f1", "mse") if of_split(split, metric) in row]
+        words += [f"{metric} {row[of_split(split, metric)]:.4f}" for metric in known]
+        weak, worst = of_split(split, GROUP_P10), of_split(split, GROUP_WORST)
+        if weak in row:
+            words.append(f"p10 {row[weak]:.3f} worst {row[worst]:.3f}")
+        parts.append("  ".join(words))
+    parts.append(f"{row['seconds']:.1f} s, {row[ROWS_PER_SECOND]:,.0f} rows/s")
+    if GPU_PERCENT in row:
+        busy = row[GPU_PERCENT]
+        hint = " (below half: try a larger --batch-size)" if busy < GPU_BUSY else ""
+        parts.append(f"GPU {busy:.0f} %{hint}")
+    return " | ".join(parts)
