@@ -53,6 +53,20 @@ def kept(choice: Any) -> Any:
     return json.dumps(value, default=_told, ensure_ascii=False)
 
 
+def meant(value: Any) -> Any:
+    """Return what a kept choice was, as it is to be shown: a list again where it was one.
+
+    >>> meant('[16, 8]'), meant("film"), meant(0.5)
+    ([16, 8], 'film', 0.5)
+    """
+    if not isinstance(value, str) or value[:1] not in "[{":
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
 def _told(value: object) -> str:
     text = repr(value)
     if " at 0x" in text:

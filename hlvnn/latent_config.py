@@ -100,8 +100,9 @@ class LatentConfig(Config):
     """Rank of a `basis` (with `stage`); None takes the width."""
     columns: tuple[str, ...] = ()
     """Input columns whose weights deviate (with `stage` and `weights`); none given = all."""
-    posterior: str = "mean_field"
-    """Family of q(z): a file of hlvnn/latents/posteriors."""
+    posterior: str | None = None
+    """Family of q(z): a file of hlvnn/latents/posteriors; None takes full_rank for slopes under a
+    learned_full prior, whose correlations mean_field cannot follow, and mean_field elsewhere."""
     prior: str = "standard"
     """Prior p(z): a file of hlvnn/latents/priors."""
     parent: str | None = None
@@ -128,7 +129,7 @@ class LatentConfig(Config):
 
     @field_validator("posterior")
     @classmethod
-    def _known_posterior(cls, name: str) -> str | None:
+    def _known_posterior(cls, name: str | None) -> str | None:
         return known_member("latents.posteriors", "posterior", name)
 
     @field_validator("prior")

@@ -20,6 +20,7 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -126,8 +127,9 @@ class Space:
                 f"{self.path}: BASE sets {name!r}; METRIC and MODE say by what the epochs of its "
                 "trials are chosen: leave it out"
             )
+        asked: Any = choosing(trial)
         try:
-            drawn = self.function(trial)
+            drawn = self.function(asked)
         except Exception as error:
             where = _place(self.path, error)
             raise ConfigError(f"{where}: space(trial) failed: {_said(error)}") from error
@@ -146,7 +148,7 @@ class Space:
                 f"{fixed[key]!r} as well: leave out --{key.replace('_', '-')}"
             )
         settings = {"seed": seed + number, **self.base, **fixed, **drawn}
-        return Drawing(settings, dict(trial.params), tuple(drawn))
+        return Drawing(settings, plain(asked.params), tuple(drawn))
 
 
 def worst(mode: str) -> float:
@@ -206,6 +208,19 @@ def new_sampler(seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
+@contextmanager
+def quieting_optuna() -> Iterator[None]:
+    """Have Optuna tell warnings only, and then what it told before: that is its user's to say."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def draws(
     space: Space,
     count: int,
@@ -220,10 +235,8 @@ def draws(
     """
     import optuna
 
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=sampler or new_sampler(seed))
-    optuna.logging.set_verbosity(before)
+    with quieting_optuna():
+        study = optuna.create_study(sampler=sampler or new_sampler(seed))
     for number in range(count):
         yield space.drawing(study.ask(), number, seed, fixed)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
@@ -27,6 +28,15 @@ class Config(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
         return values
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some values changed, which are checked as in a new one."""
+        copied = super().model_copy(deep=deep)
+        if not update:
+            return copied
+        checked = type(self).model_validate({**dict(copied), **update})
+        checked.__pydantic_fields_set__.intersection_update(self.model_fields_set | update.keys())
+        return checked
 
     @field_validator("*", mode="after")
     @classmethod

@@ -23,8 +23,10 @@ def compare(sweeps: Sequence[Results | Path | str]) -> pd.DataFrame:
     (the same measure on test rows, at the epoch that validation chose), pooled_trial, pooled and
     pooled_test (of the best trial without latents), gain (best over pooled on validation, positive
     = better, each at its chosen epoch among the first gain_epochs, which both have trained, so that
-    it need not be the difference of the columns best and pooled), data_hash, same_data (whether its
-    data are the first sweep's) and same_metric: numbers are comparable only where both are true.
+    it need not be the difference of the columns best and pooled; over gain_over, the better of the
+    sweep's pooled references where it has some, else the pooled trial), data_hash, same_data
+    (whether its data are the first sweep's) and same_metric: numbers are comparable only where both
+    are true.
     """
     rows = []
     for given in sweeps:
@@ -57,10 +59,12 @@ def _summary(one: Results) -> dict[str, Any]:
             row["structure"] = None if found is None else found["structure"]
         row[prefix] = float("nan") if found is None else found[column]
         row[f"{prefix}_test"] = float("nan") if found is None else found.get(test, float("nan"))
-    row |= {"gain": float("nan"), "gain_epochs": None}
-    best, pooled = one.best_trial, one.pooled_trial
+    row |= {"gain": float("nan"), "gain_epochs": None, "gain_over": None}
+    best = one.best_trial
+    pooled = None if best is None else next(iter(one.baselines(best)), one.pooled_trial)
     if best is not None and pooled is not None:
         fair = at_equal_epochs(one, best, pooled)
+        row["gain_over"] = one.called(pooled)
         mine, theirs = (measured[one.metric] for measured in fair.rows)
         row |= {"gain": (mine - theirs) * (1 if one.mode == "max" else -1)}
         row |= {"gain_epochs": fair.within}

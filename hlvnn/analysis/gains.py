@@ -35,12 +35,15 @@ def gains(
     (`pairs.Fair`); test: the same difference over all rows (`pairs.RowTest`), or None and why.
 
     Each trial is taken at its chosen epoch among those that both have trained (whole: among all of
-    its own). trial, pooled: None = the best with and the best without latents. level: None = the
-    lowest. split: None = test where it was scored.
+    its own). trial, pooled: None = the best with latents, and the best of its `baselines` (pooled
+    references, where the sweep trained some; else the best trial without latents).
+    level: None = the lowest. split: None = test where it was scored.
     Raises `RunError` where one of the two is missing, or both are the same.
     """
     number = results.latent_trial if trial is None else trial
-    base = results.pooled_trial if pooled is None else pooled
+    base = pooled
+    if base is None and number is not None:
+        base = next(iter(results.baselines(number)), results.pooled_trial)
     if number is None or base is None:
         missing = "with latents" if number is None else "without latents"
         raise RunError(f"no trial {missing} has ended, so there is nothing to compare")

@@ -55,6 +55,15 @@ class GroupTables:
         self._cut: dict[int, set[int]] = {}
         self._schemas: dict[int, pa.Schema] = {}
 
+    def add(self, trial: int, folder: Path) -> None:
+        """Add a model that is no trial (a number below 0): it is read where it is asked for."""
+        self.folders[trial] = folder
+        self.known.add(trial)
+
+    @property
+    def _own(self) -> list[int]:
+        return sorted(trial for trial in self.folders if trial >= 0)
+
     def files_of(self, trial: int) -> dict[int, Path]:
         """Return the files of a trial by their epoch, in order."""
         if trial not in self._files:
@@ -65,7 +74,7 @@ class GroupTables:
     @property
     def trials(self) -> list[int]:
         """The trials that have a table."""
-        return [trial for trial in sorted(self.folders) if self.files_of(trial)]
+        return [trial for trial in self._own if self.files_of(trial)]
 
     @property
     def columns(self) -> list[str]:
@@ -86,18 +95,16 @@ class GroupTables:
         return "acc" if "acc" in self.measures else "mse"
 
     def dataset(
-        self, trials: Iterable[int] | None = None, epochs: Iterable[int] | None = None
+        self, trials: int | Iterable[int] | None = None, epochs: int | Iterable[int] | None = None
     ) -> ds.Dataset:
         """Return the tables as a pyarrow dataset, for queries of your own.
 
         Columns `trial`, `epoch`, `level`, `gid`, `split`, `n` (rows), the measures.
         Raises `RunError` for a trial that there is not, or an epoch that none of them has.
         """
-        trials = None if trials is None else list(trials)
-        epochs = None if epochs is None else list(epochs)
+        trials, epochs = _several(trials), _several(epochs)
         self._check(trials, epochs)
-        known = sorted(self.folders) if trials is None else sorted(set(trials) & set(self.folders))
-        epochs = None if epochs is None else set(epochs)
+        known = self._own if trials is None else sorted(set(trials) & set(self.folders))
         return self._dataset(
             {
                 (trial, epoch): path
@@ -140,8 +147,8 @@ class GroupTables:
         self,
         columns: Iterable[str] | None = None,
         *,
-        trials: Iterable[int] | None = None,
-        epochs: Iterable[int] | None = None,
+        trials: int | Iterable[int] | None = None,
+        epochs: int | Iterable[int] | None = None,
         level: str | Iterable[str] | None = None,
         split: str | None = None,
         labels: bool = False,
@@ -201,7 +208,7 @@ class GroupTables:
     def spread(
         self,
         *,
-        trials: Iterable[int] | None = None,
+        trials: int | Iterable[int] | None = None,
         level: str | None = None,
         split: str = VAL,
         measure: str | None = None,
@@ -214,7 +221,8 @@ class GroupTables:
         """
         measure = measure or self.main_measure
         level = level or self.lowest_level
-        chosen = self.trials if trials is None else list(trials)
+        asked = _several(trials)
+        chosen = self.trials if asked is None else asked
         self._check(chosen, None)
         rows: list[dict[str, float]] = []
         for trial in chosen:
@@ -255,8 +263,9 @@ class GroupTables:
         """Raise `RunError` for what there is not."""
         for trial in trials or ():
             if trial not in self.known:
-                raise RunError(f"group tables: no trial {trial}; {_listed(self.known, 'trials')}")
-        chosen = [trial for trial in (trials or self.folders) if trial in self.folders]
+                known = [number for number in self.known if number >= 0]
+                raise RunError(f"group tables: no trial {trial}; {_listed(known, 'trials')}")
+        chosen = [trial for trial in (trials or self._own) if trial in self.folders]
         there = {epoch for trial in chosen for epoch in self.files_of(trial)} if epochs else set()
         there |= {epoch for trial in chosen for epoch in self._cut.get(trial, ())}
         for epoch in epochs or ():
@@ -298,6 +307,13 @@ class GroupTables:
             self.problems.append(sentence)
             if self._told is not None:
                 self._told(sentence)
+
+
+def _several(numbers: int | Iterable[int] | None) -> list[int] | None:
+    """Return numbers as a list, also where there is one only; None stays."""
+    if numbers is None:
+        return None
+    return [int(numbers)] if isinstance(numbers, int | np.integer) else [int(n) for n in numbers]
 
 
 def _listed(numbers: Iterable[int], what: str) -> str:

@@ -11,7 +11,7 @@ from hlvnn.columns import PRIOR_SD, TEST, VAL
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import DataError
 from hlvnn.inference import calibration
-from hlvnn.latents.distance import prior_sd
+from hlvnn.latents.origin import marginal_at_origin, prior_sd_at_origin
 from hlvnn.models.describe import Describer
 from hlvnn.records.run_folder import BEST, Run, load_run
 
@@ -38,9 +38,9 @@ def latent_table(trial: int, run: Run) -> pd.DataFrame:
     for position, latent in enumerate(model.latents):
         level = model.schema.levels[latent.level]
         names, factor = describer.coordinates(latent)
-        mean, sd = (part.detach().double().cpu() for part in model.latents.marginal(position))
+        mean, sd = marginal_at_origin(model.latents, position)
         own = latent.posterior.random and latent.prior.proper
-        prior = prior_sd(model.latents, position).detach().cpu() if own else None
+        prior = prior_sd_at_origin(model.latents, position) if own else None
         counts = model.latents.counts(latent.level).cpu().numpy()
         for k, name in enumerate(names):
             columns: dict[str, object] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hlvnn.records import (
     journal,
     outcomes,
     perturbations,
+    references,
     run_folder,
     sweep_folder,
     trials_table,
@@ -57,7 +58,25 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     problems += damage.of_journal(drawn, on_disk)
     reading = _Reading(sweep, selection, drawn, _recorded(sweep), alive, problems)
     rows = [reading.row(number) for number in range(count)]
-    return _results(sweep, selection, rows, alive, record, problems, drawn, reading.latents)
+    results = _results(sweep, selection, rows, alive, record, problems, drawn, reading.latents)
+    return _with_references(results, problems)
+
+
+def _with_references(results: Results, problems: list[str]) -> Results:
+    """Add a sweep's pooled references, numbered from −1 downwards so that they are no trials."""
+    rows = []
+    ranking = _Ranking(results.objectives)
+    for number, (folder, one) in enumerate(references.read_all(results.path, problems).items(), 1):
+        about = _About(folder, problems)
+        outcome = Outcome(trial=-number, status=Status.COMPLETED, reason=one.said)
+        frame = read_metrics(folder, problems)
+        row = trials_table.row_of(outcome, folder, about.settings, frame, ranking)
+        rows.append(row | about.columns | {"winner": one.winner, "source": one.source})
+        results.groups.add(-number, folder)
+    if not rows:
+        return results
+    frame = trials_table.arranged(rows, ranking)
+    return replace(results, references=frame.assign(structure=POOLED, pooled=True))
 
 
 @dataclass
@@ -235,15 +254,15 @@ def _results(
     frame["structure"] = _structures(frame)
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
-    frame["started"] = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    started = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    frame["started"] = started.dt.tz_localize(None)  # spreadsheets know no time zones
     folders = {
         int(number): Path(folder)
         for number, folder in zip(frame["trial"], frame["folder"], strict=True)
         if not pd.isna(folder)
     }
-    groups = GroupTables(
-        folders, _Schemas(folders), others=frame["trial"].astype(int), tell=problems.append
-    )
+    groups = GroupTables(folders, {}, others=frame["trial"].astype(int), tell=problems.append)
+    groups.schemas = _Schemas(groups.folders)
     metric, mode = selection.metric, selection.mode
     return Results(
         *(path, metric, mode, frame, groups, alive, record, problems, drawn),

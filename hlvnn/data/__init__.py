@@ -16,6 +16,7 @@ from hlvnn import errors
 from hlvnn.config import DataConfig
 from hlvnn.data import folder
 from hlvnn.data.assemble import assemble, check_hold_out
+from hlvnn.data.frames import Measure
 from hlvnn.data.grouped import GroupedDataset, Loaded
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.families import member_module, members
@@ -33,13 +34,16 @@ OF_ALL = (
 Stamp = tuple[tuple[str, int, int], ...]
 
 
-def load_data(config: DataConfig) -> GroupedDataset:
+def load_data(config: DataConfig, *, recorded: bool = False) -> GroupedDataset:
     """Load the data set: the source of that name, else the folder of arrays below `data_dir`.
+
+    recorded: the configuration is that of a run which has begun; in older ones settings may stand
+    that change nothing.
 
     Raises `DataError` for an unknown name (it lists what there is) and for data that are not what
     they must be, `ConfigError` for settings of another source.
     """
-    return assemble(config, _loaded(config))
+    return assemble(config, _loaded(config, recorded), recorded=recorded)
 
 
 def why_changed(config: DataConfig, digest: str) -> str:
@@ -47,7 +51,19 @@ def why_changed(config: DataConfig, digest: str) -> str:
 
     Runs are as old as the rules by which their rows were split.
     """
-    if assemble(config, _loaded(config), across=False).digest() == digest:
+    loaded = _loaded(config, recorded=True)
+    far = [
+        name
+        for name, kind in (loaded.schema.coding or {}).items()
+        if isinstance(kind, Measure) and kind.offset and not kind.date
+    ]
+    if far:
+        return (
+            f"columns far from zero ({', '.join(far)}) are kept less their mean now, so that "
+            "32-bit floats do not lose their digits: data of older runs with such columns have "
+            "another hash, and it cannot tell whether they changed"
+        )
+    if assemble(config, loaded, across=False, recorded=True).digest() == digest:
         return (
             "the table is the same, but the rule of the split is new: groups too small for a "
             "validation or test row of their own now give some together, which changes the rows "
@@ -56,9 +72,22 @@ def why_changed(config: DataConfig, digest: str) -> str:
     return ""
 
 
-def _loaded(config: DataConfig) -> Loaded:
+def _loaded(config: DataConfig, recorded: bool) -> Loaded:
     check_hold_out(config)
     source = _source(config)
+    if not recorded:
+        _check_own(config, source)
+    loaded = source.load(config)
+    if not isinstance(loaded, Loaded):
+        raise DataError(
+            f"{source.__file__}: load returned {type(loaded).__name__}, expected Loaded: rows and "
+            "their schema, for example Loaded.from_frame(…); they are split outside"
+        )
+    return loaded
+
+
+def _check_own(config: DataConfig, source: ModuleType) -> None:
+    """Raise `ConfigError` for settings of another data set, which this one would pass over."""
     own = getattr(source, "SETTINGS", ())
     for name, field in DataConfig.model_fields.items():
         if name not in (*OF_ALL, *own) and getattr(config, name) != field.default:
@@ -70,13 +99,6 @@ def _loaded(config: DataConfig) -> Loaded:
                 + (f" (its own are {_flags(own)})" if own else "")
                 + "; leave it out, or name another with --dataset"
             )
-    loaded = source.load(config)
-    if not isinstance(loaded, Loaded):
-        raise DataError(
-            f"{source.__file__}: load returned {type(loaded).__name__}, expected Loaded: rows and "
-            "their schema, for example Loaded.from_frame(…); they are split outside"
-        )
-    return loaded
 
 
 def _flags(names: tuple[str, ...]) -> str:
@@ -114,13 +136,14 @@ def _stamp(config: DataConfig) -> Stamp:
 
 
 @lru_cache(maxsize=2)
-def _kept(config: DataConfig, stamp: Stamp) -> GroupedDataset:
-    return load_data(config)
+def _kept(config: DataConfig, stamp: Stamp, recorded: bool) -> GroupedDataset:
+    return load_data(config, recorded=recorded)
 
 
-def data_of(config: DataConfig) -> GroupedDataset:
+def data_of(config: DataConfig, *, recorded: bool = False) -> GroupedDataset:
     """Return the data set of a configuration; a process keeps the last two it loaded.
 
-    They are loaded again where one of their files has another size or time of change.
+    They are loaded again where one of their files has another size or time of change. recorded: as
+    in `load_data`.
     """
-    return _kept(config, _stamp(config))
+    return _kept(config, _stamp(config), recorded)

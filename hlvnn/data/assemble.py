@@ -20,13 +20,15 @@ from hlvnn.data.rows import JoinedRows
 from hlvnn.errors import ConfigError, DataError
 
 
-def assemble(config: DataConfig, loaded: Loaded, *, across: bool = True) -> GroupedDataset:
+def assemble(
+    config: DataConfig, loaded: Loaded, *, across: bool = True, recorded: bool = False
+) -> GroupedDataset:
     """Build the data set that the configuration asks for from a source's rows.
 
     The groups of `loaded` are numbered 0..size-1 of its levels, whether they have training rows or
     not. Test and validation rows are cut from `loaded.rows` unless the source has its own: at
     random inside each group or among all rows (`split`), or for tokens in time. across=False: see
-    `splits.parts`.
+    `splits.parts`; recorded: settings that change nothing are passed over.
 
     Raises `ConfigError` for `hold_out` without `unseen="prior"` and for settings of the split that
     would change nothing, `DataError` for rows that do not make a data set.
@@ -34,7 +36,8 @@ def assemble(config: DataConfig, loaded: Loaded, *, across: bool = True) -> Grou
     check_hold_out(config)
     for_test = 0.0 if loaded.test is not None else _test_fraction(config, loaded)
     for_val = 0.0 if loaded.val is not None else config.val_fraction
-    _check_obeyed(config, loaded, bool(for_test or for_val))
+    if not recorded:
+        _check_obeyed(config, loaded, bool(for_test or for_val))
     rows, schema = loaded.rows, loaded.schema
     groups = rows.groups.numpy()
     if config.hold_out:

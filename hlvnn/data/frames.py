@@ -41,6 +41,8 @@ UNNAMED = re.compile(r"(Unnamed: \d+|__index_level_\d+__)?")
 DAY = np.timedelta64(1, "D")
 WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0+)?")
 """A whole number in a text file; with leading zeros it is a text."""
+LOST = 1e-4
+"""Rounding to 32 bits, as a share of a column's SD, from which on it is kept from its mean."""
 EXACT = 2.0**53
 """Where floats no longer tell one whole number from the next."""
 
@@ -143,15 +145,34 @@ def coding_of(
                 "out (name the others in --features)"
             )
         if name in dates:
-            coding[name] = Measure(date=True)
+            coding[name] = Measure(date=True, offset=_offset(days(values, where)))
         elif name in categories:
             coding[name] = categories_of(values, where)
         elif is_number(values):
-            coding[name] = "number"
+            offset = _offset(numbers(values, where))
+            coding[name] = Measure(offset=offset) if offset else "number"
         else:
             check_text(values, where)
             coding[name] = categories_of(values, where)
     return coding
+
+
+def _offset(array: np.ndarray) -> float:
+    """Return the mean of a column that 32-bit floats would damage, 0 for all others."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lost = np.abs(array.astype(np.float32) - array).max()
+        return float(array.mean()) if LOST * array.std() < lost < np.inf else 0.0
+
+
+def offsets(coding: Coding) -> list[float]:
+    """Return what is taken from each of the design's columns."""
+    found: list[float] = []
+    for kind in coding.values():
+        if isinstance(kind, str | Measure):
+            found.append(kind.offset if isinstance(kind, Measure) else 0.0)
+        else:
+            found.extend([0.0] * (len(kind) - 1))
+    return found
 
 
 def check_text(values: pd.Series[Any], where: str) -> None:

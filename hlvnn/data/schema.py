@@ -142,6 +142,14 @@ class Schema:
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
 
+    def kept_from(self) -> Tensor | None:
+        """Return what was taken from each column when it was coded, [D] float64; None for nothing.
+
+        x is a column's value less this: far from zero 32-bit floats would lose its digits.
+        """
+        offsets = [] if self.coding is None else frames.offsets(self.coding)
+        return torch.tensor(offsets, dtype=torch.float64) if any(offsets) else None
+
     def level_index(self, name: str) -> int:
         """Return the column of `groups` that holds the level; `DataError` if there is none."""
         names = [level.name for level in self.levels]

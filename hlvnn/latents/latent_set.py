@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from hlvnn.data.grouped import Split
+from hlvnn.data.grouped import Level, Split
 from hlvnn.errors import DataError
+from hlvnn.latents.collapse import not_nested
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.draws import Draws, Held, LatentRows
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.normals import shifted, standard, whiten
-from hlvnn.latents.pairs import posteriors_with
 from hlvnn.latents.posteriors.base import LevelPosterior
 
 Columns = dict[tuple[str, int], Tensor]
@@ -36,6 +36,7 @@ class LatentSet(nn.Module):
         super().__init__()
         self.latents = nn.ModuleList(latents)
         self.num_levels = len(num_groups)
+        self.levels: Sequence[Level] = ()  # for messages
         index = {latent.name: number for number, latent in enumerate(latents)}
         self.parent = [index[x.parent_name] if x.parent_name else None for x in latents]
         self.given = [index[x.given_name] if x.given_name else None for x in latents]
@@ -120,18 +121,10 @@ class LatentSet(nn.Module):
                     meetings = self.counts(latent.level)[:, None]
                 latent.start_dependence(upper, meetings[new].float(), new)
 
-    @staticmethod
-    def _place_within(latent: Latent, upper: Latent, pairs: Tensor, size: int) -> None:
+    def _place_within(self, latent: Latent, upper: Latent, pairs: Tensor, size: int) -> None:
         group, above = pairs // size, pairs % size
-        twice = group[1:][group[1:] == group[:-1]].tolist()
-        if twice:
-            over_level = posteriors_with(lambda posterior: issubclass(posterior, LevelPosterior))
-            raise DataError(
-                f"latent {latent.name}: its group number {twice[0]} has rows in more than one "
-                f"group of {upper.name}, so the levels are not nested; for crossed levels give "
-                f"{upper.name} posterior={over_level} and {latent.name} given={upper.name!r}, or "
-                "given=none"
-            )
+        if (group[1:] == group[:-1]).any():
+            raise DataError(not_nested(latent, upper, group, above, self.levels))
         latent.within[group] = above
 
     def refresh(self) -> None:
@@ -280,6 +273,15 @@ class LatentSet(nn.Module):
                 mean, columns = mean + above[0], _add(columns, above[1])
         return mean, columns
 
+    def around_prior(self, index: int, group: Tensor) -> tuple[Tensor, Columns]:
+        """Return as `moments_at` does, of z less its prior's mean."""
+        mean, columns = self.moments_at(index, group)
+        parent = self.parent[index]
+        if parent is None:
+            return mean, columns
+        above = self.moments_at(parent, self[index].within[group])
+        return mean - above[0], _add(columns, {source: -part for source, part in above[1].items()})
+
     def _whole(self, index: int) -> Tensor:
         posterior = self[index].posterior
         assert isinstance(posterior, LevelPosterior)
@@ -310,12 +312,7 @@ class LatentSet(nn.Module):
             if not all(parameter.requires_grad for parameter in latent.prior.parameters()):
                 continue
             group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
-            mean, columns = self.moments_at(index, group)
-            parent = self.parent[index]
-            if parent is not None:
-                above = self.moments_at(parent, latent.within)
-                mean = mean - above[0]
-                columns = _add(columns, {source: -part for source, part in above[1].items()})
+            mean, columns = self.around_prior(index, group)
             parts = [mean.unsqueeze(-1), *columns.values()]
             moment = sum((part @ part.mT).mean(0) for part in parts)
             assert isinstance(moment, Tensor)

@@ -23,6 +23,8 @@ class Likelihood(nn.Module, ABC):
     """Whether `marginal` is there."""
     counts_trials: ClassVar[bool] = False
     """Whether y is [B, 2], successes and trials, and not [B]."""
+    noisy: ClassVar[bool] = False
+    """Whether it learns a variance of the rows' own noise."""
     num_outputs: int
     """Outputs of the network that η is made of."""
     target_name: str = "y"

@@ -24,6 +24,7 @@ class Gaussian(Likelihood):
     target = "real"
     closed_form = True
     integrates = True
+    noisy = True
     center: Tensor
     scale: Tensor
 

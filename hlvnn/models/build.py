@@ -16,12 +16,14 @@ from hlvnn.latent_config import entry_text
 from hlvnn.latents.divergence import described, is_normal
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
+from hlvnn.latents.origin import may_centre
 from hlvnn.latents.pairs import is_able_to_depend, posteriors_with, refusal
 from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import LevelPosterior, Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.latents.strata import combinations
 from hlvnn.likelihoods.base import Likelihood
+from hlvnn.models.doubts import check_identified
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.models.named import describe, expand, in_order, model_name, upper_of
 from hlvnn.random import seeding
@@ -33,21 +35,54 @@ PRIOR_START = 0.5
 enters the output. Dimensions that pass trained loadings (see `Latent.scaled`) share it."""
 POSTERIOR_START = 0.3
 """First SD of a posterior, as a share of its prior's."""
+WIDEST_FULL = 64
+"""Widest z whose posterior is full_rank unless said otherwise: it has Z²/2 numbers a group."""
 POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")
 """Settings of a latent that belong to some posteriors only; each says which are its own."""
+OF_BACKBONES = frozenset(
+    {"model_size", "dropout", "norm", "skip", "hidden", "channels", "kernel_size", "embedding"}
+) | {"lstm"}
+"""Settings that belong to some backbones only; each says which are its own."""
 TABLE_LIMIT = 8 * 2**30
 """Bytes that one latent's table and its optimiser state may take."""
 
 
-def build_model(config: ModelConfig, data: GroupedDataset, seed: int = 0) -> HierarchicalModel:
+def build_model(
+    config: ModelConfig, data: GroupedDataset, seed: int = 0, *, recorded: bool = False
+) -> HierarchicalModel:
     """Build a model for the data, its weights drawn with `seed`.
+
+    recorded: the configuration is that of a run which has begun; in older ones settings of other
+    backbones may stand.
 
     Raises `ConfigError` where the configuration does not fit itself or the data.
     """
+    if not recorded:
+        check_own(config, data.schema)
     with seeding(seed):
         model = assemble(config, data.schema)
     model.observe(data)
+    check_identified(model, data)
     return model
+
+
+def check_own(config: ModelConfig, schema: Schema) -> None:
+    """Raise `ConfigError` for settings of another backbone, which this one would pass over."""
+    name = config.backbone or BACKBONE_FOR[schema.x_kind]
+    cls = member_class("backbones", name, Backbone, "backbone")
+    if schema.x_kind not in cls.x_kinds:
+        return  # `assemble` refuses it altogether
+    own = cls.settings
+    for setting in sorted(OF_BACKBONES - own):
+        value = getattr(config, setting)
+        if value != ModelConfig.model_fields[setting].default:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            flags = ", ".join(f"--{one.replace('_', '-')}" for one in sorted(own))
+            raise ConfigError(
+                f"--{setting.replace('_', '-')} {shown} does not belong to backbone {name} "
+                f"({f'its own are {flags}' if own else 'it has none'}); leave it out, or choose "
+                "another --backbone"
+            )
 
 
 def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
@@ -80,6 +115,7 @@ def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
         above = None if upper is None else latents[ordered.index(upper)]
         latents.append(_latent(latent, backbone, name, schema, latents, above))
     latent_set = LatentSet(latents, [level.size for level in schema.levels])
+    latent_set.levels = schema.levels
     combinations(latent_set)  # refuses too many components before the first batch does
     return HierarchicalModel(backbone, latent_set, likelihood, schema, model_name(config, name))
 
@@ -151,8 +187,10 @@ def _latent(
         for entry, stage, cls in zip(config.places, stages, classes, strict=True)
     ]
     width = _width(config, short, [cls.width_at(stage, **own) for stage, cls, own in entries])
-    posterior = member_class("latents.posteriors", config.posterior, Posterior, "posterior")
     prior = member_class("latents.priors", config.prior, Prior, "prior")
+    family = config.posterior or _default_posterior(prior, classes, width)
+    config = config.model_copy(update={"posterior": family})
+    posterior = member_class("latents.posteriors", family, Posterior, "posterior")
     reason = refusal(posterior, prior)
     if reason:
         raise ConfigError(
@@ -188,6 +226,8 @@ def _latent(
     q = posterior(groups, width, POSTERIOR_START * scale, **options, **reads)
     p = prior(width, prior_sd)
     _check_laws(f"latent {short}", config, q, p)
+    if may_centre(posterior, prior, len(placements)):
+        placements[0].centre()
     return Latent(
         name,
         level,
@@ -221,6 +261,12 @@ def _check_laws(who: str, config: LatentConfig, q: Posterior, p: Prior) -> None:
                 f"{who}: {name} says that it is normal, and its law is {described(law)}; say "
                 "normal = False"
             )
+
+
+def _default_posterior(prior: type[Prior], placements: list[type[Placement]], width: int) -> str:
+    """Return the family of q where none is said."""
+    together = prior.full and any(placement.slopes for placement in placements)
+    return "full_rank" if together and width <= WIDEST_FULL else "mean_field"
 
 
 def _check_dependence(

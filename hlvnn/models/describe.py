@@ -9,10 +9,14 @@ from torch import Tensor
 from hlvnn.backbones.base import Backbone
 from hlvnn.data.grouped import Level, Schema
 from hlvnn.errors import ConfigError, DataError, unknown_label
-from hlvnn.latents.distance import prior_sd, squares_from
-from hlvnn.latents.divergence import root
+from hlvnn.latents.distance import squares_from
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
+from hlvnn.latents.origin import (
+    marginal_at_origin,
+    prior_factor_at_origin,
+    prior_sd_at_origin,
+)
 from hlvnn.latents.placements.base import Placement, coordinate_names
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.stages import coefficient_names
@@ -86,15 +90,15 @@ class Describer:
             return []
         names, factor = self.coordinates(latent)
         level = self.schema.levels[latent.level].name
-        tril = root(latent.prior()).detach().double().cpu()
-        covariance = tril @ tril.T
+        root = prior_factor_at_origin(latent)
+        covariance = root @ root.T
         sd = covariance.diagonal().sqrt()
         correlation = covariance / sd[:, None] / sd[None, :]
         rows: list[dict[str, object]] = [
             {"part": "prior sd", "level": level, "term": name, "estimate": float(value)}
             for name, value in zip(names, sd * factor, strict=True)
         ]
-        if tril.count_nonzero() > latent.width:
+        if latent.prior.full and latent.width > 1:
             rows += [
                 {
                     "part": "prior correlation",
@@ -124,7 +128,7 @@ class Describer:
         columns = self._groups(level_name)
         for position, latent, prefix in self._of_level(level_name):
             names, factor = self.coordinates(latent)
-            mean, sd = (part * factor for part in self._marginal(position))
+            mean, sd = (part * factor for part in marginal_at_origin(self.latents, position))
             for k, name in enumerate(names):
                 columns[f"mean_{prefix}{name}"] = mean[:, k].numpy()
                 columns[f"sd_{prefix}{name}"] = sd[:, k].numpy()
@@ -141,9 +145,8 @@ class Describer:
             )
         for position, latent, prefix in latents:
             names, factor = self.coordinates(latent)
-            _, sd = self._marginal(position)
-            with torch.no_grad():
-                prior = prior_sd(self.latents, position).cpu()
+            _, sd = marginal_at_origin(self.latents, position)
+            prior = prior_sd_at_origin(self.latents, position)
             for k, name in enumerate(names):
                 ratio = sd[:, k] / prior[k]
                 columns[f"sd_{prefix}{name}"] = (sd[:, k] * factor[k]).numpy()
@@ -199,12 +202,6 @@ class Describer:
             level_name: self._labels(self.schema.levels[index]),
             "rows": self.latents.counts(index).cpu().numpy(),
         }
-
-    def _marginal(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return the mean and the SD of every group's z, [G, Z] float64."""
-        with torch.no_grad():
-            mean, sd = self.latents.marginal(position)
-        return mean.double().cpu(), sd.double().cpu()
 
 
 def _with_rows(table: pd.DataFrame) -> pd.DataFrame:

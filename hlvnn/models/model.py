@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from hlvnn.backbones.base import Backbone
 from hlvnn.data.grouped import GroupedDataset, Schema
+from hlvnn.errors import ConfigError
 from hlvnn.latents.draws import LatentRows
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.models.describe import Describer
 from hlvnn.precision import Precision, multiplying_in
-from hlvnn.stages import Recurrence
+from hlvnn.stages import Recurrence, Stage
 
 
 class HierarchicalModel(nn.Module):
@@ -74,8 +75,15 @@ class HierarchicalModel(nn.Module):
         draws: one [S, B, Z] per latent, from `self.latents.sample`.
         """
         scaled = [latent.scaled(z) for latent, z in zip(self.latents, draws, strict=True)]
+        hook = _Draws(self._entries, scaled)
         with multiplying_in(self.precision, x.device):
-            eta: Tensor = self.backbone(x, _Draws(self._entries, scaled))
+            eta: Tensor = self.backbone(x, hook)
+        if eta.dim() not in ((2, 3) if hook.entered else (2,)):
+            lead = "[S, B, out]" if hook.entered else "[B, out]"
+            raise ConfigError(
+                f"the backbone's output has shape {list(eta.shape)}, expected {lead}: one value "
+                "per output of each row"
+            )
         return _exact(eta if eta.dim() == 3 else eta.unsqueeze(0))
 
     def predictor_moments(self, x: Tensor, rows: LatentRows) -> tuple[Tensor, Tensor]:
@@ -99,6 +107,9 @@ class HierarchicalModel(nn.Module):
         self.backbone.observe(data.train.x)
         self.likelihood.observe(data.train.y)
         self.latents.observe(data.train)
+        for latent in self.latents:
+            for placement in latent.entries():
+                placement.observe(self.backbone.offset(placement.stage.name))
 
     def summary(self) -> pd.DataFrame:
         """Return columns part, level, term, estimate, in the user's units.
@@ -164,21 +175,53 @@ def _exact(values: Tensor) -> Tensor:
 
 
 class _Draws:
-    """The hook by which draws [S, B, Z] of each latent enter."""
+    """The hook by which draws [S, B, Z] of each latent enter.
+
+    entered: whether one has: tensors are [B, …] before and [S, B, …] from then on, which no shape
+    tells (a row may have as many places as there are rows, or draws).
+    """
 
     def __init__(self, entries: _Entries, draws: Sequence[Tensor]) -> None:
         self.entries, self.draws = entries, draws
+        self.entered = False
 
     def __call__(self, stage: str, h: Tensor, pre: Tensor) -> Tensor:
         for index, placement in self.entries.get(stage, ()):
-            pre = placement(h, pre, self.draws[index])
+            z = self.draws[index]
+            if self.entered:
+                _check_drawn(placement.stage, pre, z)
+            else:
+                h, pre = _with_draws(placement.stage, h, pre)
+            pre = placement(h, pre, z)
+            self.entered = True
         return pre
 
     def recurrence(self, stage: str) -> Recurrence:
         given = Recurrence()
         for index, placement in self.entries.get(stage, ()):
             given = given + placement.recurrence(self.draws[index])
+            self.entered = True
         return given
+
+
+def _with_draws(stage: Stage, h: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+    """Give a dense stage's [B, …, D] an axis of draws where its rows have several places."""
+    if stage.kind == "dense" and pre.dim() > 2:
+        return h.unsqueeze(0), pre.unsqueeze(0)
+    return h, pre
+
+
+def _check_drawn(stage: Stage, pre: Tensor, z: Tensor) -> None:
+    """Raise `ConfigError` for [B, …, D] where an earlier latent has made [S, B, …, D] of rows."""
+    if stage.kind == "dense" and pre.dim() > 2:
+        lead = [size in (1, drawn) for size, drawn in zip(pre.shape[:2], z.shape[:2], strict=True)]
+        if not all(lead):
+            raise ConfigError(
+                f"stage {stage.name}: a latent entered before it, so its pre-activation has to be "
+                f"[S, B, …] with S = {z.shape[0]} draws of B = {z.shape[1]} rows, got "
+                f"{list(pre.shape)}; where a branch of the backbone has no latent, give it the "
+                "axis with unsqueeze(0)"
+            )
 
 
 class _Moments:
@@ -199,6 +242,8 @@ class _Moments:
         if stage != "output":
             return pre
         mean, self.variance = pre, torch.zeros_like(pre)
+        if self.entries:
+            h = _with_draws(self.entries[0][1].stage, h, pre)[0]
         spread: dict[tuple[str, int], Tensor] = {}
         for index, placement in self.entries:
             assert isinstance(placement, LinearPlacement)

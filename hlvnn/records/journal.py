@@ -21,8 +21,10 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hlvnn.choices import meant
 from hlvnn.errors import RunError
 from hlvnn.patience import Patience
+from hlvnn.search_space import quieting_optuna
 from hlvnn.words import Settings
 
 JOURNAL = "optuna.journal"
@@ -32,7 +34,9 @@ NUMBER = "trial"
 DRAW = "draw"
 """Attribute of an Optuna trial: the other fields of its `Draw`."""
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+def _meant(params: dict[str, Any]) -> Settings:
+    return {name: meant(value) for name, value in params.items()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Journal:
         directions = [
             StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes
         ]
-        optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
+        with quieting_optuna():
+            optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
         return cls(storage)
 
     @classmethod
@@ -126,7 +131,7 @@ class Journal:
                 if not isinstance(number, int):
                     raise RunError(f"a trial's number must be an integer, got {number!r}")
                 draw = Draw(number, **trial.user_attrs.get(DRAW, {}))
-                found[number] = replace(draw, drawn=dict(trial.params)) if trial.params else draw
+                found[number] = replace(draw, drawn=_meant(trial.params)) if trial.params else draw
         return dict(sorted(found.items()))
 
     def settle(self, number: int, values: list[float] | None) -> None:

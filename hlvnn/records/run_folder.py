@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL_ACC, VAL_LOSS
+from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL, VAL_ACC, VAL_LOSS
 from hlvnn.config import RunConfig, in_todays_terms, run_config
 from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset
@@ -56,6 +56,9 @@ RESULT = "result.json"
 """How the run ended: ELBO, KL per latent, epochs; absent until it has."""
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.parquet")
 """Names of the per-group tables."""
+GUESS = "guess"
+"""Entry of `HYPERPARAMS`: by split the loss of guessing by the training rows' frequencies."""
+GUESSING = "guessing by the training rows' frequencies"
 NUMERIC = (EPOCH, SECONDS, DIVERGED)
 """Columns that every row of metrics.csv has."""
 
@@ -103,6 +106,23 @@ def chosen_by(select_on: str, select_mode: str, metrics: pd.DataFrame) -> Select
         return Selection(TRAIN_LOSS, MIN)
     known = select_mode if select_mode != "auto" else mode_of(select_on, VAL_ACC in metrics)
     return Selection(select_on, known or MIN)
+
+
+def worse_than_guessing(folder: Path, metrics: pd.DataFrame) -> str:
+    """Return a sentence where a run's least validation loss is above that of guessing, else "".
+
+    Guessing is by the training rows' frequencies (see `GUESS`), which an older run does not know.
+    """
+    if VAL_LOSS not in metrics or not metrics[VAL_LOSS].notna().any():
+        return ""
+    try:
+        guess = float(read_json(folder / HYPERPARAMS)[GUESS][VAL])
+    except (RunError, KeyError, TypeError, ValueError):
+        return ""
+    least = float(metrics[VAL_LOSS].min())
+    if least <= guess:
+        return ""
+    return f"its validation loss never fell below {least:.4g}, and {GUESSING} alone has {guess:.4g}"
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -164,7 +184,7 @@ class Run:
     @cached_property
     def data(self) -> GroupedDataset:
         """The data set it was trained on, loaded again; `DataError` where it is another by now."""
-        data = data_of(self.config.data)
+        data = data_of(self.config.data, recorded=True)
         digest = read_json(self.folder / HYPERPARAMS).get(DATA_HASH)
         if digest is None:
             logger.warning(
@@ -202,7 +222,10 @@ def load_run(folder: Path | str, which: str = "last") -> Run:
         checkpoint.get("epoch"), int
     ):
         raise CheckpointError(f"{path}: no weights or no epoch in it")
-    with seeding(0):  # the first weights are drawn, and then replaced
-        model = assemble(config.model, schema)
+    try:
+        with seeding(0):  # the first weights are drawn, and then replaced
+            model = assemble(config.model, schema)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / HYPERPARAMS}: {error}") from error
     load_weights(model, checkpoint["model"], path)
     return Run(folder, config, schema, model.eval(), checkpoint["epoch"])

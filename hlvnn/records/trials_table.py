@@ -123,6 +123,9 @@ def row_of(
         row["seconds"] = float(frame["seconds"].sum())
         row |= _renamed(final_of, frame.iloc[-1].to_dict())
         best = Selection(selection.metric, selection.mode).chosen_of(frame)
+        if outcome.status.facts.is_placed:
+            told = run_folder.worse_than_guessing(folder, frame)
+            row["reason"] = "; ".join(filter(None, [row["reason"], told]))
         if best is not None:
             row[BEST_EPOCH] = int(best["epoch"])
             row |= _renamed(best_of, best)
@@ -135,6 +138,10 @@ def arranged(rows: list[dict[str, Any]], space: Ranking) -> pd.DataFrame:
     space: where its objectives are several, the table gets the column `pareto`.
     """
     frame = pd.DataFrame(rows)
+    for metric, _ in space.objectives:  # also before the first result
+        for name in (final_of(metric), best_of(metric)):
+            if name not in frame:
+                frame[name] = np.nan
     settings = [name for name in flat_settings() if name in frame]
     settings += sorted(str(name) for name in frame if str(name).startswith(PARAMETER))
     if len(space.objectives) > 1:

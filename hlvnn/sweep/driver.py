@@ -17,7 +17,8 @@ from hlvnn.records import journal, trials_table
 from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import SCHEDULERS
 from hlvnn.records.sweep_folder import locking
-from hlvnn.sweep import cluster, warm
+from hlvnn.search_space import quieting_optuna
+from hlvnn.sweep import cluster, references, warm
 from hlvnn.sweep.closing import conclude
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.ending import heeding_signals
@@ -37,7 +38,7 @@ def run(plan: Plan, console: Console) -> int:
     """
     if plan.options.address is None and not ray.is_initialized():
         cluster.check(plan.options, [cluster.this_machine()])  # sooner than Ray starts
-    with cluster.connecting(plan.options.address):
+    with quieting_optuna(), cluster.connecting(plan.options.address):
         nodes = cluster.nodes()
         cluster.check(plan.options, nodes)
         slots = cluster.slots(plan.options, nodes)
@@ -48,7 +49,9 @@ def run(plan: Plan, console: Console) -> int:
             context = Context.of(plan, slots, console)
             if plan.earlier is not None:
                 warm.learn(context.journal.study, plan.earlier)
-            code = conclude(context, _run(context))
+            frame = _run(context)
+            references.train(context, frame)
+            code = conclude(context, frame)
     if plan.remote is not None:
         shutil.rmtree(plan.sweep.parent, ignore_errors=True)  # all of it was uploaded
     return code

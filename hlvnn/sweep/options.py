@@ -30,6 +30,7 @@ CHANGEABLE = {
         "extend",
         "dry_run",
         "keep_checkpoints",
+        "pooled_reference",
         "report",
         "mlflow",
         "wandb",
@@ -180,6 +181,12 @@ class SweepConfig(Config):
     """Tell each trial's settings and metrics to MLflow as well: its server's address."""
     wandb: str | None = None
     """Tell each trial to Weights & Biases as well: the project's name."""
+    pooled_reference: bool = True
+    """When all trials have ended and the best has latents, train its settings without latents, and
+    those of the best trial without, for as many epochs as it has: what it is compared with in the
+    report. Kept out of ranking and study, and spared by --keep-checkpoints. With --extend they are
+    trained anew where the best trial is another; when the time budget is over or at Ctrl-C they
+    wait for --resume."""
     report: bool = True
     """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
     resume: Place | None = None

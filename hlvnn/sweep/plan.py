@@ -23,7 +23,7 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
 from hlvnn.files import check_name, expanded, free_names
 from hlvnn.inference.predict import evaluate
-from hlvnn.models.build import assemble, build_model
+from hlvnn.models.build import assemble, build_model, check_own
 from hlvnn.models.model import parameter_count
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, Record, read_record, write_record
@@ -307,6 +307,7 @@ def preflight(plan: Plan) -> int:
         if data.val is None:
             raise ConfigError(f"{where}: the data have no validation rows to select on")
         try:
+            check_own(config.model, data.schema)
             model = assemble(config.model, data.schema)
         except ConfigError as error:
             problems.append(ConfigError(f"{where}: {error}"))

@@ -36,7 +36,7 @@ from hlvnn.errors import CheckpointError
 from hlvnn.records import perturbations, run_folder
 from hlvnn.records.checkpoint import load_checkpoint, previous, save_checkpoint
 from hlvnn.records.perturbations import Change
-from hlvnn.search_space import Space
+from hlvnn.search_space import Space, quieting_optuna
 from hlvnn.sweep.comparing import Row, is_compared
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.searchers import Independent
@@ -262,7 +262,8 @@ def explore(
 
     chosen: None keeps the parameters as they are.
     """
-    trial = optuna.create_study(sampler=_Near(params, chosen)).ask()
+    with quieting_optuna():
+        trial = optuna.create_study(sampler=_Near(params, chosen)).ask()
     settings = json.loads(json.dumps(space.function(trial)))
     return dict(trial.params), settings
 

@@ -21,7 +21,7 @@ from hlvnn.errors import ConfigError
 from hlvnn.records import outcomes, perturbations, trials_table
 from hlvnn.records.journal import Journal
 from hlvnn.records.outcomes import Status
-from hlvnn.search_space import Space
+from hlvnn.search_space import Space, quieting_optuna
 from hlvnn.sweep.searchers import Independent
 from hlvnn.words import text
 
@@ -117,7 +117,8 @@ def redrawn(
 
     Raises `Unfit` when it never would.
     """
-    trial = optuna.create_study(sampler=_Replay(params)).ask()
+    with quieting_optuna():
+        trial = optuna.create_study(sampler=_Replay(params)).ask()
     space.function(trial)
     for name in params:
         if name not in trial.distributions:

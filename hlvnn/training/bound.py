@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,11 +28,14 @@ from hlvnn.data.batches import Batch
 from hlvnn.data.block_batches import BlockBatches
 from hlvnn.data.grouped import Split
 from hlvnn.errors import ConfigError
-from hlvnn.inference.importance import block_weights, blocks_of
-from hlvnn.inference.objective import BatchLoss
+from hlvnn.inference.importance import block_weights, blocks_of, log_weights
+from hlvnn.inference.objective import BatchLoss, Elbo, full_elbo
 from hlvnn.latents.pairs import posteriors_with
 from hlvnn.latents.posteriors.base import LevelPosterior
 from hlvnn.models.model import HierarchicalModel
+
+RUNS = 8
+"""Times that a fitted model's bound is estimated."""
 
 
 def check_bound(model: HierarchicalModel) -> None:
@@ -84,6 +87,24 @@ class Bound:
     ) -> BlockBatches:
         """Return the training set's minibatches of whole blocks."""
         return BlockBatches(train, self.of_row, batch_size, generator=generator, device=device)
+
+    def full(self, model: HierarchicalModel, train: Split, num_samples: int) -> Elbo:
+        """Return the bound of the whole training set, in y's units, in the ELBO's place.
+
+        An estimate of `RUNS` runs, with its standard error; the KL beside it is that of q.
+        """
+        elbo = full_elbo(model, train)
+        block = self.of_row.cpu()
+        runs = torch.stack(
+            [
+                (weights.logsumexp(0) - math.log(num_samples)).sum()
+                for weights in (
+                    log_weights(model, train, block, num_samples, seed) for seed in range(RUNS)
+                )
+            ]
+        )
+        error = float(runs.std()) / math.sqrt(RUNS)
+        return replace(elbo, value=float(runs.mean()), standard_error=error)
 
     def loss(self, model: HierarchicalModel, batch: Batch, num_samples: int) -> BatchLoss:
         """Return the loss of K whole blocks, −(M/K) Σ bound / N: an unbiased share of the whole.

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
 from hlvnn.config import DATA_PLACES, RunConfig, flatten
@@ -36,6 +37,7 @@ from hlvnn.records.predictions import PREDICTIONS, write_predictions
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,
+    GUESS,
     HYPERPARAMS,
     LOG,
     METRICS,
@@ -44,12 +46,15 @@ from hlvnn.records.run_folder import (
     STATS,
     WRITER,
     read_config,
+    read_metrics,
     stats_name,
     versions,
+    worse_than_guessing,
 )
 from hlvnn.storage import typed
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
+from hlvnn.training.guessing import guess_losses
 from hlvnn.training.loop import (
     SELECTION,
     Checkpoint,
@@ -74,6 +79,9 @@ logger = logging.getLogger("hlvnn")
 
 OF_BEST = ("epoch", "model", SELECTION)
 """What best.pt holds of a checkpoint."""
+OLD = "mean_field"
+"""What a latent's posterior was where none was said."""
+
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
     *("tensorboard", "description", "keep_predictions", *DATA_PLACES),
@@ -125,8 +133,8 @@ def execute(
     resolve_device(config.train.device)
     if config.train.tensorboard:
         check_installed()
-    data = data_of(config.data)
-    model = build_model(config.model, data, config.seed)
+    data = data_of(config.data, recorded=resume)
+    model = build_model(config.model, data, config.seed, recorded=resume)
     check(model, data, config.train)
     run = _Writer(folder, config, data.schema, report)
     with logging_to(folder / LOG):
@@ -145,12 +153,14 @@ def execute(
         with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
+        if told := worse_than_guessing(folder, read_metrics(folder)):
+            logger.warning(told)
     return result
 
 
 def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     """Raise unless the run goes on as it was configured, on the data it began with."""
-    now, before = flatten(config), flatten(read_config(folder))
+    now, before = (_with_posteriors(flatten(c)) for c in (config, read_config(folder)))
     changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
     if changed:
         listed = ", ".join(
@@ -169,6 +179,12 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
             f"(hash {data.digest()}, was {digest}); "
             + (f"{why}; start a new run" if why else "restore the data, or start a new run")
         )
+
+
+def _with_posteriors(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which `mean_field`, once the default, stands for a posterior not said."""
+    latents = [latent | {"posterior": latent["posterior"] or OLD} for latent in settings["latents"]]
+    return settings | {"posterior": settings["posterior"] or OLD, "latents": latents}
 
 
 def _checkpoint_to_continue(
@@ -232,6 +248,7 @@ class _Writer:
             "parameters": parameter_count(model),
             DATA_HASH: data.digest(),
             "versions": versions(),
+            GUESS: guess_losses(model, data),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         write_json(self.folder / HYPERPARAMS, record)

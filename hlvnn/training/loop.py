@@ -24,8 +24,8 @@ from hlvnn.errors import ConfigError
 from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
-from hlvnn.latents.collapse import collapsed
 from hlvnn.latents.priors.base import Prior
+from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 from hlvnn.training.bound import Bound, check_bound
@@ -33,6 +33,7 @@ from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.step import Step
+from hlvnn.training.sums import Sums
 
 logger = logging.getLogger("hlvnn")
 
@@ -78,7 +79,8 @@ class FitResult:
     """How a fit ended.
 
     elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
-    standard error; kl: Σ_g KL of each latent; history: a row per evaluated epoch.
+    standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
+    history: a row per evaluated epoch.
     """
 
     elbo: float
@@ -88,6 +90,7 @@ class FitResult:
     diverged: bool
     stopped_early: bool
     history: pd.DataFrame
+    objective: str = "elbo"
 
 
 @dataclass
@@ -155,35 +158,6 @@ def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -
     selection_of(model, data, config)
 
 
-class _Sums:
-    """Sums over rows of an epoch, added up some hundred steps at a time."""
-
-    STEPS = 256
-
-    def __init__(self, number: int, device: torch.device) -> None:
-        self.total = torch.zeros(number, device=device)
-        self.means: list[Tensor] = []
-        self.rows: list[int] = []
-
-    def add(self, means: list[Tensor], rows: int) -> None:
-        """Add means over so many rows."""
-        self.means += means
-        self.rows.append(rows)
-        if len(self.rows) == self.STEPS:
-            self._add_up()
-
-    def read(self) -> list[float]:
-        """Return the sums, 0 for those that nothing was told of."""
-        if self.rows:
-            self._add_up()
-        return [float(value) for value in self.total.tolist()]
-
-    def _add_up(self) -> None:
-        means = torch.stack(self.means).view(len(self.rows), -1).to(self.total.dtype)
-        self.total[: means.shape[1]] += torch.tensor(self.rows).to(means) @ means
-        self.means, self.rows = [], []
-
-
 class _Fit:
     """One run of the loop: the optimisers, the schedules and the state between epochs."""
 
@@ -227,6 +201,8 @@ class _Fit:
         if resume is not None:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
+        for sentence in doubts(model, self.data) if resume is None else ():
+            logger.warning(sentence)
         diverged, stopped = False, self._is_out_of_patience()
         since = time.perf_counter()  # of the epochs that the next row tells of
         while state.epoch < config.num_epochs and not diverged and not stopped:
@@ -248,7 +224,7 @@ class _Fit:
                 self._report(report, EpochReport(row, groups, state.chosen, scores))
             since = time.perf_counter()
         elbo = Elbo(math.nan, math.nan, math.nan, {}) if diverged else self._elbo()
-        for sentence in [] if diverged else collapsed(model.latents):
+        for sentence in [] if diverged else told_of_variances(model):
             logger.warning(sentence)
         return FitResult(
             elbo.value,
@@ -258,6 +234,7 @@ class _Fit:
             diverged,
             stopped,
             pd.DataFrame(state.history),
+            config.objective,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -284,7 +261,7 @@ class _Fit:
 
     def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
-        sums = _Sums(2 + len(self.model.latents), self.device)
+        sums = Sums(2 + len(self.model.latents), self.device)
         if self.recorded is not None:
             self._replay(self.recorded, sums)
         else:
@@ -295,14 +272,14 @@ class _Fit:
             self.model.latents.update_priors()
         return sums.read()  # waits for the GPU
 
-    def _step(self, batch: Batch, sums: _Sums) -> None:
+    def _step(self, batch: Batch, sums: Sums) -> None:
         if self.config.debug and self.state.step == 0:
             self._log_shapes(batch)
         self.loss, means = self.step(batch, self.state.step)
         self.state.step += 1
         sums.add(means, len(batch.y))
 
-    def _replay(self, recorded: RecordedSteps, sums: _Sums) -> None:
+    def _replay(self, recorded: RecordedSteps, sums: Sums) -> None:
         order = recorded.batches.order()
         recorded.begin(order, self.state.step)
         self.loss = recorded.loss
@@ -364,6 +341,8 @@ class _Fit:
 
     def _elbo(self) -> Elbo:
         self.model.latents.refresh()
+        if self.bound is not None:
+            return self.bound.full(self.model, self.data.train, self.config.num_samples)
         return full_elbo(self.model, self.data.train)
 
     def _log_shapes(self, batch: Batch) -> None:

@@ -134,7 +134,8 @@ def closing(result: FitResult, folder: Path) -> str:
     error = f" ± {result.elbo_error:.2f}" if result.elbo_error else ""
     kl = "".join(f"  KL {name}: {value:.2f}" for name, value in result.kl.items())
     early = " (stopped early)" if result.stopped_early else ""
-    return f"ELBO {result.elbo:.4f}{error}{kl}  after {result.epochs} epochs{early}; {folder}"
+    name = "ELBO" if result.objective == "elbo" else "importance-weighted bound"
+    return f"{name} {result.elbo:.4f}{error}{kl}  after {result.epochs} epochs{early}; {folder}"
 
 
 class _LogFile(logging.FileHandler):

@@ -321,7 +321,7 @@ from hlvnn.training.loop import fit
 frame = load_iris(as_frame=True).frame
 frame["group"] = frame.index % 5
 features = [name for name in frame if name.endswith("(cm)")]
-data = GroupedDataset.from_frame(frame, "target", features, ["group"])
+data = GroupedDataset.from_frame(frame, "target", features, ["group"], target_kind="class")
 config = ModelConfig(backbone="mlp", latent_config=("factor",))
 settings = TrainConfig(num_epochs=1, batch_size=20, clip_grad=1.0, device="cpu")
 fit(build_model(config, data), data, settings)

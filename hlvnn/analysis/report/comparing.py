@@ -13,7 +13,7 @@ from hlvnn.analysis.group_tables import WORST
 from hlvnn.analysis.pairs import Fair, RowTest
 from hlvnn.columns import BETTER_HIGH, best_of
 from hlvnn.records.outcomes import Status
-from hlvnn.words import number, text
+from hlvnn.words import number
 
 P_SHOWN = 0.001
 WITHIN_NOISE = " That is within noise."
@@ -25,12 +25,14 @@ def plural(count: int, noun: str, verb: str = "") -> str:
     return f"{count} {noun}{'' if one else 's'}" + (f" {verb}{'s' if one else ''}" if verb else "")
 
 
-def of_pair(fair: Fair | None, latent: pd.Series[Any], pooled: pd.Series[Any], column: str) -> str:
+def of_pair(
+    fair: Fair | None, latent: pd.Series[Any], pooled: pd.Series[Any], column: str, called: str
+) -> str:
     """Return the sentence that sets the best with latents beside the pooled model.
 
-    fair: at which epochs; None where that is not known.
+    fair: at which epochs; None where that is not known. called: the name of the pooled one.
     """
-    names = f"the pooled model, trial {text(pooled['trial'])}"
+    names = f"the pooled model, {called}"
     if fair is None or fair.is_whole:
         both = "" if fair is None else f" Both trained for {fair.within} epochs."
         return (
@@ -48,6 +50,20 @@ def of_pair(fair: Fair | None, latent: pd.Series[Any], pooled: pd.Series[Any], c
         f"{shorter} and {longer} epochs: {_of(pooled, column)} and {_of(latent, column)}) does not "
         "compare."
     )
+
+
+def against_others(others: dict[str, pd.DataFrame]) -> list[str]:
+    """Return the gain over each further pooled model, by what that is called."""
+    sentences = []
+    for called, gains in others.items():
+        found = Summary.of(gains)
+        where = f"{SPLITS[str(gains.attrs['split'])]} {WORDS[str(gains.attrs['measure'])]}"
+        near = WITHIN_NOISE if abs(found.mean) < 2 * found.error else ""
+        sentences.append(
+            f"Over {called}, both at {gains.attrs['fair'].within} epochs, the mean gain in {where} "
+            f"is {found.mean:+.4f} ± {found.error:.4f}.{near}"
+        )
+    return sentences
 
 
 def over_groups(gains: pd.DataFrame) -> list[str]:

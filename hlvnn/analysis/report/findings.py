@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -21,6 +21,7 @@ from hlvnn.analysis.report.comparing import plural
 from hlvnn.analysis.results import Results
 from hlvnn.columns import BEST_EPOCH, VAL_ACC, VAL_LOSS, best_of, on_test
 from hlvnn.records.outcomes import Status, open_ones
+from hlvnn.records.run_folder import GUESSING
 from hlvnn.storage import shown_path
 from hlvnn.words import duration, number, text
 
@@ -36,6 +37,7 @@ class Evidence:
 
     gains: pd.DataFrame | None = None
     gains_in_nats: pd.DataFrame | None = None
+    other_gains: dict[str, pd.DataFrame] = field(default_factory=dict)
     alike: tuple[int, ...] = ()
     calibration: pd.DataFrame | None = None
 
@@ -73,18 +75,21 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
         return [*sentences, "No trial has a result, so there is no best one."]
     row = results.row(best)
     sentences.append(_best(results, row))
+    if GUESSING in str(row["reason"]):
+        sentences.append(f"Beware of it, {row['status']} as it is: {row['reason']}.")
     if evidence.alike:
         others = ", ".join(map(str, evidence.alike))
         sentences.append(
             f"The validation rows cannot tell it from {plural(len(evidence.alike), 'other trial')} "
             f"(less than two standard errors over groups behind): {others}."
         )
-    pooled = results.pooled_trial
-    if pooled is None:
+    latent = results.latent_trial
+    pooled = None if latent is None else next(iter(results.baselines(latent)), None)
+    if pooled is None and results.pooled_trial is None:
         sentences.append("No trial without latents has ended: what latents bring is not known.")
-    elif (latent := results.latent_trial) is None:
+    elif latent is None:
         sentences.append("No trial with latents has ended: what they bring is not known.")
-    else:
+    elif pooled is not None:
         sentences += _against_pooled(results, results.row(latent), results.row(pooled), evidence)
     if (frame := evidence.calibration) is not None and "confidence" in frame:
         sentences.append(_sureness(frame))
@@ -123,10 +128,12 @@ def _against_pooled(
     column = test if not pd.isna(latent.get(best_of(test))) else results.metric
     gains, nats = evidence.gains, evidence.gains_in_nats
     fair = gains.attrs["fair"] if gains is not None else None
-    sentences = [comparing.of_pair(fair, latent, pooled, column)]
+    called = results.called(int(pooled["trial"]))
+    sentences = [comparing.of_pair(fair, latent, pooled, column, called)]
     for frame in (gains, nats):
         if frame is not None and len(frame) > 1:
             sentences += comparing.over_groups(frame)
+    sentences += comparing.against_others(evidence.other_gains)
     if gains is not None and len(gains) > 1:
         sentences.append(comparing.weak_end(gains))
     return sentences

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import pandas as pd
@@ -59,6 +60,12 @@ class Measured:
         self.gains_in_nats = None
         if self.gains is not None and {"acc", "loss"} <= set(groups.measures):
             self.gains_in_nats = self._try("nats", lambda: gains(results, measure="loss"))
+        self.other_gains = {}
+        latent = results.latent_trial
+        for other in [] if latent is None else results.baselines(latent)[1:]:
+            frame = self._try("other gain", partial(gains, results, pooled=other))
+            if frame is not None and len(frame) > 1:
+                self.other_gains[results.called(other)] = frame
         self.spread = self._try("spread", lambda: groups.spread(trials=self._one(best)))
         self.last = self._try("last", lambda: self._last_groups(self._one(best)[0]))
         self.latents = self._try("latents", lambda: results.latents(self._latent_trial()))
@@ -73,6 +80,7 @@ class Measured:
         return Evidence(
             self.gains,
             self.gains_in_nats,
+            self.other_gains,
             tuple(self.alike),
             self.calibration,
         )

@@ -11,6 +11,7 @@ trials.
 
 from __future__ import annotations
 
+import encodings
 import shlex
 from pathlib import Path
 
@@ -73,6 +74,11 @@ def read_table(path: Path, config: DataConfig) -> pd.DataFrame:
         )
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the table's path with --table")
+    # Python's own encodings only: packages register some that take any name
+    if encodings.search_function(config.encoding.lower()) is None:
+        raise ConfigError(
+            f"--encoding {config.encoding}: no such encoding; for example utf-8, latin-1, utf-16"
+        )
     try:
         if kinds[-1] in PARQUET:
             _check_no_text_settings(config)
@@ -89,10 +95,6 @@ def read_table(path: Path, config: DataConfig) -> pd.DataFrame:
         raise DataError(
             f"{path}: not a text in {config.encoding} ({error}); say which encoding it has, "
             "for example --encoding latin-1"
-        ) from error
-    except LookupError as error:
-        raise ConfigError(
-            f"--encoding {config.encoding}: no such encoding; for example utf-8, latin-1, utf-16"
         ) from error
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from error
@@ -112,6 +114,4 @@ def read_table(path: Path, config: DataConfig) -> pd.DataFrame:
 def _check_no_text_settings(config: DataConfig) -> None:
     for name in ("sep", "decimal", "encoding"):
         if getattr(config, name) != DataConfig.model_fields[name].default:
-            raise ConfigError(
-                f"--{name} is of text files, and {config.table} is none; leave it out"
-            )
+            raise ConfigError(f"--{name} is for text files, {config.table} is none; leave it out")

@@ -22,6 +22,9 @@ class Placement(nn.Module, ABC):
     linear: ClassVar[bool] = False
     """Whether the pre-activation is linear in z."""
 
+    slopes: ClassVar[bool] = False
+    """Whether z holds slopes on the stage's inputs, beside an intercept."""
+
     options: ClassVar[tuple[str, ...]] = ()
     """Settings of `EntryConfig` that the constructor and `width_at` take as keywords."""
 
@@ -40,7 +43,7 @@ class Placement(nn.Module, ABC):
         """Return the pre-activation [S, B, …] with the latent in it.
 
         h: [B, …] or [S, B, …], the stage's input; pre: the same for its pre-activation;
-        z: [S, B, Z].
+        z: [S, B, Z]. Where a row of a dense stage has several places they are [1 or S, B, …, D].
         """
 
     def recurrence(self, z: Tensor) -> Recurrence:
@@ -50,6 +53,26 @@ class Placement(nn.Module, ABC):
     def loadings(self) -> list[Tensor]:
         """Return the trained matrices [*, Z] that z passes first (see `Latent.scale`)."""
         return []
+
+    def slopes_on(self, columns: Tensor) -> Tensor:
+        """Return which of the stage's inputs [D] z has slopes on, as [K] of `columns` [D].
+
+        None by default: [0].
+        """
+        return columns[:0]
+
+    def centre(self) -> None:
+        """Have z's slopes act on centred inputs from now on, where it has slopes."""
+
+    def observe(self, offset: Tensor | None) -> None:
+        """Take what is needed of the stage's inputs: their means [D], where they are known."""
+
+    def to_origin(self) -> Tensor | None:
+        """Return R [Z, Z] float64, R z being what z would be on inputs that are not centred.
+
+        None (the default): the inputs are not centred.
+        """
+        return None
 
     def terms(
         self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
@@ -90,11 +113,19 @@ def coordinate_names(width: int) -> list[str]:
     return [f"z{number}" for number in range(1, width + 1)]
 
 
-def over_places(per_unit: Tensor, stage: Stage) -> Tensor:
+def num_places(stage: Stage, h: Tensor) -> int:
+    """Return the axes between a row and its units in a dense stage's input: [1 or S, B, …, D]."""
+    return max(0, h.dim() - 3) if stage.kind == "dense" else 0
+
+
+def over_places(per_unit: Tensor, stage: Stage, h: Tensor) -> Tensor:
     """Give values per unit [*, out] the axes of a pre-activation's places.
 
-    [*, out, 1, 1] over the pixels of a convolution, [*, 1, out] over the steps of an embedding.
+    [*, out, 1, 1] over the pixels of a convolution, [*, 1, out] over the steps of an embedding, and
+    as many axes as the input h of a dense stage has places.
     """
+    for _ in range(num_places(stage, h)):
+        per_unit = per_unit.unsqueeze(-2)
     if stage.kind == "conv":
         return per_unit[..., None, None]
     return per_unit.unsqueeze(-2) if stage.kind == "embedding" else per_unit

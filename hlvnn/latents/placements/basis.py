@@ -55,7 +55,7 @@ class Basis(LinearPlacement):
             each = along * amount[..., None, None]
             mixed = F.conv2d(each.flatten(0, 1), outputs[..., None, None])  # 1×1
             return mixed.unflatten(0, each.shape[:2])
-        return (along * over_places(amount, self.stage)) @ outputs.T
+        return (along * over_places(amount, self.stage, h)) @ outputs.T
 
     def _along(self, h: Tensor) -> Tensor:
         if self.input_bias is None:

@@ -19,7 +19,7 @@ class Bias(LinearPlacement):
         return stage.out_features
 
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
-        return over_places(z, self.stage)
+        return over_places(z, self.stage, h)
 
     def terms(
         self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool

@@ -32,7 +32,7 @@ class Concat(LinearPlacement):
         self.loading = nn.Parameter(torch.empty(rows, width).uniform_(-bound, bound))
 
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
-        return over_places(F.linear(z, self.loading), self.stage)
+        return over_places(F.linear(z, self.loading), self.stage, h)
 
     def recurrence(self, z: Tensor) -> Recurrence:
         return Recurrence(inputs=((z, self.loading),))

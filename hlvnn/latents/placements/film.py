@@ -26,8 +26,8 @@ class Film(Placement):
         self.shift = nn.Parameter(START * torch.randn(stage.out_features, width))
 
     def forward(self, h: Tensor, pre: Tensor, z: Tensor) -> Tensor:
-        scale = over_places(1 + F.linear(z, self.scale), self.stage)
-        return pre * scale + over_places(F.linear(z, self.shift), self.stage)
+        scale = over_places(1 + F.linear(z, self.scale), self.stage, h)
+        return pre * scale + over_places(F.linear(z, self.shift), self.stage, h)
 
     def loadings(self) -> list[Tensor]:
         return [self.scale, self.shift]

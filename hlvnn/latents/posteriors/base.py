@@ -33,6 +33,9 @@ class Posterior(nn.Module, ABC):
     random: ClassVar[bool] = True
     """Whether z varies under q (a point does not)."""
 
+    full: ClassVar[bool] = False
+    """Whether it holds every covariance of z (see `hlvnn.latents.origin`)."""
+
     options: ClassVar[tuple[str, ...]] = ()
     """Settings of `LatentConfig` that the constructor and `num_parameters` take as keywords."""
 

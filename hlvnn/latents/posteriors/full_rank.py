@@ -16,6 +16,7 @@ class FullRank(Posterior):
     """
 
     normal = True
+    full = True
 
     @staticmethod
     def num_parameters(width: int) -> int:

@@ -20,6 +20,7 @@ class Joint(LevelPosterior):
     diagonal counts.
     """
 
+    full = True
     recordable = False
     below: Tensor
 

@@ -19,6 +19,9 @@ class Prior(nn.Module, ABC):
     learned: ClassVar[bool]
     """Whether the prior has parameters, found by empirical Bayes together with the rest."""
 
+    full: ClassVar[bool] = False
+    """Whether it learns every covariance of z (see `hlvnn.latents.origin`)."""
+
     nested: ClassVar[bool] = False
     """Whether its mean is the z of another latent; called, it gives the law of the deviation."""
 

@@ -16,6 +16,7 @@ class LearnedFull(Prior):
     """
 
     learned = True
+    full = True
     mean: Tensor
 
     def __init__(self, width: int, scale: Tensor) -> None:
