@@ -120,7 +120,7 @@ class InputScale(nn.Module):
 
     def centred(self, x: Tensor) -> Tensor:
         """Return the columns centred and by their scale."""
-        return x / self.scale - self.offset()
+        return x / self.scale - self.center / self.scale
 
     def mean(self) -> Tensor:
         """Return each column's mean in its own units, [D] float64 on the CPU."""
@@ -128,8 +128,10 @@ class InputScale(nn.Module):
         return center if self.kept_from is None else center + self.kept_from.cpu()
 
     def offset(self) -> Tensor:
-        """Return center / scale, what the stage's own matrix subtracts of x / scale."""
-        return self.center / self.scale
+        """Return the mean by the scale, [D]: what is taken of `forward`'s columns to centre them."""
+        if self.kept_from is None:
+            return self.center / self.scale
+        return ((self.center.double() + self.kept_from) / self.scale).to(self.center.dtype)
 
 
 def one_width(given: tuple[int, ...] | None, default: int) -> int:
