@@ -10,11 +10,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test chaos lint format bench clean
+.PHONY: help install sweep test test-all chaos lint format bench clean
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
 		printf 'make %-8s  %s\n' "$$name" "$$text"; done
 
 install: $(STAMP) ## make .venv with the tested versions
@@ -23,8 +25,11 @@ install: $(STAMP) ## make .venv with the tested versions
 sweep: $(STAMP) ## run the search search_spaces/SPACE.py (SPACE=shakespeare)
 	$(BIN)/python tune_search.py $(SPACE) $(ARGS)
 
-test: $(STAMP) ## run the tests (slow and gpu ones: ARGS="-m slow"; to debug: PROCESSES=0)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder $(ARGS)
+test: $(STAMP) ## run the tests but the slow ones (gpu ones: ARGS="-m gpu"; to debug: PROCESSES=0)
+	$(PYTEST) $(ARGS)
+
+test-all: $(STAMP) ## run all tests, the slow ones too (minutes each), but those of a GPU
+	$(PYTEST) -m "not gpu" $(ARGS)
 
 chaos: $(STAMP) ## kill parts of a cluster twenty times during one sweep; print what was survived
 	$(BIN)/python -m tests.chaos.twenty $(ARGS)

@@ -64,7 +64,7 @@ def ours(
 ) -> Row:
     """Fit with full batches."""
     data = GroupedDataset.from_frame(
-        frame, target="y", features=["service"], groups=["s", "d", "dept"]
+        frame, target="y", features=["service"], groups=["s", "d", "dept"], target_kind="real"
     )
     config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=latents)
     model = hlvnn.build_model(config, data, seed=0)

@@ -1,9 +1,5 @@
 """Hierarchical latent variable neural networks for grouped data."""
 
-import os
-
-os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # a user's message needs no link
-
 from hlvnn.config import DataConfig, LatentConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.inference.adapt import adapt

@@ -34,7 +34,7 @@ GROUP_P90 = "group_p90"
 GROUP_WORST = "group_worst"
 """The weakest group."""
 BEST_EPOCH = "best_epoch"
-"""The epoch with the best validation metric."""
+"""The chosen epoch: the one with the best validation metric (`hlvnn.selection`)."""
 DATA_HASH = "data_hash"
 """Digest of the data that a run was trained on."""
 STOPPED_EARLY = "stopped_early"
@@ -46,6 +46,10 @@ PRIOR_SD = "prior_sd"
 WORST_DECILE = "worst_decile"
 """Mean of the weakest tenth of groups."""
 
+KNOWN = "known_"
+"""What a measure of the rows of groups with training rows begins with, where a split has others."""
+NEW = "new_"
+"""What a measure of the rows of groups without training rows begins with."""
 KL = "kl_"
 """What the column of a latent's KL begins with; see `kl`."""
 BEST = "best_"
@@ -55,7 +59,11 @@ FINAL = "final_"
 PARAMETER = "param_"
 """What a parameter that Optuna drew begins with."""
 BETTER_HIGH = ("acc", "f1")
-"""Measures that are better when they are higher; the others are better when they are lower."""
+"""Measures that are better when they are higher."""
+BETTER_LOW = ("loss", "mse", "nll")
+"""Measures that are better when they are lower."""
+GROUP_MEASURES = (GROUP_MEAN, GROUP_P10, GROUP_P90, GROUP_WORST)
+"""What is measured over groups: of their accuracies, or of their mean squared errors."""
 
 
 def of_split(split: str, measure: str) -> str:

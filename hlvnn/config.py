@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from hlvnn import errors
+from hlvnn.files import NAME_BYTES
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
 from hlvnn.strict import Config, known_member, validated
+from hlvnn.train_config import TrainConfig as TrainConfig
 
 __all__ = [
     "Config",
@@ -64,10 +66,11 @@ class DataConfig(Config):
     data_dir: Path = Path("data")
     """Root of the folders of arrays: DATA_DIR/DATASET/{small,large}/x_train.npy …"""
     val_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of each group's training rows set aside to select on; 0 trains on all of them."""
+    """Share of each group's training rows set aside to select on; 0 trains on all of them. Of the
+    groups too small for a row of their own, one in so many gives one."""
     split: Literal["groups", "rows"] = "groups"
-    """How validation rows (and a table's test rows) are chosen: inside each group, or at random
-    among all rows, so that some are of new groups (with --unseen prior)."""
+    """How validation and test rows are chosen: inside each group, or at random among all rows, so
+    that some are of new groups (with --unseen prior)."""
     unseen: Literal["error", "prior"] = "error"
     """Test rows of a group without training rows: refuse them, or integrate the prior."""
     hold_out: float = Field(0.0, ge=0, lt=1)
@@ -84,20 +87,43 @@ class DataConfig(Config):
     """Feature columns of the table; none given = all but target, trials and groups."""
     groups: tuple[str, ...] = ()
     """Group columns of the table, lowest level first."""
-    test_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of each group's rows of a table kept for testing."""
+    test_fraction: float | None = Field(None, ge=0, lt=1)
+    """Share of each group's rows kept for testing, where the data bring no test rows of their own;
+    None takes the data set's own share: a fifth, of shakespeare a tenth."""
+    target_kind: Literal["class", "real", "count"] | None = None
+    """What the table's target is; None tells it from its values, and says so."""
+    categories: tuple[str, ...] = ()
+    """Feature columns of the table that are categories, whatever they look like."""
+    dates: tuple[str, ...] = ()
+    """Feature columns of the table that are dates: they become days since 1970."""
+    sep: str | None = None
+    """What parts the columns of a CSV file; None: a comma, in a .tsv file a tab."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of a CSV file's numbers."""
+    encoding: str = "utf-8"
+    """Encoding of a CSV file."""
+    x_kind: Literal["image", "channels-last", "tokens", "features"] | None = None
+    """What x of a folder of arrays is: images [N, H, W] or [N, C, H, W], images [N, H, W, C], rows
+    of tokens, or features; None tells it from shape and type, and says so."""
 
     @field_validator("dataset")
     @classmethod
     def _a_plain_name(cls, name: str) -> str:
         if name in (".", "..") or set(name) & {"/", "\\", "\0"}:
             raise ValueError("expected a plain name, not a path (--data-dir moves the root)")
+        if len(name.encode()) > NAME_BYTES:
+            raise ValueError(f"expected the name of a folder, of at most {NAME_BYTES} bytes")
         return name
 
     @property
     def title(self) -> str:
         """The name that results are filed under."""
         return self.table.name.split(".")[0] if self.table is not None else self.dataset
+
+    @property
+    def place(self) -> str:
+        """Where the data are, in words."""
+        return str(self.table) if self.table is not None else f"{self.dataset} in {self.data_dir}"
 
 
 class ModelConfig(Config):
@@ -195,90 +221,6 @@ class ModelConfig(Config):
         return known_member("latents.priors", "prior", name)
 
 
-class TrainConfig(Config):
-    """How the model is fitted."""
-
-    num_epochs: int = Field(10, gt=0)
-    """Passes over the training rows."""
-    batch_size: int | None = Field(200, gt=0)
-    """Rows a step; None takes the whole training set at once."""
-    lr: float = Field(1e-3, gt=0)
-    """Peak learning rate."""
-    objective: Literal["elbo", "iwae"] = "elbo"
-    """What is maximised: the evidence lower bound, or the importance-weighted bound of
-    --num-samples draws (20 to 50, say) by doubly reparameterised gradients. The latter's batches
-    hold whole blocks of groups (a top-level group with all within it; where levels cross,
-    everything), about --batch-size rows on average."""
-    lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
-    """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
-    latent_lr: float | None = Field(None, gt=0)
-    """Learning rate of the groups' posteriors, as a multiple of --lr; None takes 10 for minibatches
-    (a group is in few of them; 5 without a prior), and 1 for the whole training set at once or
-    where the ELBO has a closed form."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay of the backbone's and placements' matrices."""
-    augment: float = Field(0.0, ge=0)
-    """Strength of random small moves, turns, scalings and slants of training images, anew in each
-    batch; 0 leaves them as they are, 1 is moderate."""
-    clip_grad: float | None = Field(None, gt=0)
-    """Largest norm of a step's gradient; None does not clip."""
-    kl_weight: float = Field(1.0, ge=0)
-    """Weight β of the KL terms; 1 is the true ELBO."""
-    kl_annealing: float = Field(0.0, ge=0)
-    """Epochs over which β rises linearly from 0 to --kl-weight."""
-    prior_warmup: float = Field(0.1, ge=0, le=1)
-    """Share of the run during which learned priors and the noise are held at their start."""
-    prior_updates: Literal["gradient", "closed_form"] = "gradient"
-    """How learned priors move: with the rest, or after each epoch to their maximum given the
-    posteriors (an EM step; steadier with small minibatches)."""
-    num_samples: int = Field(1, gt=0)
-    """Draws of z a training step, where no closed form serves; for --objective iwae the number of
-    importance samples (with 1 its bound is the ELBO)."""
-    eval_samples: int = Field(10, gt=0)
-    """Draws of z averaged in evaluation and prediction."""
-    eval_every: int = Field(1, gt=0)
-    """Epochs between evaluations (the last epoch is always evaluated)."""
-    checkpoint_every: int = Field(1, gt=0)
-    """Evaluated epochs between checkpoints (the last is always kept)."""
-    print_freq: int = Field(0, ge=0)
-    """Steps between progress lines inside an epoch; 0 prints none."""
-    patience: int | None = Field(None, gt=0)
-    """Stop after this many evaluations without a better validation loss; None never does."""
-    device: str = "auto"
-    """cpu, cuda, cuda:0 …; auto takes a GPU where there is one."""
-    cuda_graph: Literal["auto", "off"] = "auto"
-    """auto: on a GPU, record the training step once and replay it, where its operations are the
-    same each time; small networks are several times faster. off: launch each step anew."""
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Of the network's matrix products and convolutions; latents, losses and updates stay float32.
-    On a GPU tf32 and bf16 are faster for large networks and do little for small ones."""
-    threads: int = Field(1, gt=0)
-    """CPU threads of torch during the fit. One suits small networks, and does not suffer when other
-    processes share the cores; in a sweep it is --cpus-per-trial unless said otherwise."""
-    tensorboard: bool = False
-    """Write TensorBoard's event files into the run's folder, the groups as histograms; look with
-    tensorboard --logdir results."""
-    debug: bool = False
-    """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
-
-    @model_validator(mode="after")
-    def _bound_as_it_is(self) -> Self:
-        if self.objective == "iwae":
-            reasons = {
-                "kl_weight": (1.0, "a bound on log p(y) counts the prior and q once"),
-                "kl_annealing": (0.0, "a bound on log p(y) counts the prior and q once"),
-                "prior_updates": ("gradient", "the closed form maximises the ELBO, not the bound"),
-            }
-            for name, (needed, reason) in reasons.items():
-                if getattr(self, name) != needed:
-                    flag = f"--{name.replace('_', '-')}"
-                    raise ValueError(
-                        f"{flag} {getattr(self, name)} does not go with --objective iwae: "
-                        f"{reason}; use {flag} {needed}, or --objective elbo"
-                    )
-        return self
-
-
 class RunConfig(Config):
     """One training run, complete: what `hyperparams.json` holds and what repeats the run."""
 
@@ -306,6 +248,16 @@ def flat_settings() -> dict[str, str]:
     return flat | {name: "" for name in RunConfig.model_fields if name not in parts}
 
 
+def in_todays_terms(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run's record, whatever state of the program wrote it.
+
+    In older ones test_fraction, of which only tables took notice, becomes the data set's own.
+    """
+    if "target_kind" in settings or settings.get("table") is not None:
+        return settings
+    return {name: value for name, value in settings.items() if name != "test_fraction"}
+
+
 def run_config(settings: dict[str, Any], where: str) -> RunConfig:
     """Build a `RunConfig` from flat settings (the flags' names with underscores).
 
@@ -329,8 +281,20 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return flat | dump
 
 
-NOT_REPEATED = ("results_dir", "testing", "debug", "print_freq", "tensorboard")
+DATA_PLACES = ("data_dir", "table")
+"""Settings that say where data are. They may move; what they are is known by their hash."""
+NOT_REPEATED = (
+    *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
+)
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
+
+
+def repeated(config: RunConfig) -> RunConfig:
+    """Return what repeats a run: its settings but those of `NOT_REPEATED`, which are as usual."""
+    usual = RunConfig()
+    own = {name: getattr(usual, name) for name in NOT_REPEATED if name in RunConfig.model_fields}
+    shown = {name: getattr(usual.train, name) for name in NOT_REPEATED if name not in own}
+    return config.model_copy(update={**own, "train": config.train.model_copy(update=shown)})
 
 
 def command_line(config: RunConfig) -> str:

@@ -8,8 +8,11 @@ expected, and what to do.
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from pydantic import ValidationError
 
@@ -123,13 +126,40 @@ def _short(value: object, limit: int = 80) -> str:
 
 
 def run_command(command: Callable[[], int | None]) -> None:
-    """Run a command line's body: user errors become one message on stderr and exit code 2."""
+    """Run a command line's body: user errors become one message on stderr and exit code 2.
+
+    Where whoever reads the output has closed it (`| head`) the command ends in silence, as others.
+    """
     try:
-        code = command()
+        try:
+            code = command()
+        except SystemExit as ended:  # --help, and what the flags' reader refuses
+            sys.stdout.flush()
+            raise ended
+        sys.stdout.flush()
     except HlvnnError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:
+        silence()
+        code = CLOSED
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = str(error.filename)[:60]
+        print(f"error: {name}…: the name is too long for a file", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code or 0)
+
+
+CLOSED = 141
+"""Exit code of a command whose output was closed: what a shell gives for SIGPIPE."""
+
+
+def silence() -> None:
+    """Let standard output go nowhere from now on: nobody reads it any more."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

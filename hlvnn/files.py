@@ -7,10 +7,48 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hlvnn.errors import RunError, StorageError
+from hlvnn.errors import ConfigError, RunError, StorageError
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with ~ (and ~user) as the home folder that it stands for.
+
+    Raises `ConfigError` where it stands for none.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: there is no such home folder; write it out, or ./{path} for a folder of "
+            "that name"
+        ) from error
+
+
+NAME_BYTES = 200
+"""Bytes of the longest name of a run's or a sweep's folder; beside it stand temporary ones."""
+
+
+def check_name(name: str) -> None:
+    """Raise `RunError` unless --name is the plain name of a folder."""
+    if name in ("", ".", "..") or set(name) & {"/", "\0"}:
+        raise RunError(f"--name {name!r}: a plain name is expected, not a path")
+    if (size := len(os.fsencode(name))) > NAME_BYTES:
+        raise RunError(
+            f"--name {name[:20]}…: {size} bytes are too many for the name of a folder; give at "
+            f"most {NAME_BYTES}"
+        )
+
+
+def free_names(name: str) -> Iterator[str]:
+    """Yield a name that nobody gave, then others like it, name-2, name-3 and so on."""
+    name = os.fsencode(name)[:NAME_BYTES].decode(errors="ignore")
+    yield name
+    for number in count(2):
+        yield f"{name}-{number}"
 
 
 @contextmanager

@@ -16,25 +16,43 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hlvnn.choices import ChoosingTrial, plain
 from hlvnn.columns import is_validation
 from hlvnn.config import RunConfig, run_config
 from hlvnn.errors import ConfigError, unknown
+from hlvnn.selection import Selection
 from hlvnn.words import Settings, shown
 
 if TYPE_CHECKING:
     import optuna
+    import pandas as pd
 
 FOLDER = "search_spaces"
 CHECKED_DRAWS = 64
 """Draws that are validated before a sweep starts."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One draw of a space: every setting known of the run, and what was drawn for it.
+
+    drawn: Optuna's parameters, by their own names; set_here: the settings that space(trial)
+    returned, which are not fixed even where a value equals BASE's.
+    """
+
+    settings: Settings
+    drawn: Settings
+    set_here: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class Space:
     metric: str
     mode: str
     function: Callable[[optuna.Trial], Settings]
+    """`space` of the file: its choices may be anything (see `hlvnn.choices`)."""
     sweep: Settings = field(default_factory=dict)
     others: tuple[tuple[str, str], ...] = ()
     """Further objectives, each a metric and its mode; the first one is `metric`."""
@@ -57,8 +76,18 @@ class Space:
         return ((self.metric, self.mode), *self.others)
 
     @property
+    def selection(self) -> Selection:
+        """By what the epoch of each trial is chosen: the first objective."""
+        return Selection(self.metric, self.mode)
+
+    @property
+    def selects(self) -> Settings:
+        """The settings of a run that say the same."""
+        return {"select_on": self.metric, "select_mode": self.mode}
+
+    @property
     def sha256(self) -> str:
-        """Digest of the file, by which a resumed sweep knows that it is still the same space."""
+        """Digest of the file, for whoever compares two of them."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
@@ -71,21 +100,36 @@ class Space:
         """`worst` of each objective, by its metric."""
         return {metric: worst(mode) for metric, mode in self.objectives}
 
+    def values_of(self, metrics: pd.DataFrame) -> list[float]:
+        """Return each objective at the chosen epoch of a run's metrics, its worst for a NaN."""
+        chosen = self.selection.chosen_of(metrics) or {}
+        values = {metric: chosen.get(metric, math.nan) for metric in self.worsts}
+        return [
+            lowest if math.isnan(values[metric]) else values[metric]
+            for metric, lowest in self.worsts.items()
+        ]
+
     def is_better(self, value: float, than: float) -> bool:
         """Whether the metric's `value` beats another."""
         return value > than if self.mode == "max" else value < than
 
-    def settings(
+    def drawing(
         self, trial: optuna.Trial, number: int, seed: int, fixed: Settings | None = None
-    ) -> Settings:
-        """Return the flat settings of one draw: BASE, then `fixed`, then what `space(trial)` drew.
+    ) -> Drawing:
+        """Return one draw; its settings are BASE, then `fixed`, then what `space(trial)` returned.
 
         A trial's seed is the sweep's plus its number, unless the space says otherwise.
         Raises `ConfigError` when `space(trial)` fails, or draws a setting that `fixed` fixes.
         """
-        fixed = fixed or {}
+        fixed = {**(fixed or {}), **self.selects}
+        for name in self.selects.keys() & self.base.keys():
+            raise ConfigError(
+                f"{self.path}: BASE sets {name!r}; METRIC and MODE say by what the epochs of its "
+                "trials are chosen: leave it out"
+            )
+        asked: Any = choosing(trial)
         try:
-            drawn = self.function(trial)
+            drawn = self.function(asked)
         except Exception as error:
             where = _place(self.path, error)
             raise ConfigError(f"{where}: space(trial) failed: {_said(error)}") from error
@@ -93,12 +137,18 @@ class Space:
             raise ConfigError(
                 f"{self.path}: space(trial) must return a dict of settings by name, got {drawn!r}"
             )
+        for key in drawn.keys() & self.selects.keys():
+            raise ConfigError(
+                f"{self.path}: space(trial) draws {key!r}; METRIC and MODE say by what the epochs "
+                "of its trials are chosen: leave it out"
+            )
         for key in drawn.keys() & fixed.keys():
             raise ConfigError(
                 f"{self.path}: space(trial) draws {key!r} itself; it cannot be fixed to "
                 f"{fixed[key]!r} as well: leave out --{key.replace('_', '-')}"
             )
-        return {"seed": seed + number, **self.base, **fixed, **drawn}
+        settings = {"seed": seed + number, **self.base, **fixed, **drawn}
+        return Drawing(settings, plain(asked.params), tuple(drawn))
 
 
 def worst(mode: str) -> float:
@@ -123,11 +173,12 @@ def load(name: str) -> Space:
     Raises `ConfigError` when there is none of that name (the nearest is offered), when its file
     does not import, or when a name is missing or of the wrong kind.
     """
+    name = _study_of(name)
     if name not in names():
         raise ConfigError(unknown("search space", name, names()) + f" They are in {folder()}.")
     path = folder() / f"{name}.py"
     values = vars(_module(path))
-    base = _value(path, values, "BASE", dict, "a dict of settings")
+    base = plain(_value(path, values, "BASE", dict, "a dict of settings"))
     (metric, mode), *others = _objectives(path, values)
     return Space(
         name=name,
@@ -141,6 +192,13 @@ def load(name: str) -> Space:
     )
 
 
+def _study_of(name: str) -> str:
+    """Return the study that is meant: by name, or by its file (search_spaces/digits.py)."""
+    path = Path(name)
+    is_file = path.suffix == ".py" and path.resolve().parent == folder().resolve()
+    return path.stem if is_file else name
+
+
 def new_sampler(seed: int) -> optuna.samplers.BaseSampler:
     """Return what draws unless another searcher is asked for: TPE of conditional parameters."""
     import optuna
@@ -150,40 +208,51 @@ def new_sampler(seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
+@contextmanager
+def quieting_optuna() -> Iterator[None]:
+    """Have Optuna tell warnings only, and then what it told before: that is its user's to say."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def draws(
     space: Space,
     count: int,
     seed: int,
     fixed: Settings | None = None,
     sampler: optuna.samplers.BaseSampler | None = None,
-) -> Iterator[Settings]:
-    """Yield the settings of `count` draws from a throwaway study (of `new_sampler`, or `sampler`).
+) -> Iterator[Drawing]:
+    """Yield `count` draws from a throwaway study (of `new_sampler`, or `sampler`).
 
     They are those of a sweep's first trials with that seed, until enough trials have ended for the
     sampler to learn from them.
     """
     import optuna
 
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=sampler or new_sampler(seed))
-    optuna.logging.set_verbosity(before)
+    with quieting_optuna():
+        study = optuna.create_study(sampler=sampler or new_sampler(seed))
     for number in range(count):
-        yield space.settings(study.ask(), number, seed, fixed)
+        yield space.drawing(study.ask(), number, seed, fixed)
 
 
 def draw(space: Space, number: int, seed: int = 0, fixed: Settings | None = None) -> RunConfig:
     """Return draw `number` (from 0) of a space as a run's configuration."""
     if number < 0:
         raise ConfigError(f"--draw must be at least 0, got {number}")
-    *_, settings = draws(space, number + 1, seed, fixed)
-    return validated(space, settings, number)
+    *_, drawing = draws(space, number + 1, seed, fixed)
+    return validated(space, drawing, number)
 
 
-def validated(space: Space, settings: Settings, number: int) -> RunConfig:
-    """Return one draw's configuration; raise `ConfigError` naming the draw and its settings."""
-    where = f"{space.path}: draw {number} ({shown(drawn_only(space, {}, settings))})"
-    config = run_config(settings, where)
+def validated(space: Space, drawing: Drawing, number: int) -> RunConfig:
+    """Return one draw's configuration; raise `ConfigError` naming the draw and its parameters."""
+    where = f"{space.path}: draw {number} ({shown(drawing.drawn)})"
+    config = run_config(drawing.settings, where)
     if config.data.val_fraction == 0:
         raise ConfigError(f"{where}: a sweep selects on validation; val_fraction must be above 0")
     return config
@@ -193,25 +262,15 @@ def check(space: Space, seed: int = 0, fixed: Settings | None = None) -> list[Ru
     """Validate a sample of a space's draws; return their configurations."""
     found: list[RunConfig] = []
     invalid: list[ConfigError] = []
-    for number, settings in enumerate(draws(space, CHECKED_DRAWS, seed, fixed)):
+    for number, drawing in enumerate(draws(space, CHECKED_DRAWS, seed, fixed)):
         try:
-            found.append(validated(space, settings, number))
+            found.append(validated(space, drawing, number))
         except ConfigError as error:
             invalid.append(error)
     if invalid:
         rate = f" ({len(invalid)} of {CHECKED_DRAWS} draws are invalid)"
         raise ConfigError(f"{invalid[0]}{rate if len(invalid) > 1 else ''}") from invalid[0]
     return found
-
-
-def drawn_only(space: Space, fixed: Settings, settings: Settings) -> Settings:
-    """Return the settings that were neither fixed nor in the space's BASE, without the seed."""
-    known = {**space.base, **fixed}
-    return {
-        key: value
-        for key, value in settings.items()
-        if key != "seed" and (key not in known or known[key] != value)
-    }
 
 
 def opening(path: Path) -> str:
@@ -294,7 +353,35 @@ def _function(path: Path, values: Settings) -> Callable[[optuna.Trial], Settings
         )
     if not callable(values["space"]):
         raise ConfigError(f"{path}: space must be a function of one trial, got {values['space']!r}")
-    return values["space"]
+    space = values["space"]
+    return lambda trial: plain(space(choosing(trial)))
+
+
+def choosing(trial: Any) -> ChoosingTrial:
+    """Return an Optuna trial as a search space sees it."""
+    if isinstance(trial, ChoosingTrial):
+        return trial
+    return ChoosingTrial(trial, _Before(trial))
+
+
+class _Before(Mapping[str, Any]):
+    """The distributions of a trial's study, by name, looked up when one is asked for."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+
+    def __getitem__(self, name: str) -> Any:
+        for other in reversed(self.trial.study.get_trials(deepcopy=False)):
+            if name in other.distributions:
+                return other.distributions[name]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        names = (one.distributions for one in self.trial.study.get_trials(deepcopy=False))
+        return iter({name: None for some in names for name in some})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _place(path: Path, error: Exception) -> str:

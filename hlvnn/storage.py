@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import atexit
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
+from pydantic import AfterValidator
 
 from hlvnn.errors import ConfigError, RunError
+from hlvnn.files import expanded
 
 ATOMIC = ("s3", "gcs", "abfs")
 """Kinds of storage in which a file that is being written appears whole or not at all."""
@@ -29,6 +33,15 @@ def is_address(place: str | Path) -> bool:
     return "://" in str(place)
 
 
+def _place(place: str) -> str:
+    """Return an address as it is, and a folder with ~ as what it stands for."""
+    return place if is_address(place) or not place.startswith("~") else str(expanded(Path(place)))
+
+
+Place = Annotated[str, AfterValidator(_place)]
+"""A setting that is a folder of this machine, or an address."""
+
+
 def folder_here(place: str, what: str) -> Path:
     """Return a folder of this machine; raise `ConfigError` for an address, as `what` needs one."""
     if is_address(place):
@@ -36,7 +49,7 @@ def folder_here(place: str, what: str) -> Path:
             f"{place}: {what} a folder of this machine; copy the results here first (with aws s3 "
             "cp --recursive, say). Tables, reports and pictures are made from addresses, too"
         )
-    return Path(place)
+    return expanded(Path(place))
 
 
 @dataclass(frozen=True)
@@ -216,7 +229,7 @@ def readable(place: str | Path) -> Path:
     when nothing is at the address.
     """
     if not is_address(place):
-        return Path(place)
+        return expanded(Path(place))
     remote = Remote(str(place))
     parent = Path(tempfile.mkdtemp(prefix="hlvnn-copy-")).resolve()
     atexit.register(shutil.rmtree, parent, ignore_errors=True)
@@ -238,6 +251,11 @@ def files_below(folder: Path, last: Sequence[str] = ()) -> list[str]:
     found = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
     names = [str(path.relative_to(folder)) for path in found]
     return sorted(names, key=lambda name: last.index(name) if name in last else -1)
+
+
+def typed(place: str | Path) -> str:
+    """Return a path or an address as it is typed into a shell: quoted where it must be."""
+    return shlex.quote(shown_path(place) if isinstance(place, Path) else place)
 
 
 def shown_path(path: Path) -> str:

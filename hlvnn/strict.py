@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from hlvnn import errors
 from hlvnn.families import members
+from hlvnn.files import expanded
 
 C = TypeVar("C", bound="Config")
 
@@ -25,6 +28,25 @@ class Config(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
         return values
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some values changed, which are checked as in a new one."""
+        copied = super().model_copy(deep=deep)
+        if not update:
+            return copied
+        checked = type(self).model_validate({**dict(copied), **update})
+        checked.__pydantic_fields_set__.intersection_update(self.model_fields_set | update.keys())
+        return checked
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expand_home_folders(cls, value: Any) -> Any:
+        """Read ~ in every path: a shell leaves it in --flag='~/x', and files and frames have it."""
+        if isinstance(value, Path):
+            return expanded(value)
+        if isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            return tuple(expanded(item) if isinstance(item, Path) else item for item in value)
+        return value
 
 
 def validated(cls: type[C], values: dict[str, Any], where: str) -> C:

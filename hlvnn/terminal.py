@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import IO, Literal, Self, TextIO
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hlvnn.columns import VAL_GROUP_P10, VAL_GROUP_WORST, best_of, on_test
+from hlvnn.errors import silence
 from hlvnn.records.board import Board, Entry
 from hlvnn.records.outcomes import OVER, PLACED, Status
 from hlvnn.records.trials_table import PARETO
@@ -32,6 +33,41 @@ TOP = 20
 """Trials on the leaderboard."""
 ROWS_AROUND = 12
 """Lines of the terminal that are not rows of the live table."""
+
+
+PLAIN_WIDTH = 200
+"""Columns of output that does not go to a terminal."""
+
+
+class _Console(Console):
+    """A console that nobody need read to the end: a sweep goes on when its output is closed."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence()
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Tells the terminal what a run logs, for as long as somebody reads it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            silence()
+        else:
+            super().handleError(record)
+
+
+def plain_console(file: IO[str] | None = None, width: int | None = None) -> Console:
+    """Return a console that shows names as they are: `age[/yr]` and `:x:` are no markup to it.
+
+    Whatever is printed holds names that users gave: columns, groups, studies, folders. width: None
+    is the terminal's, or `PLAIN_WIDTH` where there is none. Into a file nothing is coloured.
+    """
+    colours: Literal["auto"] | None = "auto" if file is None else None
+    console = _Console(file=file, width=width, markup=False, emoji=False, color_system=colours)
+    if width is None and not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
 
 
 class LiveDisplay:
@@ -183,13 +219,13 @@ WIDTH = 100
 def text_of(table: Table) -> str:
     """Return a rich table as plain text."""
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None).print(table)
+    plain_console(buffer, WIDTH).print(table)
     return buffer.getvalue().rstrip("\n")
 
 
 def to_terminal() -> None:
     """Show what a run tells on standard output."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

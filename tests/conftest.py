@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -23,7 +23,7 @@ from hlvnn.commands import train_one as train_one_command
 from hlvnn.config import DataConfig
 from hlvnn.data import GroupedDataset, load_data
 from hlvnn.errors import run_command
-from tests.helpers import ROOT, write_folder
+from tests.helpers import ROOT, readme_block, write_folder
 from tests.runs import Finished, configured
 from tests.spaces import SPACE, write_space
 from tests.sweeps import make_sweep
@@ -39,6 +39,15 @@ def shared() -> Path:
         if (place / "data").is_dir():
             return place
     pytest.skip(f"no shared data: looked for {' and '.join(f'{place}/data' for place in places)}")
+
+
+@pytest.fixture(scope="session")
+def readme_example(shared: Path) -> dict[str, Any]:
+    """Return the names that the README's first Python example leaves, executed as it stands."""
+    names: dict[str, Any] = {}
+    with contextlib.chdir(shared / "data" / "grouped"):
+        exec(readme_block("sleepstudy.csv.gz"), names)
+    return names
 
 
 @pytest.fixture(scope="session")
@@ -75,15 +84,23 @@ def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finis
     return Finished(configured(image_folder), tmp_path_factory.mktemp("whole"))
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """Start one Ray for the sweeps of a file, in this process; its GPU is only a number."""
+@pytest.fixture
+def local_ray() -> None:
+    """Have a Ray in this process, one for all tests that ask for it; its GPU is only a number."""
     import ray
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        words = {"include_dashboard": False, "log_to_driver": False}
+        ray.init(address="local", num_cpus=2, num_gpus=1, **words)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop that Ray behind the last test that asked for it: others must not find it."""
+    if _asks_for(item, "local_ray") and not (nextitem and _asks_for(nextitem, "local_ray")):
+        import ray
+
+        ray.shutdown()
 
 
 class Ended(NamedTuple):
@@ -151,9 +168,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.xdist_group("ray" if _uses_ray(item) else item.nodeid.split("::")[0])
             )
-    items.sort(key=lambda item: not _uses_ray(item))
+    items.sort(key=lambda item: (not _asks_for(item, "local_ray"), not _uses_ray(item)))
 
 
 def _uses_ray(item: pytest.Item) -> bool:
-    fixtures = getattr(item, "fixturenames", ())
-    return item.get_closest_marker("ray") is not None or "small_sweep" in fixtures
+    return item.get_closest_marker("ray") is not None or _asks_for(item, "small_sweep")
+
+
+def _asks_for(item: pytest.Item, fixture: str) -> bool:
+    return fixture in getattr(item, "fixturenames", ())

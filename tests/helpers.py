@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -235,3 +237,19 @@ def untrained_run(folder: Path, config: RunConfig) -> Path:
     for name in (BEST, CHECKPOINT):
         save_checkpoint({"epoch": 1, "model": model.state_dict()}, folder / name)
     return folder
+
+
+def readme_block(words: str) -> str:
+    """Return the README's one Python example that contains `words`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if words in block]
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until the condition holds; fail if it does not within so many seconds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)

@@ -8,24 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import hlvnn
-from tests.helpers import ROOT
-
-
-def python_blocks() -> list[str]:
-    """Return the README's Python examples."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def block_with(words: str) -> str:
-    """Return the one example that contains `words`."""
-    (found,) = [block for block in python_blocks() if words in block]
-    return found
+from tests.helpers import ROOT, readme_block
 
 
 def run(code: list[str], cwd: Path, package: Path) -> subprocess.CompletedProcess[str]:
@@ -52,7 +41,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_the_new_data_set_trains_after_adding_one_file(package: Path, tmp_path: Path) -> None:
-    source = block_with("def load(config: DataConfig)")
+    source = readme_block("def load(config: DataConfig)")
     (package / "hlvnn" / "data" / "sources" / "wine.py").write_text(source, encoding="utf-8")
     command = ["train_one.py", "--dataset", "wine", "--latent-config", "factor", "--z-dim", "2"]
     done = run([*command, "--num-epochs", "30", "--lr", "0.01", "--name", "r"], package, package)
@@ -66,7 +55,7 @@ def test_the_new_data_set_trains_after_adding_one_file(package: Path, tmp_path: 
 def test_the_study_is_searchable_after_adding_one_file(package: Path) -> None:
     spaces = package / "search_spaces"
     spaces.mkdir()
-    (spaces / "widths.py").write_text(block_with("def space(trial)"), encoding="utf-8")
+    (spaces / "widths.py").write_text(readme_block("def space(trial)"), encoding="utf-8")
     shutil.copy(ROOT / "tune_search.py", package)
     done = run(["tune_search.py", "widths", "--dry-run"], package, package)
     assert done.returncode == 0, done.stderr
@@ -75,7 +64,7 @@ def test_the_study_is_searchable_after_adding_one_file(package: Path) -> None:
 
 
 def test_the_new_posterior_is_held_to_its_familys_laws_after_adding_one_file(package: Path) -> None:
-    source = block_with("class Chain(Posterior)")
+    source = readme_block("class Chain(Posterior)")
     (package / "hlvnn" / "latents" / "posteriors" / "chain.py").write_text(source, encoding="utf-8")
     shutil.copytree(ROOT / "tests", package / "tests")
     shutil.copy(ROOT / "pyproject.toml", package)
@@ -106,7 +95,7 @@ def test_the_new_posterior_is_held_to_its_familys_laws_after_adding_one_file(pac
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")  # models without features
 def test_levels_that_know_of_each_other_are_built_as_written() -> None:
     names: dict[str, object] = {}
-    exec(block_with("nested_levels = ["), names)
+    exec(readme_block("nested_levels = ["), names)
     frame = pd.DataFrame(
         {
             "y": [1.0, 2.0, 4.0, 3.0, 2.5, 0.5],
@@ -129,12 +118,7 @@ def test_levels_that_know_of_each_other_are_built_as_written() -> None:
 
 
 @pytest.mark.data
-def test_the_python_example_gives_lme4s_deviance(shared: Path) -> None:
-    code = block_with("sleepstudy.csv.gz")
-    code += "\nprint('deviance', -2 * result.elbo, model.posterior('Subject').shape)\n"
-    done = run(["-c", code], shared / "data" / "grouped", ROOT)
-    assert done.returncode == 0, done.stderr
-    found = re.search(r"deviance ([\d.]+) \((\d+), (\d+)\)", done.stdout)
-    assert found is not None
-    assert float(found[1]) == pytest.approx(1751.9393, abs=0.05)
-    assert (int(found[2]), int(found[3])) == (18, 6)
+@pytest.mark.xdist_group("sleepstudy")
+def test_the_python_example_gives_lme4s_deviance(readme_example: dict[str, Any]) -> None:
+    assert -2 * readme_example["result"].elbo == pytest.approx(1751.9393, abs=0.05)
+    assert readme_example["model"].posterior("Subject").shape == (18, 6)

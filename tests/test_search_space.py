@@ -123,8 +123,8 @@ def test_draws_repeat_and_depend_on_the_seed(study) -> None:
     first = list(search_space.draws(space, 5, seed=3))
     assert first == list(search_space.draws(space, 5, seed=3))
     assert first != list(search_space.draws(space, 5, seed=4))
-    assert [settings["seed"] for settings in first] == [3, 4, 5, 6, 7]
-    assert search_space.draw(space, 2, seed=3).train.lr == first[2]["lr"]
+    assert [one.settings["seed"] for one in first] == [3, 4, 5, 6, 7]
+    assert search_space.draw(space, 2, seed=3).train.lr == first[2].settings["lr"]
 
 
 def test_a_resumed_sweep_does_not_draw_the_same_again() -> None:
@@ -135,11 +135,29 @@ def test_a_resumed_sweep_does_not_draw_the_same_again() -> None:
 
 def test_fixed_settings_replace_the_base_but_not_what_is_drawn(study) -> None:
     space = study(GOOD.replace('"digits"}', '"digits", "num_epochs": 9}'))
-    (settings,) = search_space.draws(space, 1, seed=0, fixed={"num_epochs": 2})
-    assert settings["num_epochs"] == 2
-    assert search_space.drawn_only(space, {"num_epochs": 2}, settings).keys() == {"lr"}
+    (one,) = search_space.draws(space, 1, seed=0, fixed={"num_epochs": 2})
+    assert one.settings["num_epochs"] == 2
+    assert one.drawn.keys() == {"lr"}
     with pytest.raises(ConfigError, match=r"draws 'lr' itself.*leave out --lr"):
         list(search_space.draws(space, 1, seed=0, fixed={"lr": 0.1}))
+
+
+def test_what_was_drawn_is_shown_where_it_equals_the_base_and_where_it_is_the_seed(study) -> None:
+    drawn = '{"lr": 1e-3, "seed": 7, "num_epochs": 9}'
+    text = HEAD.replace('"digits"', '"digits", "num_epochs": 9, "lr": 1e-3')
+    space = study(f"{text}def space(trial):\n    return {drawn}\n")
+    (one,) = search_space.draws(space, 1, seed=3)
+    assert set(one.set_here) == {"lr", "seed", "num_epochs"}
+    assert one.settings["seed"] == 7
+
+
+def test_a_study_may_be_named_by_its_file(study, tmp_path: Path) -> None:
+    study(GOOD)
+    assert search_space.load("search_spaces/study.py").name == "study"
+    assert search_space.load(str(tmp_path / "search_spaces" / "study.py")).name == "study"
+    (tmp_path / "study.py").write_text(GOOD, encoding="utf-8")
+    with pytest.raises(ConfigError, match="unknown search space"):
+        search_space.load("study.py")
 
 
 def test_reading_a_space_imports_neither_ray_nor_optuna() -> None:

@@ -30,12 +30,13 @@ def new_figure(width: float, height: float) -> Figure:
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+
+        from hlvnn.analysis.plain_figure import PlainFigure
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"figures need {error.name}: install it with pip install 'hlvnn[analysis]'"
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = PlainFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

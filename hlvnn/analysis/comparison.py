@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hlvnn.analysis.loading import load_sweep
+from hlvnn.analysis.pairs import at_equal_epochs
 from hlvnn.analysis.results import Results
 from hlvnn.columns import DATA_HASH, best_of, on_test
 from hlvnn.records.outcomes import Status
@@ -21,8 +22,11 @@ def compare(sweeps: Sequence[Results | Path | str]) -> pd.DataFrame:
     with its count, seconds (of all trials), best_trial, structure, best (the metric), best_test
     (the same measure on test rows, at the epoch that validation chose), pooled_trial, pooled and
     pooled_test (of the best trial without latents), gain (best over pooled on validation, positive
-    = better), data_hash, same_data (whether its data are the first sweep's) and same_metric:
-    numbers are comparable only where both are true.
+    = better, each at its chosen epoch among the first gain_epochs, which both have trained, so that
+    it need not be the difference of the columns best and pooled; over gain_over, the better of the
+    sweep's pooled references where it has some, else the pooled trial), data_hash, same_data
+    (whether its data are the first sweep's) and same_metric: numbers are comparable only where both
+    are true.
     """
     rows = []
     for given in sweeps:
@@ -55,7 +59,15 @@ def _summary(one: Results) -> dict[str, Any]:
             row["structure"] = None if found is None else found["structure"]
         row[prefix] = float("nan") if found is None else found[column]
         row[f"{prefix}_test"] = float("nan") if found is None else found.get(test, float("nan"))
-    row["gain"] = (row["best"] - row["pooled"]) * (1 if one.mode == "max" else -1)
+    row |= {"gain": float("nan"), "gain_epochs": None, "gain_over": None}
+    best = one.best_trial
+    pooled = None if best is None else next(iter(one.baselines(best)), one.pooled_trial)
+    if best is not None and pooled is not None:
+        fair = at_equal_epochs(one, best, pooled)
+        row["gain_over"] = one.called(pooled)
+        mine, theirs = (measured[one.metric] for measured in fair.rows)
+        row |= {"gain": (mine - theirs) * (1 if one.mode == "max" else -1)}
+        row |= {"gain_epochs": fair.within}
     hashes = one.trials[DATA_HASH].dropna().unique()
     row[DATA_HASH] = hashes[0] if len(hashes) == 1 else None
     return row

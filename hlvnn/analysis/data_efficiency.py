@@ -20,6 +20,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from hlvnn.analysis.canvas import new_figure
 from hlvnn.columns import BETTER_HIGH
 from hlvnn.data.grouped import Split
 from hlvnn.errors import ConfigError, DataError
@@ -183,12 +184,8 @@ def as_text(summary: pd.DataFrame) -> str:
 
 def draw(summary: pd.DataFrame, path: Path) -> None:
     """Write the figure: each measure against the rows brought, a line a model."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     measure = "acc" if "acc" in summary else "mse"
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 3.6)
     sizes = sorted(summary["rows"].unique())
     names = {"acc": "accuracy", "mse": "mean squared error", "loss": "nats a row"}
     for axes, name in zip(figure.subplots(1, 2), (measure, "loss"), strict=True):

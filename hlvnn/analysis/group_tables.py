@@ -6,7 +6,7 @@ file only the columns asked for. Files of other trials and epochs are not opened
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hlvnn.columns import BETTER_HIGH, VAL, WORST_DECILE
+from hlvnn.columns import BETTER_HIGH, SCORED, VAL, WORST_DECILE
 from hlvnn.data.schema import Schema
 from hlvnn.errors import RunError, unknown
 from hlvnn.records.run_folder import STATS, stats_files
@@ -33,27 +33,48 @@ QUANTILES = {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
 class GroupTables:
     """The per-group tables of some trials.
 
-    folders: of each trial by its number; schemas: what a trial's groups were called. Files that
-    cannot be read are left out and told in `problems`.
+    folders: of each trial by its number; schemas: what a trial's groups were called; others:
+    trials that there are, and have no folder. Files that cannot be read are left out, and told in
+    `problems` and to `tell`.
     """
 
-    def __init__(self, folders: Mapping[int, Path], schemas: Mapping[int, Schema | None]) -> None:
+    def __init__(
+        self,
+        folders: Mapping[int, Path],
+        schemas: Mapping[int, Schema | None],
+        *,
+        others: Iterable[int] = (),
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self.folders = dict(folders)
         self.schemas = schemas
+        self.known = {*self.folders, *others}
         self.problems: list[str] = []
+        self._told = tell
         self._files: dict[int, dict[int, Path]] = {}
+        self._cut: dict[int, set[int]] = {}
         self._schemas: dict[int, pa.Schema] = {}
+
+    def add(self, trial: int, folder: Path) -> None:
+        """Add a model that is no trial (a number below 0): it is read where it is asked for."""
+        self.folders[trial] = folder
+        self.known.add(trial)
+
+    @property
+    def _own(self) -> list[int]:
+        return sorted(trial for trial in self.folders if trial >= 0)
 
     def files_of(self, trial: int) -> dict[int, Path]:
         """Return the files of a trial by their epoch, in order."""
         if trial not in self._files:
-            self._files[trial] = stats_files(self.folders[trial])
+            folder = self.folders.get(trial)
+            self._files[trial] = {} if folder is None else stats_files(folder)
         return self._files[trial]
 
     @property
     def trials(self) -> list[int]:
         """The trials that have a table."""
-        return [trial for trial in sorted(self.folders) if self.files_of(trial)]
+        return [trial for trial in self._own if self.files_of(trial)]
 
     @property
     def columns(self) -> list[str]:
@@ -74,14 +95,16 @@ class GroupTables:
         return "acc" if "acc" in self.measures else "mse"
 
     def dataset(
-        self, trials: Iterable[int] | None = None, epochs: Iterable[int] | None = None
+        self, trials: int | Iterable[int] | None = None, epochs: int | Iterable[int] | None = None
     ) -> ds.Dataset:
         """Return the tables as a pyarrow dataset, for queries of your own.
 
         Columns `trial`, `epoch`, `level`, `gid`, `split`, `n` (rows), the measures.
+        Raises `RunError` for a trial that there is not, or an epoch that none of them has.
         """
-        known = sorted(self.folders) if trials is None else sorted(set(trials) & set(self.folders))
-        epochs = None if epochs is None else set(epochs)
+        trials, epochs = _several(trials), _several(epochs)
+        self._check(trials, epochs)
+        known = self._own if trials is None else sorted(set(trials) & set(self.folders))
         return self._dataset(
             {
                 (trial, epoch): path
@@ -124,32 +147,52 @@ class GroupTables:
         self,
         columns: Iterable[str] | None = None,
         *,
-        trials: Iterable[int] | None = None,
-        epochs: Iterable[int] | None = None,
-        level: str | None = None,
+        trials: int | Iterable[int] | None = None,
+        epochs: int | Iterable[int] | None = None,
+        level: str | Iterable[str] | None = None,
         split: str | None = None,
         labels: bool = False,
     ) -> pd.DataFrame:
         """Return the tables asked for as one frame: a row per trial, epoch, level, group and split.
 
         columns: None = all: `trial`, `epoch`, `level`, `gid`, `split`, `n` (rows of the group in
-        the split), then `acc` and `f1`, or `mse`, and `loss` (nats a row). labels: add `label`, the
-        group's original name. Raises `RunError` for an unknown column.
+        the split), then `acc` and `f1`, or `mse`, and `loss` (nats a row); where the data have
+        several levels `level` is always among them. level: its name, several names, or None, which
+        is the lowest level: the same `gid` is another group in another level. labels: add `label`,
+        the group's original name.
+        Raises `RunError` for an unknown column, level, split or trial, and for an epoch that none
+        of the trials has.
         """
-        dataset = self.dataset(trials, epochs)
+        if split is not None and split not in SCORED:
+            raise RunError(f"group tables: {unknown('split', split, SCORED)}")
+        names = [level] if isinstance(level, str) else None if level is None else list(level)
+        for name in names or ():
+            if self.levels and name not in self.levels:
+                raise RunError(f"group tables: {unknown('level', name, self.levels)}")
+        if names is None and self.lowest_level is not None:
+            names = [self.lowest_level]
+        return self._read(columns, self.dataset(trials, epochs), names, split, labels)
+
+    def _read(
+        self,
+        columns: Iterable[str] | None,
+        dataset: ds.Dataset,
+        levels: list[str] | None,
+        split: str | None,
+        labels: bool,
+    ) -> pd.DataFrame:
         known = dataset.schema.names if dataset.files else self.columns
         wanted = list(known if columns is None else columns)
+        if levels is not None and len(self.levels) > 1 and "level" not in wanted:
+            wanted.insert(wanted.index("gid") if "gid" in wanted else 0, "level")
         for name in wanted:
             if name not in known and known:
                 raise RunError(f"group tables: {unknown('column', name, known)}")
         if not dataset.files:
             return pd.DataFrame(columns=[*wanted, *(["label"] if labels else [])])
         needed = wanted + [n for n in ("trial", "level", "gid") if labels and n not in wanted]
-        where = [
-            ds.field(name) == value
-            for name, value in (("level", level), ("split", split))
-            if value is not None
-        ]
+        where = [] if levels is None else [ds.field("level").isin(levels)]
+        where += [] if split is None else [ds.field("split") == split]
         condition = where[0] & where[1] if len(where) == 2 else (where[0] if where else None)
         try:
             table = dataset.to_table(columns=needed, filter=condition)
@@ -165,7 +208,7 @@ class GroupTables:
     def spread(
         self,
         *,
-        trials: Iterable[int] | None = None,
+        trials: int | Iterable[int] | None = None,
         level: str | None = None,
         split: str = VAL,
         measure: str | None = None,
@@ -178,7 +221,9 @@ class GroupTables:
         """
         measure = measure or self.main_measure
         level = level or self.lowest_level
-        chosen = self.trials if trials is None else list(trials)
+        asked = _several(trials)
+        chosen = self.trials if asked is None else asked
+        self._check(chosen, None)
         rows: list[dict[str, float]] = []
         for trial in chosen:
             part = self.read(["epoch", measure], trials=[trial], level=level, split=split)
@@ -198,7 +243,7 @@ class GroupTables:
         if first is None:
             return []
         epoch = next(iter(self.files_of(first)))
-        part = self.read(["level"], trials=[first], epochs=[epoch])
+        part = self._read(["level"], self.dataset([first], [epoch]), None, None, False)
         return [str(name) for name in part["level"].unique()]
 
     @property
@@ -213,6 +258,19 @@ class GroupTables:
     def lowest_level(self) -> str | None:
         """The lowest group level, None where no table has been written."""
         return next(iter(self.levels), None)
+
+    def _check(self, trials: list[int] | None, epochs: list[int] | None) -> None:
+        """Raise `RunError` for what there is not."""
+        for trial in trials or ():
+            if trial not in self.known:
+                known = [number for number in self.known if number >= 0]
+                raise RunError(f"group tables: no trial {trial}; {_listed(known, 'trials')}")
+        chosen = [trial for trial in (trials or self._own) if trial in self.folders]
+        there = {epoch for trial in chosen for epoch in self.files_of(trial)} if epochs else set()
+        there |= {epoch for trial in chosen for epoch in self._cut.get(trial, ())}
+        for epoch in epochs or ():
+            if there and epoch not in there:
+                raise RunError(f"group tables: no epoch {epoch}; {_listed(there, 'epochs')}")
 
     def _labels(self, frame: pd.DataFrame) -> NDArray[np.object_]:
         """Return what each row's group was called; its number where the schema is gone."""
@@ -239,6 +297,7 @@ class GroupTables:
                 except (pa.ArrowException, OSError) as error:
                     self._tell(path, error)
                     del self._files[trial][epoch]
+                    self._cut.setdefault(trial, set()).add(epoch)
         return self._dataset(sound)
 
     def _tell(self, path: Path, error: Exception) -> None:
@@ -246,6 +305,22 @@ class GroupTables:
         sentence = f"{path.parent.parent.name}/{STATS}/{path.name} cannot be read: {first}"
         if sentence not in self.problems:
             self.problems.append(sentence)
+            if self._told is not None:
+                self._told(sentence)
+
+
+def _several(numbers: int | Iterable[int] | None) -> list[int] | None:
+    """Return numbers as a list, also where there is one only; None stays."""
+    if numbers is None:
+        return None
+    return [int(numbers)] if isinstance(numbers, int | np.integer) else [int(n) for n in numbers]
+
+
+def _listed(numbers: Iterable[int], what: str) -> str:
+    there = sorted(numbers)
+    if not there:
+        return f"there are no {what}"
+    return f"there are {len(there)} {what}, from {there[0]} to {there[-1]}"
 
 
 def _spreads(frame: pd.DataFrame, measure: str) -> Iterator[dict[str, float]]:

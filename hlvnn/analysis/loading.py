@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,27 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from hlvnn import columns, files
+from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import POOLED, Results, read_metrics
 from hlvnn.columns import BEST_EPOCH, DATA_HASH, DIVERGED, PARAMETER, STOPPED_EARLY, VAL_LOSS
 from hlvnn.data.schema import Schema
-from hlvnn.errors import HlvnnError, RunError
-from hlvnn.records import journal, outcomes, perturbations, sweep_folder, trials_table
+from hlvnn.errors import ConfigError, HlvnnError, RunError
+from hlvnn.records import (
+    journal,
+    outcomes,
+    perturbations,
+    references,
+    run_folder,
+    sweep_folder,
+    trials_table,
+)
 from hlvnn.records.journal import Draw, Drawn
 from hlvnn.records.outcomes import OVER, Outcome, Status
 from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.records.sweep_folder import Record
-from hlvnn.storage import readable
+from hlvnn.selection import MIN, Selection
+from hlvnn.storage import readable, shown_path
 from hlvnn.words import Settings
 
 DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
@@ -44,33 +54,88 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     drawn = journal.read_journal(sweep, problems)
     on_disk = outcomes.trial_folders(sweep)
     count = max(record.num_trials, *(n + 1 for n in {*drawn.draws, *on_disk}), 1)
-    selection = _Selection(record.objectives)
-    recorded = _recorded(sweep)
+    selection = _Ranking(record.objectives)
+    problems += damage.of_journal(drawn, on_disk)
+    reading = _Reading(sweep, selection, drawn, _recorded(sweep), alive, problems)
+    rows = [reading.row(number) for number in range(count)]
+    results = _results(sweep, selection, rows, alive, record, problems, drawn, reading.latents)
+    return _with_references(results, problems)
+
+
+def _with_references(results: Results, problems: list[str]) -> Results:
+    """Add a sweep's pooled references, numbered from −1 downwards so that they are no trials."""
     rows = []
-    latents: list[str] = []
-    for number in range(count):
-        folder = outcomes.trial_folder(sweep, number)
+    ranking = _Ranking(results.objectives)
+    for number, (folder, one) in enumerate(references.read_all(results.path, problems).items(), 1):
         about = _About(folder, problems)
-        latents += about.latents
-        known = drawn.optuna.get(number)
-        params = {f"{PARAMETER}{k}": v for k, v in _params(known, folder).items()}
-        if number in recorded:
-            rows.append(recorded[number] | {"folder": str(folder)} | about.columns | params)
-            continue
-        draw = drawn.draws.get(number)
-        if draw is None and folder.is_dir():
-            draw = Draw(number, about.settings)
-        settings = (draw.settings if draw is not None else {}) or about.settings
+        outcome = Outcome(trial=-number, status=Status.COMPLETED, reason=one.said)
         frame = read_metrics(folder, problems)
+        row = trials_table.row_of(outcome, folder, about.settings, frame, ranking)
+        rows.append(row | about.columns | {"winner": one.winner, "source": one.source})
+        results.groups.add(-number, folder)
+    if not rows:
+        return results
+    frame = trials_table.arranged(rows, ranking)
+    return replace(results, references=frame.assign(structure=POOLED, pooled=True))
+
+
+@dataclass
+class _Reading:
+    """Makes a sweep's rows of all that is left of its trials."""
+
+    sweep: Path
+    ranking: _Ranking
+    drawn: Drawn
+    recorded: dict[int, dict[str, Any]]
+    alive: bool
+    problems: list[str]
+    latents: list[str] = field(default_factory=list)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return a trial's row; what is damaged of it is told."""
+        folder = outcomes.trial_folder(self.sweep, number)
+        about = _About(folder, self.problems)
+        self.latents += about.latents
+        known = self.drawn.optuna.get(number)
+        params = {f"{PARAMETER}{k}": v for k, v in _params(known, folder).items()}
+        row = self._known(number, folder)
+        if row is None:
+            row = self._read(number, folder, about.settings)
+        self.problems += damage.of_folder(folder, row)
+        return row | about.columns | params
+
+    def _known(self, number: int, folder: Path) -> dict[str, Any] | None:
+        """Return the row that is known without the folder's files, or None."""
+        recorded = self.recorded.get(number)
+        if recorded is not None:
+            if not folder.is_dir():
+                self.problems.append(damage.gone(self.sweep, number, trials_table.TRIALS))
+                return recorded | {"folder": None}
+            if not (folder / outcomes.OUTCOME).exists():
+                self.problems.append(damage.without_outcome(number))
+            return recorded | {"folder": str(folder)}
+        known, draw = self.drawn.optuna.get(number), self.drawn.draws.get(number)
+        if folder.is_dir() or known is None:
+            return None
+        settings = trials_table.cells(draw.settings) if draw is not None else {}
+        row = damage.from_journal(known, number, settings, self.ranking)
+        if row is not None:
+            self.problems.append(damage.gone(self.sweep, number, journal.JOURNAL))
+        return row
+
+    def _read(self, number: int, folder: Path, own: Settings) -> dict[str, Any]:
+        draw = self.drawn.draws.get(number)
+        if draw is None and folder.is_dir():
+            draw = Draw(number, own)
+        settings = (draw.settings if draw is not None else {}) or own
+        frame = read_metrics(folder, self.problems)
         try:
-            outcome = outcomes.read(sweep, number)
+            outcome = outcomes.read(self.sweep, number)
         except HlvnnError as error:
-            problems.append(str(error).replace(f"{sweep}/", ""))
+            self.problems.append(str(error).replace(f"{self.sweep}/", ""))
             outcome = _guessed(folder, number, settings, frame)
-        outcome = outcome or trials_table.without_outcome(folder, draw, number, alive)
-        row = trials_table.row_of(outcome, folder, settings, frame, selection)
-        rows.append(row | about.columns | params)
-    return _results(sweep, selection, rows, alive, record, problems, drawn, latents)
+        outcome = outcome or trials_table.without_outcome(folder, draw, number, self.alive)
+        return trials_table.row_of(outcome, folder, settings, frame, self.ranking)
 
 
 def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
@@ -79,33 +144,66 @@ def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
     return changes[-1].params if changes else known.params if known else {}
 
 
-def load_runs(path: Path | str, metric: str = VAL_LOSS, mode: str = "min") -> Results:
+def load_runs(path: Path | str, metric: str | None = None, mode: str | None = None) -> Results:
     """Read a folder of single runs, such as `train_one.py` leaves; each is a trial, by its name.
 
     path: the folder, or its address, as for `load_sweep`.
-    metric, mode: what the best run is chosen by. Raises `RunError` when no run is in it.
+    metric, mode: what runs are ranked by, each at its own chosen epoch (its --select-on); None =
+    that --select-on where all runs have the same, else the validation loss.
+    Raises `RunError` when no run is in it, or it is a sweep (then `load_sweep` is right).
     """
     parent = readable(path).resolve()
+    if (parent / sweep_folder.SWEEP).exists():
+        raise RunError(
+            f"{shown_path(parent)} is a sweep, with a metric of its own and trials that its "
+            "scheduler stopped: read it with load_sweep"
+        )
     folders = sorted(file.parent for file in parent.glob(f"*/{HYPERPARAMS}"))
     if not folders:
         raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")
     problems: list[str] = []
-    selection = _Selection(((metric, mode),))
+    if (metric is None) != (mode is None):
+        raise ConfigError('metric and mode belong together: load_runs(path, "val_acc", "max")')
     rows = []
     latents: list[str] = []
+    selections = []
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
         latents += about.latents
         outcome = _outcome_of_run(folder, number, problems)
         frame = read_metrics(folder, problems)
-        row = trials_table.row_of(outcome, folder, about.settings, frame, selection)
+        own = _selection_of_run(about.settings, frame)
+        selections += [own] if frame is not None else []
+        row = trials_table.row_of(outcome, folder, about.settings, frame, _Ranking.of(own))
         rows.append(row | about.columns)
-    return _results(parent, selection, rows, False, None, problems, Drawn(), latents)
+    if metric is not None and mode is not None:
+        common = Selection(metric, mode)
+    elif len({*selections}) == 1:
+        common = selections[0]
+    else:
+        common = Selection(VAL_LOSS, MIN)
+        if selections:
+            told = ", ".join(sorted({one.metric for one in selections}))
+            problems.append(
+                f"the epochs of these runs are chosen by different measures ({told}); they are "
+                f"ranked by {VAL_LOSS}, each at its own chosen epoch"
+            )
+    return _results(parent, _Ranking.of(common), rows, False, None, problems, Drawn(), latents)
+
+
+def _selection_of_run(settings: Settings, frame: pd.DataFrame | None) -> Selection:
+    select_on = str(settings.get("select_on", VAL_LOSS))  # older runs know no other
+    mode = str(settings.get("select_mode", "auto"))
+    return run_folder.chosen_by(select_on, mode, pd.DataFrame() if frame is None else frame)
 
 
 @dataclass(frozen=True)
-class _Selection:
+class _Ranking:
     objectives: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, selection: Selection) -> _Ranking:
+        return cls(((selection.metric, selection.mode),))
 
     @property
     def metric(self) -> str:
@@ -144,7 +242,7 @@ class _About:
 
 def _results(
     path: Path,
-    selection: _Selection,
+    selection: _Ranking,
     rows: list[dict[str, Any]],
     alive: bool,
     record: Record | None,
@@ -156,13 +254,15 @@ def _results(
     frame["structure"] = _structures(frame)
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
-    frame["started"] = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    started = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    frame["started"] = started.dt.tz_localize(None)  # spreadsheets know no time zones
     folders = {
         int(number): Path(folder)
         for number, folder in zip(frame["trial"], frame["folder"], strict=True)
         if not pd.isna(folder)
     }
-    groups = GroupTables(folders, _Schemas(folders))
+    groups = GroupTables(folders, {}, others=frame["trial"].astype(int), tell=problems.append)
+    groups.schemas = _Schemas(groups.folders)
     metric, mode = selection.metric, selection.mode
     return Results(
         *(path, metric, mode, frame, groups, alive, record, problems, drawn),
@@ -237,11 +337,10 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
 
 
 def _is_unchanged(folder: Path, since: int) -> bool:
+    """Whether no file of a trial that ended is newer than the table; one that is gone is not."""
     try:
-        if (folder / outcomes.OUTCOME).stat().st_mtime_ns > since:
-            return False
-        metrics = folder / METRICS
-        return not metrics.exists() or metrics.stat().st_mtime_ns <= since
+        files = [folder / name for name in (outcomes.OUTCOME, METRICS)]
+        return all(not file.exists() or file.stat().st_mtime_ns <= since for file in files)
     except OSError:
         return False
 

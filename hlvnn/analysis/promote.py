@@ -4,7 +4,8 @@
 
 The leaderboard (README.md to read, leaderboard.csv to load) is made anew from the copies each time.
 Only runs on the same data (by hash) that are measured by the same metric are ranked against each
-other. The metric is a validation one, at the best epoch; the test rows' beside it chose nothing.
+other. The metric is a validation one, at the epoch whose weights are kept; the test rows' beside
+it chose nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 import pandas as pd
 
 from hlvnn import files
-from hlvnn.columns import DATA_HASH, VAL_LOSS, on_test
+from hlvnn.columns import DATA_HASH, EPOCH, VAL_LOSS, on_test
 from hlvnn.config import command_line
 from hlvnn.errors import RunError
 from hlvnn.records.run_folder import BEST, HYPERPARAMS, read_config, read_metrics
+from hlvnn.selection import Selection
 from hlvnn.strict import Config, validated
 from hlvnn.words import number as number_text
 
@@ -50,6 +52,9 @@ class Promoted(Config):
     """Folder it was copied from."""
     promoted: str
     """Day of the copy."""
+    epoch: int | None = None
+    """Epoch of the weights that were kept, whose metrics are ranked; None in older copies, of which
+    the epoch is chosen by the metric."""
 
 
 def leaderboard(folder: Path) -> pd.DataFrame:
@@ -73,10 +78,10 @@ def _row(folder: Path) -> dict[str, Any]:
     kept = validated(Promoted, files.read_json(folder / PROMOTED), str(folder / PROMOTED))
     record, config = files.read_json(folder / HYPERPARAMS), read_config(folder)
     metrics = read_metrics(folder)
-    if kept.metric not in metrics or not np.isfinite(metrics[kept.metric]).any():
+    of_weights = metrics if kept.epoch is None else metrics[metrics[EPOCH] == kept.epoch]
+    best = Selection(kept.metric, kept.mode).chosen_of(of_weights)
+    if best is None:
         raise RunError(f"{folder}: its metrics hold no {kept.metric}; remove it, or restore it")
-    values = metrics[kept.metric].where(np.isfinite(metrics[kept.metric]))
-    best = metrics.iloc[int(values.argmax() if kept.mode == "max" else values.argmin())]
     return {
         "name": folder.name,
         "model": record.get("model", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from hlvnn import columns
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
-from hlvnn.columns import DATA_HASH, best_of
+from hlvnn.columns import BEST_EPOCH, DATA_HASH, best_of
 from hlvnn.errors import RunError
 from hlvnn.records import run_folder, trials_table
 from hlvnn.records.journal import Drawn
@@ -22,7 +23,11 @@ from hlvnn.records.outcomes import PLACED, Status
 from hlvnn.records.run_folder import METRICS, Run
 from hlvnn.records.schedulers import SCHEDULERS, Halving, Scheduler
 from hlvnn.records.sweep_folder import Record
+from hlvnn.search_space import quieting_optuna
+from hlvnn.selection import Selection
 
+SHOWN = 5
+"""Trials that a notebook shows of a sweep."""
 POOLED = "none"
 """Structure of a trial without latents."""
 
@@ -40,7 +45,7 @@ class LatentColumn:
     groups: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """The trials of a sweep (or of a folder of runs), read when they were loaded.
 
@@ -58,7 +63,7 @@ class Results:
       `reason`, `epochs` (evaluated last), `best_epoch`, `seconds` (training and evaluation),
       `wall_seconds`, `starts`, `cpus`, `gpus`, `node`, `error`, `unfinished`, `folder`;
     - `name` of its folder, `structure` (its latents as they are typed; `none` = pooled), `pooled`
-      (no latents), `model`, `parameters` (their number), `started`, `data_hash`;
+      (no latents), `model`, `parameters` (their number), `started` (UTC), `data_hash`;
     - a column per setting of the run (`lr`, `latent_config`, …), and `param_…` as Optuna drew it;
     - `pareto`, where the study has several objectives: whether the trial is on their front;
     - `final_…`: the last row of metrics.csv; `best_…`: its row at `best_epoch`, the epoch with the
@@ -72,6 +77,26 @@ class Results:
     drawn: Drawn = field(default_factory=Drawn)
     latent_names: tuple[str, ...] = ()
     """The names of all latents of all trials."""
+    references: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The pooled references (`--pooled-reference`), a row each in the columns of `trials` with
+    `winner`, the trial each is compared with, and `source`, whose settings it has. They are no
+    trials: their numbers are −1, −2, …, and no ranking has them."""
+
+    def __repr__(self) -> str:
+        counts = self.trials["status"].value_counts().items()
+        told = ", ".join(f"{count} {status}" for status, count in counts)
+        best = f"; best is trial {self.best_trial}" if self.best_trial is not None else ""
+        damaged = f"; {len(self.problems)} problems" if self.problems else ""
+        return (
+            f"Results({self.name}: {len(self.trials)} trials by {self.metric} ({self.mode}): "
+            f"{told}{best}{damaged})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a line, and the best trials."""
+        shown = ["rank", "trial", "status", BEST_EPOCH, best_of(self.metric), "structure"]
+        table = self.best(SHOWN)[shown].to_html(index=False, border=0)
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     @property
     def name(self) -> str:
@@ -144,15 +169,50 @@ class Results:
         pooled = self.placed[self.placed["pooled"].astype(bool)]
         return int(pooled["trial"].iloc[0]) if len(pooled) else None
 
+    def baselines(self, trial: int) -> list[int]:
+        """Return what a trial is compared with, the best first.
+
+        Its pooled references, and the best trial without latents where it trained as long; without
+        any reference that one alone, however long it trained.
+        """
+        pooled = self.pooled_trial
+        found: list[int] = []
+        if len(self.references):
+            own = self.references[self.references["winner"] == trial]
+            found = [int(number) for number in own["trial"]]
+        if not found:
+            return [] if pooled is None or pooled == trial else [pooled]
+        if pooled is not None and self.row(pooled)["epochs"] >= self.row(trial)["epochs"]:
+            found.append(pooled)
+        selection = Selection(self.metric, self.mode)
+        rows = {number: selection.chosen_of(self.metrics_of(number)) for number in found}
+        orders = {number: selection.order(row) for number, row in rows.items() if row is not None}
+        return sorted(orders, key=lambda number: (orders[number] or (np.inf, np.inf), -number))
+
+    def called(self, trial: int) -> str:
+        """Return what a trial, or a reference, is called in a sentence."""
+        return f"trial {trial}" if trial >= 0 else str(self.row(trial)["reason"])
+
     @property
     def latent_trial(self) -> int | None:
         """Number of the best trial with latents; None where none has ended."""
         others = self.placed[~self.placed["pooled"].astype(bool)]
         return int(others["trial"].iloc[0]) if len(others) else None
 
+    def metrics_of(self, trial: int) -> pd.DataFrame:
+        """Return the rows of `epochs` of one trial; `RunError` where it has none."""
+        frame = self.epochs[self.epochs["trial"] == trial]
+        if trial < 0:  # a reference
+            read = read_metrics(Path(self.row(trial)["folder"]), self.problems)
+            frame = frame if read is None else read
+        if not len(frame):
+            raise RunError(f"{self.path}: trial {trial} has no metrics that can be read")
+        return frame
+
     def row(self, trial: int) -> pd.Series[Any]:
         """Return a trial's row of `trials`; `RunError` when there is no such trial."""
-        found = self.trials[self.trials["trial"] == trial]
+        frame = self.trials if trial >= 0 or not len(self.references) else self.references
+        found = frame[frame["trial"] == trial]
         if not len(found):
             raise RunError(f"{self.path}: no trial {trial}; there are {len(self.trials)}, from 0")
         return found.iloc[0]
@@ -189,7 +249,8 @@ class Results:
     def study(self) -> optuna.Study:
         """The trials that have a place, as an Optuna study whose value is the best metric."""
         minimise = self.mode == "min"
-        study = optuna.create_study(direction="minimize" if minimise else "maximize")
+        with quieting_optuna():
+            study = optuna.create_study(direction="minimize" if minimise else "maximize")
         for number, value in zip(
             self.placed["trial"], self.placed.get(best_of(self.metric), ()), strict=False
         ):
@@ -228,7 +289,10 @@ class Results:
     def _folder(self, trial: int | None) -> Path:
         folder = self.row(self._number(trial))["folder"]
         if pd.isna(folder):
-            raise RunError(f"{self.path}: trial {trial} never began, so it has no folder")
+            row = self.row(self._number(trial))
+            is_gone = Status(row["status"]).facts.is_over
+            why = "'s folder is gone" if is_gone else " never began, so it has no folder"
+            raise RunError(f"{self.path}: trial {row['trial']}{why}")
         return Path(folder)
 
 

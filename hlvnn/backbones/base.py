@@ -24,6 +24,8 @@ class Backbone(nn.Module, ABC):
 
     x_kinds: ClassVar[frozenset[str]]
     """Kinds of rows it reads: image, tokens, features."""
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings of the network (`ModelConfig`) that it takes; others are refused."""
 
     stages: dict[str, Stage]
 
@@ -80,13 +82,19 @@ class InputScale(nn.Module):
     center, scale: [D] float. Columns are divided by their SD. Latents see them scaled but not
     centred (centring would change an uncorrelated prior of slopes); the stage's own matrix sees
     them centred as well, which changes nothing but its conditioning.
+
+    kept_from: [D] float64, what was taken from a column's values when they were coded, because
+    32-bit floats would lose them (`Schema.kept_from`); None where nothing was.
     """
 
     center: Tensor
     scale: Tensor
+    kept_from: Tensor | None
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kept_from: Tensor | None = None) -> None:
         super().__init__()
+        # no part of a checkpoint: the schema holds it
+        self.register_buffer("kept_from", kept_from, persistent=False)
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
@@ -105,11 +113,22 @@ class InputScale(nn.Module):
         self.scale.copy_(torch.where(sd > 0, sd, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x / scale."""
-        return x / self.scale
+        """Return the columns by their scale, uncentred."""
+        if self.kept_from is None:
+            return x / self.scale
+        return (x.double() + self.kept_from).div(self.scale).to(x.dtype)
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Return the columns centred and by their scale."""
+        return x / self.scale - self.offset()
+
+    def mean(self) -> Tensor:
+        """Return each column's mean in its own units, [D] float64 on the CPU."""
+        center = self.center.detach().double().cpu()
+        return center if self.kept_from is None else center + self.kept_from.cpu()
 
     def offset(self) -> Tensor:
-        """Return center / scale, what the stage's own matrix subtracts."""
+        """Return center / scale, what the stage's own matrix subtracts of x / scale."""
         return self.center / self.scale
 
 

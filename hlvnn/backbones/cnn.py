@@ -25,6 +25,7 @@ class CNN(Backbone):
     """
 
     x_kinds = frozenset({"image"})
+    settings = frozenset({"model_size", "channels", "kernel_size", "hidden", "dropout", "norm"})
 
     def __init__(
         self,

@@ -20,9 +20,15 @@ class Linear(Backbone):
 
     x_kinds = frozenset({"features"})
 
-    def __init__(self, num_inputs: int, num_outputs: int, columns: tuple[str, ...] | None) -> None:
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        columns: tuple[str, ...] | None,
+        kept_from: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.input = InputScale(num_inputs)
+        self.input = InputScale(num_inputs, kept_from)
         self.output = nn.Linear(num_inputs, num_outputs)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -32,8 +38,7 @@ class Linear(Backbone):
         self.input.observe(rows)
 
     def forward(self, x: Tensor, enter: Enter = untouched) -> Tensor:
-        h = self.input(x)
-        return enter("output", h, self.output(h - self.input.offset()))
+        return enter("output", self.input(x), self.output(self.input.centred(x)))
 
     def columns_at_output(self) -> Tensor:
         return self.input.scale.detach().double().cpu()
@@ -45,9 +50,9 @@ class Linear(Backbone):
         weight = self.output.weight.detach().double().cpu()
         bias = self.output.bias.detach().double().cpu()
         slopes = weight / self.columns_at_output()
-        return bias - slopes @ self.input.center.double().cpu(), slopes
+        return bias - slopes @ self.input.mean(), slopes
 
 
 def build(config: ModelConfig, schema: Schema, num_outputs: int) -> Linear:
     """Build the backbone for a table."""
-    return Linear(math.prod(schema.x_shape), num_outputs, schema.columns)
+    return Linear(math.prod(schema.x_shape), num_outputs, schema.columns, schema.kept_from())

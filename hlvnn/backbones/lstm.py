@@ -27,6 +27,7 @@ class LSTM(Backbone):
     """
 
     x_kinds = frozenset({"tokens"})
+    settings = frozenset({"model_size", "embedding", "lstm", "hidden", "dropout", "norm"})
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class MLP(Backbone):
     """
 
     x_kinds = frozenset({"features", "image"})
+    settings = frozenset({"model_size", "hidden", "dropout", "norm", "skip"})
 
     def __init__(
         self,
@@ -36,9 +37,10 @@ class MLP(Backbone):
         norm: str = "none",
         skip: bool = False,
         columns: tuple[str, ...] | None = None,
+        kept_from: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.input = InputScale(num_inputs)
+        self.input = InputScale(num_inputs, kept_from)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleDict()
         self.norms = nn.ModuleDict()
@@ -67,7 +69,7 @@ class MLP(Backbone):
 
     def forward(self, x: Tensor, enter: Enter = untouched) -> Tensor:
         scaled = self.input(x.flatten(1))
-        centred = scaled - self.input.offset()
+        centred = self.input.centred(x.flatten(1))
         h, seen = scaled, centred  # what latents see of a stage's input, and what its matrix sees
         for name, layer in self.layers.items():
             if name == "output" and self.skip:
@@ -104,4 +106,5 @@ def build(config: ModelConfig, schema: Schema, num_outputs: int) -> MLP:
         norm=config.norm,
         skip=config.skip,
         columns=schema.columns,
+        kept_from=schema.kept_from(),
     )

@@ -65,7 +65,7 @@ def run(name: str, args: Sequence[str]) -> int:
         command.options,
         prog=f"python -m hlvnn.analysis {name}",
         args=args,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     to_terminal()
     command.function(options)

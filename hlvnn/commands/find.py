@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
 
 from hlvnn import files, search_space
@@ -70,7 +69,7 @@ def find(options: FindOptions) -> None:
     for column in ("folder", "what", "started", "description"):
         table.add_column(column, overflow="fold")
     for one in found:
-        table.add_row(str(one.folder), one.kind, one.started[:10], escape(one.description))
+        table.add_row(str(one.folder), one.kind, one.started[:10], one.description)
     logger.info(text_of(table))
 
 

@@ -15,12 +15,13 @@ import tyro
 
 from hlvnn import files
 from hlvnn.analysis.promote import PROMOTED, READABLE, SOTA, Promoted, write_leaderboard
-from hlvnn.columns import DATA_HASH, VAL_ACC, VAL_LOSS, VAL_MSE, validation_of
+from hlvnn.columns import DATA_HASH, validation_of
 from hlvnn.errors import ConfigError, RunError, unknown
-from hlvnn.records import outcomes, sweep_folder
+from hlvnn.files import check_name
+from hlvnn.records import outcomes, run_folder, sweep_folder
 from hlvnn.records.run_folder import RESULT, load_run, read_config, read_metrics
 from hlvnn.records.sweep_folder import SWEEP
-from hlvnn.storage import folder_here
+from hlvnn.storage import Place, folder_here
 from hlvnn.strict import Config
 from hlvnn.words import number as number_text
 
@@ -30,13 +31,13 @@ logger = logging.getLogger("hlvnn")
 class PromoteOptions(Config):
     """Copy a run or trial into results/sota, and bring its leaderboard up to date."""
 
-    trial: tyro.conf.Positional[str]
+    trial: tyro.conf.Positional[Place]
     """Folder of the run, or of the sweep's trial."""
     name: str | None = None
     """Name of the copy; none given = that of the run, after its sweep's."""
     metric: str | None = None
-    """Column of metrics.csv to rank by; none given = the sweep's own, or val_acc, val_mse, val_loss
-    of a single run. With --mode."""
+    """Column of metrics.csv to rank by, at the chosen epoch, whose weights are kept; none given =
+    the one that chose it: the sweep's METRIC, a single run's --select-on. With --mode."""
     mode: str | None = None
     """max or min, for --metric."""
     into: Path | None = None
@@ -49,14 +50,14 @@ def promote(options: PromoteOptions) -> None:
     config = read_config(trial)
     _check_ended(trial)
     kept = _ranked_by(trial, options)
-    load_run(trial, "best")  # so that nothing damaged is kept
+    epoch = load_run(trial, "best").epoch  # read, so that nothing damaged is kept
+    kept = kept.model_copy(update={"epoch": epoch})
     in_sweep = _is_trial(trial)
     name = options.name or (f"{trial.parent.name}-{trial.name}" if in_sweep else trial.name)
     root = options.into or (trial.parent.parent.parent if in_sweep else trial.parent.parent) / SOTA
+    check_name(name)
     folder = root / config.data.title
     target = folder / name
-    if target.resolve().parent != folder.resolve():
-        raise RunError(f"--name {name}: a plain name is expected, not a path")
     if target.exists():
         raise RunError(f"{target} exists already; nothing was overwritten. Give another --name")
     _copy(trial, target, kept)
@@ -68,10 +69,6 @@ def promote(options: PromoteOptions) -> None:
         *(target, row["rank"], len(rivals), kept.metric, number_text(row["value"])),
     )
     logger.info("leaderboard: %s", folder / READABLE)
-
-
-DEFAULT_METRICS = {VAL_ACC: "max", VAL_MSE: "min", VAL_LOSS: "min"}
-"""What a single run is ranked by: the first of these that was measured."""
 
 
 def _is_trial(folder: Path) -> bool:
@@ -102,13 +99,13 @@ def _ranked_by(trial: Path, options: PromoteOptions) -> Promoted:
     if metric is None and _is_trial(trial):
         record = sweep_folder.read_record(trial.parent)
         metric, mode = record.metric, record.mode
+    if not measured:
+        raise ConfigError(
+            f"{trial}: it was trained without validation rows, so that nothing fair can rank it"
+        )
     if metric is None:
-        known = [name for name in DEFAULT_METRICS if name in measured]
-        if not known:
-            raise ConfigError(
-                f"{trial}: it was trained without validation rows, so that nothing fair can rank it"
-            )
-        metric, mode = known[0], DEFAULT_METRICS[known[0]]
+        selection = run_folder.selection_of(trial)
+        metric, mode = selection.metric, selection.mode
     if metric not in measured:
         raise ConfigError(f"--metric: {unknown('validation column', metric, measured)}")
     today = date.today().isoformat()

@@ -27,7 +27,7 @@ from hlvnn.records.outcomes import Status
 from hlvnn.records.run_folder import HYPERPARAMS
 from hlvnn.records.sweep_folder import SWEEP, has_driver
 from hlvnn.records.weight_files import WEIGHTS
-from hlvnn.storage import folder_here
+from hlvnn.storage import Place, folder_here
 from hlvnn.strict import Config
 from hlvnn.terminal import text_of
 from hlvnn.words import shown_bytes
@@ -54,7 +54,7 @@ class Waste:
 class PruneOptions(Config):
     """List what of old sweeps could go; with --yes, delete it."""
 
-    path: tyro.conf.Positional[str]
+    path: tyro.conf.Positional[Place]
     """A sweep, the folder of a data set's sweeps, or the root of the results."""
     keep: int = Field(3, ge=0)
     """Trials of each sweep, the best ones, that keep their weights."""

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from pydantic import Field
 
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.report import REPORT, findings, headless, write_report
-from hlvnn.columns import VAL_LOSS
 from hlvnn.errors import RunError
 from hlvnn.records.sweep_folder import SWEEP
-from hlvnn.storage import is_address, readable, shown_path
+from hlvnn.storage import Place, is_address, readable, shown_path
 from hlvnn.strict import Config
 
 
@@ -26,15 +26,16 @@ class ReportOptions(Config):
     A sweep writes it itself when it ends. While it runs, or after it was killed, this does.
     """
 
-    path: tyro.conf.Positional[str]
+    path: tyro.conf.Positional[Place]
     """Folder of a sweep (RESULTS_DIR/DATASET/SWEEP), or one with runs of train_one.py in it; or its
     address (s3://…)."""
     out: Path | None = None
     """File to write; None = report.html in the folder, or here where PATH is an address."""
-    metric: str = VAL_LOSS
-    """Column of metrics.csv by which single runs are ranked; a sweep has its own."""
-    mode: str = Field("min", pattern="^(min|max)$")
-    """Whether --metric is better when it is low (min) or high (max)."""
+    metric: str | None = None
+    """Column of metrics.csv by which single runs are ranked, each at its chosen epoch; None = the
+    --select-on that they have in common. A sweep has its own."""
+    mode: Literal["min", "max"] | None = None
+    """With --metric: whether it is better when it is low (min) or high (max)."""
     num_samples: int = Field(20, gt=0)
     """Draws of z averaged in a prediction, for the calibration."""
 
@@ -45,7 +46,6 @@ def main(args: Sequence[str]) -> int:
         ReportOptions,
         prog="python -m hlvnn.analysis",
         args=list(args),
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
     folder = readable(command.path)
     if not folder.is_dir():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from hlvnn.config import DATA_PLACES
 from hlvnn.errors import RunError
 from hlvnn.records.run_folder import Run, load_run
-from hlvnn.storage import is_address
+from hlvnn.storage import Place, is_address
 from hlvnn.strict import Config
 
 FIGURES = "figures"
@@ -19,17 +21,25 @@ FIGURES = "figures"
 class RunOptions(Config):
     """What every command that opens a run can be told."""
 
-    run: tyro.conf.Positional[str]
+    run: tyro.conf.Positional[Place]
     """Folder of a run or of a sweep's trial, or its address (s3://…)."""
     weights: Literal["best", "last"] = "best"
-    """Weights of the best epoch by validation loss, or of the last."""
+    """Weights of the chosen epoch (by a sweep's METRIC, a run's --select-on), or of the last."""
+    data_dir: Path | None = None
+    """Where the run's folder of arrays is now, if it has moved; none given = where it was."""
+    table: Path | None = None
+    """Where the run's table is now, if it has moved; none given = where it was."""
     out: Path | None = None
     """Where to write: OUT.png and OUT.csv; none given = figures/ in the run's folder, or here for
     an address."""
 
     def open(self) -> Run:
         """Read the run back."""
-        return load_run(self.run, self.weights)
+        run = load_run(self.run, self.weights)
+        given = {name: getattr(self, name) for name in DATA_PLACES}
+        moved = {name: place for name, place in given.items() if place is not None}
+        data = run.config.data.model_copy(update=moved)
+        return replace(run, config=run.config.model_copy(update={"data": data}))
 
     def target(self, name: str) -> Path:
         """Return OUT, or a path made of `name`; its folder is made.

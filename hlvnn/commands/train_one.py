@@ -13,11 +13,15 @@ import tyro
 from pydantic import Field
 
 from hlvnn import search_space
-from hlvnn.config import RunConfig, command_line
-from hlvnn.errors import ConfigError
+from hlvnn.columns import DATA_HASH
+from hlvnn.config import DATA_PLACES, RunConfig, command_line, repeated
+from hlvnn.data import data_of, why_changed
+from hlvnn.errors import ConfigError, DataError, RunError
+from hlvnn.files import read_json
 from hlvnn.records import perturbations, run_folder
 from hlvnn.records.perturbations import Change
-from hlvnn.storage import readable
+from hlvnn.records.sweep_folder import SWEEP
+from hlvnn.storage import Place, folder_here, readable, shown_path, typed
 from hlvnn.terminal import to_terminal
 from hlvnn.training import execution
 
@@ -38,10 +42,14 @@ class TrainOne(RunConfig):
 
     name: str | None = None
     """Name of the run's folder; None makes one of time, latent configuration and seed."""
-    resume: Path | None = None
-    """Folder of a run to continue, exactly as it was configured."""
-    from_trial: str | None = None
-    """Folder or address of a run or trial to repeat; further flags change its settings."""
+    resume: Place | None = None
+    """Folder of a run to continue, exactly as it was configured. Data that have moved are given by
+    --data-dir or --table."""
+    from_trial: Place | None = None
+    """Folder or address of a run or trial to repeat, into --results-dir; further flags change its
+    settings, and say where data are that have moved. What it showed, and where, is not repeated."""
+    other_data: bool = False
+    """With --from-trial: train its settings on data that are not those that it was trained on."""
     space: str | None = None
     """Search space to take one draw of (with --draw); further flags change its settings."""
     draw: int | None = Field(None, ge=0)
@@ -65,14 +73,59 @@ def main(args: list[str]) -> int:
 def _run(command: TrainOne) -> int:
     config = command.run_config()
     if command.resume is not None:
-        result = execution.execute(config, command.resume, resume=True)
+        result = execution.execute(config, _folder_to_resume(command.resume), resume=True)
     elif not config.data.dataset:
         raise ConfigError(
             "--dataset is missing: name a data set, or take one from --from-trial or --space"
         )
     else:
-        result = execution.execute(config, execution.new_folder(config, command.name))
+        folder = execution.new_folder(config, command.name)
+        if command.from_trial is not None and not command.other_data:
+            _check_data(command.from_trial, config)
+        result = execution.execute(config, folder)
     return 1 if result.diverged else 0
+
+
+def _folder_to_resume(place: str) -> Path:
+    """Return the folder of a run; raise `RunError` for a trial, which only its sweep goes on with.
+
+    Trained further by itself it would be ranked at a value that its sweep's table and journal do
+    not know.
+    """
+    folder = folder_here(place, "--resume needs")
+    sweep = folder.resolve().parent
+    if (sweep / SWEEP).exists():
+        copy = sweep.parent / f"{sweep.name}-{folder.resolve().name}"
+        commands = [
+            f"python tune_search.py --resume {typed(sweep)}",
+            f"cp -r {typed(folder)} {typed(copy)} && python train_one.py --resume {typed(copy)}",
+        ]
+        raise RunError(
+            f"--resume {place}: it is a trial of the sweep {shown_path(sweep)}, which would no "
+            f"longer agree with its own table; nothing was changed. Go on with the sweep: "
+            f"{commands[0]}; or with a copy: {commands[1]}"
+        )
+    return folder
+
+
+def _check_data(place: str, config: RunConfig) -> None:
+    """Raise `DataError` where a run is to be repeated on other data than its own.
+
+    Flags that change which rows there are make another run anyway: then nothing is compared.
+    """
+    folder = readable(place)
+    was, now = (run_folder.read_config(folder).data, config.data)
+    if now.model_copy(update={name: getattr(was, name) for name in DATA_PLACES}) != was:
+        return
+    expected = read_json(folder / run_folder.HYPERPARAMS).get(DATA_HASH)
+    digest = data_of(now).digest()
+    if digest != expected:
+        why = why_changed(now, str(expected))
+        raise DataError(
+            f"--from-trial {place}: the data {now.place} are not those that it was trained on "
+            f"(hash {digest}, was {expected}){'; ' + why if why else ''}; say where those are with "
+            "--data-dir or --table, or train its settings on these with --other-data"
+        )
 
 
 @contextmanager
@@ -105,11 +158,13 @@ def parse(args: list[str]) -> TrainOne:
         raise ConfigError("--space and --draw belong together: --space femnist --draw 7")
     base = RunConfig()
     if first.resume is not None:
-        base = run_folder.read_config(first.resume)
+        base = run_folder.read_config(folder_here(first.resume, "--resume needs"))
+        base = base.model_copy(update={"train": base.train.model_copy(update={"debug": False})})
     elif first.from_trial is not None:
         folder = readable(first.from_trial)
         base = run_folder.read_config(folder)
         _check_repeatable(first.from_trial, perturbations.read(folder), base)
+        base = repeated(base)
     elif first.space is not None and first.draw is not None:
         base = search_space.draw(search_space.load(first.space), first.draw)
     return _parse(args, TrainOne(**{name: getattr(base, name) for name in RunConfig.model_fields}))
@@ -134,5 +189,5 @@ def _parse(args: list[str], default: TrainOne) -> TrainOne:
         description=HELP,
         args=args,
         default=default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import tyro
-from rich.console import Console
 
 from hlvnn import search_space
 from hlvnn.config import validated
 from hlvnn.errors import ConfigError
 from hlvnn.sweep.options import SweepConfig
+from hlvnn.terminal import plain_console
 
 HELP = """Search a space: many trials, on this machine or a cluster, the bad ones stopped early.
 
@@ -26,16 +26,12 @@ Examples:
 Results are in RESULTS_DIR/DATASET/NAME: a folder per trial, and trials.parquet, a row per trial.
 A search space is a file of search_spaces/; copy one to begin a study of your own.
 """
-PLAIN_WIDTH = 200
-"""Columns of output that does not go to a terminal."""
 
 
 def main(args: list[str]) -> int:
     """Parse the flags, run the sweep, and return the exit code."""
     options = parse(args)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = plain_console()
     try:
         from hlvnn.sweep import driver, estimate, plan, preflight
     except ModuleNotFoundError as error:
@@ -43,7 +39,9 @@ def main(args: list[str]) -> int:
             f"a sweep needs {error.name}: install ray and optuna with pip install 'hlvnn[sweep]'"
         ) from error
     if options.dry_run:
-        return estimate.dry_run(plan.of(options), console)
+        planned = plan.of(options)
+        plan.preflight(planned)
+        return estimate.dry_run(planned, console)
     with ExitStack() as stack:
         return driver.run(preflight.checked_plan(options, console, stack), console)
 
@@ -54,6 +52,8 @@ def parse(args: list[str]) -> SweepConfig:
     default = SweepConfig()
     if first.resume is not None and first.extend is not None:
         raise ConfigError("--resume and --extend: give only one of them")
+    if first.retry is not None and first.resume is None:
+        raise ConfigError(f"--retry {first.retry} is for a sweep that goes on: say --resume SWEEP")
     if first.resume is not None:
         from hlvnn.sweep.copies import open_sweep
         from hlvnn.sweep.plan import saved_options
@@ -78,5 +78,5 @@ def _parse(args: list[str], default: SweepConfig) -> SweepConfig:
         description=HELP,
         args=args,
         default=default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )

@@ -22,9 +22,9 @@ from hlvnn.records.board import Board, Entry
 from hlvnn.records.outcomes import Status
 from hlvnn.records.sweep_folder import SPACE_COPY
 from hlvnn.search_space import Space
-from hlvnn.storage import folder_here
+from hlvnn.storage import Place, folder_here
 from hlvnn.strict import Config
-from hlvnn.terminal import live_view
+from hlvnn.terminal import live_view, plain_console
 from hlvnn.words import Settings, shown
 
 SHARE_OF_TIME = 5
@@ -36,7 +36,7 @@ PLAIN = 200, 40
 class WatchOptions(Config):
     """Show a sweep that runs, until it ends; nothing in its folder is touched."""
 
-    sweep: tyro.conf.Positional[str]
+    sweep: tyro.conf.Positional[Place]
     """Folder of the sweep."""
     every: float = Field(5.0, gt=0)
     """Seconds between looks, more where reading takes long."""
@@ -46,7 +46,7 @@ class WatchOptions(Config):
 
 def watch(options: WatchOptions, console: Console | None = None) -> None:
     """Show the sweep until no driver works on it."""
-    console = console or Console()
+    console = console or plain_console()
     folder = folder_here(options.sweep, "watching needs")
     results = load_sweep(folder)
     if not console.is_terminal or options.once:

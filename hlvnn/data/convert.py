@@ -23,12 +23,13 @@ import numpy as np
 import tyro
 
 from hlvnn.data import leaf, splits
+from hlvnn.data.arrays import XKind
 from hlvnn.data.folder import DESCRIPTION, SPLITS, Description
 from hlvnn.errors import ConfigError, DataError
+from hlvnn.strict import Config
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(Config):
     """Convert LEAF's JSON (`users`, `num_samples`, `user_data`) into a folder of arrays.
 
     Give either files to split inside each user, or --train and --test. Test rows are drawn at
@@ -185,6 +186,7 @@ class _Book:
         elif self.first.y.dtype.kind == "f":
             num_classes = None
         description = Description(
+            x_kind=self._x_kind(self.first),
             levels=self.levels,
             labels={
                 name: list(numbers)
@@ -195,6 +197,11 @@ class _Book:
             vocabulary=vocabulary if self.first.text else None,
         )
         (self.folder / DESCRIPTION).write_text(description.model_dump_json(exclude_none=True))
+
+    def _x_kind(self, user: leaf.User) -> XKind:
+        if user.x.ndim > 2:
+            return "image"
+        return "features" if user.x.dtype.kind == "f" else "tokens"
 
 
 def _level_names(config: Leaf, user: leaf.User) -> list[str]:
@@ -244,9 +251,11 @@ def _split_rows(
         gap = splits.overlap(user.take, one_group)
         keep, cut = splits.in_order(one_group, config.test_fraction, gap)
     else:
-        keep, cut = splits.within_groups(
-            one_group, config.test_fraction, (config.seed, splits.TEST, gid)
-        )
+        seed = (config.seed, splits.TEST, gid)
+        keep, cut = splits.within_groups(one_group, config.test_fraction, seed)
+        if len(cut) == 0:
+            share = (config.test_fraction, (*seed, splits.ACROSS))
+            keep, cut = splits.across_groups(one_group[:, None], everything, everything, *share)
     return {"train": keep, "test": cut}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from hlvnn.columns import SPLITS, TRAIN
-from hlvnn.data import frames, splits, validation
+from hlvnn.data import splits, validation
+from hlvnn.data.loaded import Loaded, Split
 from hlvnn.data.rows import JoinedRows, Rows, SubsetRows, TensorRows, WindowRows
 from hlvnn.data.schema import Level, Schema, Target
+from hlvnn.data.targets import TargetKind
 from hlvnn.errors import DataError
 
 __all__ = [
     "GroupedDataset",
     "JoinedRows",
     "Level",
+    "Loaded",
     "Rows",
     "Schema",
     "Split",
@@ -32,51 +35,6 @@ __all__ = [
     "TensorRows",
     "WindowRows",
 ]
-
-
-@dataclass(frozen=True)
-class Split:
-    """The rows of training, validation or test.
-
-    x: N rows, see `Rows`
-    groups: [N, L] int32, lowest level first, 0..size-1, or -1 where the group has no training rows
-    y: [N] int64 class numbers, or float64; [N, 2] float64, successes and trials, where the target
-        has trials
-    named: [N, L] int32, as `groups`, but groups without training rows are numbered size, size+1, …
-        (labels in `Level.new`); None = as `groups`
-    """
-
-    x: Rows
-    groups: Tensor
-    y: Tensor
-    named: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.y.shape[0]
-
-    @property
-    def gids(self) -> Tensor:
-        """Which group a row belongs to, new groups told apart: [N, L] int32. For metrics."""
-        return self.groups if self.named is None else self.named
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the split needs on a device."""
-        return self.x.nbytes + self.groups.nbytes + self.y.nbytes
-
-    def subset(self, index: Tensor) -> Split:
-        """Return the rows `index`: [M] int64, inputs not copied."""
-        named = None if self.named is None else self.named[index]
-        return Split(self.x.subset(index), self.groups[index], self.y[index], named)
-
-    def to(self, device: torch.device | str) -> Split:
-        """Return the split on the device."""
-        named = None if self.named is None else self.named.to(device)
-        return Split(self.x.to(device), self.groups.to(device), self.y.to(device), named)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Split:
-        """Return the split itself: its arrays are never changed."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -92,6 +50,8 @@ class GroupedDataset:
     train: Split
     val: Split | None = None
     test: Split | None = None
+    notes: tuple[str, ...] = ()
+    """What loading took for granted: sentences for whoever trains on it. No part of the data."""
 
     def __post_init__(self) -> None:
         validate(self)
@@ -131,13 +91,16 @@ class GroupedDataset:
         return total.hexdigest()[:16]
 
     @staticmethod
-    def from_frame(
+    def from_frame(  # noqa: PLR0913 (the roles that columns and rows can have)
         frame: pd.DataFrame,
         target: str,
         features: Sequence[str],
         groups: Sequence[str],
         *,
         trials: str | None = None,
+        target_kind: TargetKind | None = None,
+        categories: Collection[str] = (),
+        dates: Collection[str] = (),
         name: str = "frame",
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
@@ -146,74 +109,44 @@ class GroupedDataset:
     ) -> GroupedDataset:
         """Build a data set from a dataframe; trains on all rows unless a split is asked for.
 
-        A numeric target is real; text, truth values and categoricals are classes. Feature columns
-        that are not numeric are treatment-coded. Group columns (lowest level first) hold text or
-        whole numbers; their labels are kept. With `trials`, a column of whole numbers from 1, the
-        target counts the successes among them. Splits are cut inside groups.
+        The target's kind is `target_kind`, or told from its values: text, truth values,
+        categoricals and two different whole numbers are classes, other numbers real, and a few
+        whole numbers from 0 or 1 are refused until their kind is said. Feature columns that are not
+        numeric are treatment-coded; `dates` become days since 1970, `categories` are treatment-
+        coded whatever they hold. Group columns (lowest level first) hold text or whole numbers;
+        their labels are kept. With `trials`, a column of whole numbers from 1, the target counts
+        the successes among them. Splits are cut inside groups.
 
         Raises `DataError` for an unknown column, a missing or infinite value (`name` stands for the
-        frame in the message), a target among the features, or a frame without rows.
+        frame in the message), text that cannot be categories, a target among the features, one
+        class alone, or a frame without rows.
 
         >>> frame = pd.DataFrame({"y": [1.0, 2.0, 4.0], "x": [0, 1, 0], "who": ["b", "a", "a"]})
         >>> data = GroupedDataset.from_frame(frame, target="y", features=["x"], groups=["who"])
         >>> data.schema.levels[0].labels, data.train.groups[:, 0].tolist()
         (('a', 'b'), [1, 0, 0])
         """
-        validation.check_not_empty(len(frame), name)
-        if isinstance(features, str) or isinstance(groups, str):
-            raise DataError(f"{name}: features and groups are lists of column names, got a string")
-        if target in (*features, *groups):
-            raise DataError(
-                f"{name}: the target {target!r} is among the features or groups; remove it there"
-            )
-        coding = frames.coding_of(frame, features, name)
-        columns = frames.column_names(coding)
-        x = frames.design(frame, coding, name)
-        levels = []
-        gids = np.empty((len(frame), len(groups)), np.int32)
-        for i, group in enumerate(groups):
-            labels = frames.group_labels(frames.column(frame, group, name), name)
-            gids[:, i], known = pd.factorize(labels, sort=True)
-            levels.append(Level(group, len(known), tuple(known.tolist())))
-        y, measured = _target(frame, target, trials, name)
-        schema = Schema(
-            levels=tuple(levels),
-            x_kind="features",
-            x_shape=(len(columns),),
-            columns=columns,
-            coding=coding,
-            target=measured,
-            unseen=unseen,
+        loaded = Loaded.from_frame(
+            frame,
+            target,
+            features,
+            groups,
+            trials=trials,
+            target_kind=target_kind,
+            categories=categories,
+            dates=dates,
+            name=name,
         )
-        rows = Split(
-            TensorRows(torch.from_numpy(x), name), torch.from_numpy(gids), torch.from_numpy(y)
+        rows, schema = loaded.rows, replace(loaded.schema, unseen=unseen)
+        parts = splits.parts(rows.groups.numpy(), test=test_fraction, val=val_fraction, seed=seed)
+        if len(parts.train) == len(rows):
+            return GroupedDataset(schema, rows, notes=loaded.notes)
+        train, val, test = (
+            rows.subset(torch.from_numpy(part)) if len(part) else None
+            for part in (parts.train, parts.val, parts.test)
         )
-        train, test = _cut(rows, test_fraction, (seed, splits.TEST))
-        train, val = _cut(train, val_fraction, (seed, splits.VAL))
-        return GroupedDataset(schema, train, val, test)
-
-
-def _target(
-    frame: pd.DataFrame, target: str, trials: str | None, name: str
-) -> tuple[np.ndarray, Target]:
-    if trials is not None:
-        if trials == target:
-            raise DataError(f"{name}: {trials!r} is both target and trials; expected two columns")
-        y = frames.counts_of(frame, target, trials, name)
-        return y, Target(target, "real", trials=trials)
-    y, classes = frames.target_of(frames.column(frame, target, name), name)
-    if classes is None:
-        return y, Target(target, "real")
-    return y, Target(target, "class", classes, len(classes))
-
-
-def _cut(split: Split, fraction: float, seed: tuple[int, int]) -> tuple[Split, Split | None]:
-    if fraction == 0:
-        return split, None
-    keep, cut = splits.within_groups(split.groups.numpy(), fraction, seed)
-    if len(cut) == 0:
-        return split, None
-    return split.subset(torch.from_numpy(keep)), split.subset(torch.from_numpy(cut))
+        assert train is not None
+        return GroupedDataset(schema, train, val, test, loaded.notes)
 
 
 def validate(data: GroupedDataset) -> None:

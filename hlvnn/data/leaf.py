@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hlvnn import errors
-from hlvnn.data.folder import SIDE
+from hlvnn.data.arrays import FILE_NAME, SIDE
 from hlvnn.errors import DataError
 
 VOCABULARY = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
@@ -91,6 +91,11 @@ def read_users(path: Path, vocabulary: str) -> Iterator[User]:
 
 def _text(rows: list[Any], vocabulary: str, where: str) -> np.ndarray:
     width = len(rows[0])
+    if FILE_NAME.fullmatch(rows[0]):
+        raise DataError(
+            f"{where}: x holds names of files, such as {rows[0]!r}, expected the text or the "
+            "numbers themselves; write each file's content into x"
+        )
     for row, text in enumerate(rows):
         if not isinstance(text, str) or len(text) != width:
             raise DataError(f"{where}: x, row {row} is not a text of {width} characters like row 0")

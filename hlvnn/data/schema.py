@@ -71,6 +71,8 @@ class Target:
     """Number of classes; None for a real target."""
     trials: str | None = None
     """Column with the number of trials, where the target counts successes: y is [N, 2]."""
+    counts: bool = False
+    """Whether a real target is a count: whole numbers from 0, without an upper end."""
 
     def __post_init__(self) -> None:
         if (self.kind == "class") != (self.num_classes is not None):
@@ -125,6 +127,8 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """Return the schema as plain JSON values."""
         dump: dict[str, Any] = ADAPTER.dump_python(self, mode="json")
+        if not self.target.counts:
+            del dump["target"]["counts"]  # the hash of older runs' data has no such entry
         return dump
 
     @staticmethod
@@ -137,6 +141,14 @@ class Schema:
             raise DataError(f"{problems}. The file is damaged or of another version.") from error
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
+
+    def kept_from(self) -> Tensor | None:
+        """Return what was taken from each column when it was coded, [D] float64; None for nothing.
+
+        x is a column's value less this: far from zero 32-bit floats would lose its digits.
+        """
+        offsets = [] if self.coding is None else frames.offsets(self.coding)
+        return torch.tensor(offsets, dtype=torch.float64) if any(offsets) else None
 
     def level_index(self, name: str) -> int:
         """Return the column of `groups` that holds the level; `DataError` if there is none."""
@@ -164,8 +176,8 @@ class Schema:
         training (text against numbers), which would all look new.
         """
         groups = np.empty((len(frame), len(self.levels)), np.int32)
-        for i in range(len(self.levels)):
-            groups[:, i] = self._known[i].get_indexer(self._labels(frame, i))
+        for i, known in enumerate(self._known):
+            groups[:, i] = known.get_indexer(self._labels(frame, i))
         return torch.from_numpy(groups)
 
     def naming_groups_of(self, frame: pd.DataFrame) -> tuple[Schema, Tensor]:
@@ -215,15 +227,20 @@ class Schema:
 
     def _labels(self, frame: pd.DataFrame, i: int) -> pd.Index[Any]:
         """Return the labels of the frame's groups of a level, of the type they had in training."""
-        name, numeric = self.levels[i].name, self._known[i].dtype.kind == "i"
-        labels = frames.group_labels(frames.column(frame, name, "frame"), "frame")
-        if len(labels) and pd.api.types.is_integer_dtype(labels.dtype) != numeric:
-            kinds = ("whole numbers", "text") if numeric else ("text", "whole numbers")
-            raise DataError(
-                f"frame: column {name!r} held {kinds[0]} in training and holds {kinds[1]} now, so "
-                "that every group would look new; convert it with .astype first"
-            )
-        return labels
+        known = self._known[i]
+        values = frames.column(frame, self.levels[i].name, "frame")
+        labels = frames.group_labels(values, "frame")
+        numeric = not isinstance(known[0], str)
+        if not len(labels) or numeric != isinstance(labels[0], str):
+            return labels
+        if not numeric and frame[values.name].dtype.kind == "O":
+            # whole numbers in a column of objects, or a categorical one, were text in older runs
+            return labels.map(str)
+        kinds = ("whole numbers", "text") if numeric else ("text", "whole numbers")
+        raise DataError(
+            f"frame: column {values.name!r} held {kinds[0]} in training and holds {kinds[1]} now, "
+            "so that every group would look new; convert it with .astype first"
+        )
 
     @cached_property
     def _known(self) -> list[pd.Index[Any]]:

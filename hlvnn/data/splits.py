@@ -1,18 +1,85 @@
 """Which rows train, which are kept aside: inside groups, in time, and whole groups.
 
 All functions take and return row numbers as numpy arrays, are vectorised over rows, and are decided
-by their seed alone.
+by their seed alone. `parts` puts them together; nothing else decides a split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 HOLD_OUT, TEST, VAL = 0, 1, 2
 """What tells the random splits of one seed apart."""
+ACROSS = 1
+"""What tells the draw across small groups from the one inside large groups."""
+
+How = Literal["groups", "rows", "order"]
+"""How rows are chosen: at random inside each group, among all rows, or as each group's last."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Row numbers of each part, ascending; held: rows of the groups that are held out whole."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    held: np.ndarray
+
+
+def parts(
+    groups: np.ndarray,
+    *,
+    test: float,
+    val: float,
+    seed: int,
+    hold_out: float = 0.0,
+    how: How = "groups",
+    gap: int = 0,
+    across: bool = True,
+) -> Parts:
+    """Split rows with the groups [N, L], lowest level first.
+
+    The order is: test rows, whole groups, validation rows. Groups too small for a row of their own
+    by `within_groups` come last (`across_groups`), so that the rows of the others do not depend on
+    them. gap: rows between the parts where `how` is order (see `in_order`). across=False leaves
+    small groups without, as runs did before there was that rule.
+    """
+    rest, tested = _cut(groups, np.arange(len(groups)), test, (seed, TEST), how, gap)
+    held = rest[:0]
+    if hold_out:
+        sizes = np.bincount(groups[rest, 0], minlength=int(groups[:, 0].max()) + 1)
+        is_held = hold_out_groups(sizes, hold_out, (seed, HOLD_OUT))[groups[rest, 0]]
+        rest, held = rest[~is_held], rest[is_held]
+    first = rest
+    rest, validated = _cut(groups, rest, val, (seed, VAL), how, gap)
+    if how == "groups" and across:
+        everything = np.arange(len(groups))
+        rest, more = across_groups(groups, everything, rest, test, (seed, TEST, ACROSS))
+        tested = np.sort(np.concatenate([tested, more]))
+        rest, more = across_groups(groups, first, rest, val, (seed, VAL, ACROSS))
+        validated = np.sort(np.concatenate([validated, more]))
+    return Parts(rest, validated, tested, held)
+
+
+def _cut(
+    groups: np.ndarray, rows: np.ndarray, fraction: float, seed: Sequence[int], how: How, gap: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a share of some rows: (kept rows, cut rows), both ascending."""
+    if fraction == 0 or len(rows) == 0:
+        return rows, rows[:0]
+    if how == "order":
+        keep, cut = in_order(groups[rows, 0], fraction, gap)
+    elif how == "rows":
+        keep, cut = among_rows(len(rows), fraction, seed)
+    else:
+        keep, cut = within_groups(groups[rows], fraction, seed)
+    return rows[keep], rows[cut]
 
 
 def generator(seed: Sequence[int]) -> np.random.Generator:
@@ -44,6 +111,43 @@ def within_groups(
         lost = np.flatnonzero(cut & (kept[upper] == 0))
         cut[lost[np.unique(upper[lost], return_index=True)[1]]] = False
     return np.flatnonzero(~cut), np.flatnonzero(cut)
+
+
+def across_groups(
+    groups: np.ndarray,
+    counted: np.ndarray,
+    rest: np.ndarray,
+    fraction: float,
+    seed: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set a share of the small groups' rows aside, at most one of each: (kept rows, cut rows).
+
+    groups: [N, L]; counted: the rows that make a group's size n; rest: those that may be cut, both
+    ascending. Small are the groups from which `within_groups` takes nothing, because n · fraction
+    is below a half; one with two rows or more in `rest` gives a row with the probability
+    n · fraction, so that the share holds among them. No group of another level loses all its rows.
+    """
+    lowest = groups[:, 0]
+    size = int(lowest.max()) + 1 if len(lowest) else 0
+    share = np.bincount(lowest[counted], minlength=size) * fraction
+    share[np.bincount(lowest[rest], minlength=size) < 2] = 0
+    small = np.flatnonzero((share > 0) & (share < 0.5))
+    if len(small) == 0:
+        return rest, rest[:0]
+    random = generator(seed)
+    order = random.permutation(small)
+    # points one apart on the line of shares laid end to end: each is hit with its probability
+    laid = np.floor(np.concatenate([[0.0], np.cumsum(share[order])]) + random.random())
+    drawn = np.zeros(size, bool)
+    drawn[order[np.diff(laid) > 0]] = True
+    shuffled = random.permutation(rest)
+    shuffled = shuffled[drawn[lowest[shuffled]]]
+    cut = shuffled[np.unique(lowest[shuffled], return_index=True)[1]]
+    for upper in groups.T[1:]:
+        kept = np.bincount(upper[np.setdiff1d(rest, cut)], minlength=int(upper.max()) + 1)
+        lost = np.flatnonzero(kept[upper[cut]] == 0)
+        cut = np.delete(cut, lost[np.unique(upper[cut[lost]], return_index=True)[1]])
+    return np.setdiff1d(rest, cut), np.sort(cut)
 
 
 def among_rows(rows: int, fraction: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

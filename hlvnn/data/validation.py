@@ -57,6 +57,17 @@ def check_trials(array: np.ndarray, where: str, successes: str, trials: str) -> 
             )
 
 
+def check_counts(array: np.ndarray, where: str, name: str) -> None:
+    """Raise `DataError` unless y is [N] whole numbers from 0."""
+    bad = (array < 0) | (array != np.floor(array))
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{where}: target {name!r} is to be a count and is {array[row]} in row {row} (rows "
+            "count from 0), expected whole numbers from 0; mend the value or drop the row"
+        )
+
+
 def check_length(length: int, where: str, expected: int, other: str) -> None:
     """Raise `DataError` unless two arrays have the same number of rows."""
     if length != expected:

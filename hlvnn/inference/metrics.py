@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hlvnn.columns import GROUP_MEAN, GROUP_P10, GROUP_P90, GROUP_WORST
+from hlvnn.columns import GROUP_MEAN, GROUP_P10, GROUP_P90, GROUP_WORST, KNOWN, NEW
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,6 +31,30 @@ class RowScores:
     prediction: NDArray[np.generic]
     groups: NDArray[np.integer]
     num_classes: int | None
+
+
+def some_rows(scores: RowScores, which: NDArray[np.bool_]) -> RowScores:
+    """Return the scores of the rows that are chosen, `which`: [N] bool."""
+    return RowScores(
+        scores.loss[which],
+        scores.y[which],
+        scores.prediction[which],
+        scores.groups[which],
+        scores.num_classes,
+    )
+
+
+def known_and_new(scores: RowScores, is_new: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the metrics over rows of known groups and over those of new ones, told apart by name.
+
+    is_new: [N] bool. Nothing where no row is of a new group.
+    """
+    found: dict[str, float] = {}
+    for prefix, which in ((KNOWN, ~is_new), (NEW, is_new)):
+        if is_new.any() and which.any():
+            of_rows = overall(some_rows(scores, which))
+            found |= {f"{prefix}{measure}": value for measure, value in of_rows.items()}
+    return found
 
 
 def group_sums(group: NDArray[np.integer], num_groups: int, weight: Floats | None = None) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,21 +10,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
 from hlvnn.data.batches import Batches
+from hlvnn.data.describe import listed
 from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.inference.importance import Drawn, can_reweight, reweighted, warn_of_poor
-from hlvnn.inference.metrics import RowScores, across_groups, group_table, overall
+from hlvnn.inference.metrics import (
+    RowScores,
+    across_groups,
+    group_table,
+    known_and_new,
+    overall,
+)
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
+
+logger = logging.getLogger("hlvnn")
 
 ROWS_AT_ONCE = 16384
 """Rows × samples of one evaluation batch on a CPU …"""
 ROWS_AT_ONCE_GPU = 65536
 """… and on a GPU, which fewer rows would not fill."""
+MANY = 10
+"""New groups, and their rows, that are named."""
 SMALLEST = 1e-30
 """Probability of y below which its log is taken before the mean over draws."""
 
@@ -32,12 +45,14 @@ SMALLEST = 1e-30
 class Evaluation:
     """Metrics of one split.
 
-    scalars: loss, acc and f1 (or mse) over rows, group_mean, group_p10, group_p90, group_worst over
-    the groups of the lowest level; groups: columns level, gid, n, acc, f1 (or mse), loss.
+    scalars: loss, acc and f1 (or mse) over rows, and known_… and new_… of these where some rows are
+    of new groups; group_mean, group_p10, group_p90, group_worst over the groups of the lowest
+    level; groups: columns level, gid, n, acc, f1 (or mse), loss; rows: what they are made of.
     """
 
     scalars: dict[str, float]
     groups: pd.DataFrame
+    rows: RowScores
 
 
 def rows_at_once(device: torch.device) -> int:
@@ -194,8 +209,18 @@ def evaluate(
         table = group_table(scores, index, level.size + len(level.new))
         table.insert(0, "level", level.name)
         tables.append(table)
-    scalars = overall(scores) | (across_groups(tables[0]) if tables else {})
-    return Evaluation(scalars, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame())
+    is_new = np.asarray(_is_new(model, split).any(axis=1))
+    scalars = overall(scores) | known_and_new(scores, is_new)
+    scalars |= across_groups(tables[0]) if tables else {}
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return Evaluation(scalars, table, scores)
+
+
+def _is_new(model: HierarchicalModel, split: Split) -> NDArray[np.bool_]:
+    """Return which rows are of a group that the model does not know: [N, L], a column a level."""
+    sizes = np.array([level.size for level in model.schema.levels])
+    gids = split.gids.cpu().numpy()
+    return np.asarray((gids < 0) | (gids >= sizes))
 
 
 def predict(
@@ -216,6 +241,8 @@ def predict(
     known groups get importance weights p(the group's training rows | z) p(z) / q(z), so that they
     follow the posterior itself where q cannot (see `importance.reweighted`); some hundred draws.
 
+    Says how many rows, and which, are of groups that the model does not know.
+
     Returns one row per row, indexed like the dataframe. Real target: `mean`, `sd` (of a new y) and
     `sd_mean` (of E[y], from not knowing z); where y counts trials, those of one trial. Classes:
     `prediction`, and for each label `prob_<label>` with `sd_<label>`, its SD over the posterior.
@@ -224,6 +251,7 @@ def predict(
     """
     index = rows.index if isinstance(rows, pd.DataFrame) else None
     split = _as_split(model, rows) if isinstance(rows, pd.DataFrame) else rows
+    _tell_of_new_groups(model, split, rows)
     train = reweight.train if isinstance(reweight, GroupedDataset) else reweight
     parts, places, quality = [], [], []
     exact = train is None and is_exact(model)
@@ -261,6 +289,32 @@ def predict(
     best = np.argmax(table[:, : len(labels)], axis=1)
     frame.insert(0, "prediction", [labels[i] for i in best])
     return pd.concat([frame, diagnostics], axis=1)
+
+
+def _tell_of_new_groups(
+    model: HierarchicalModel, split: Split, given: pd.DataFrame | Split
+) -> None:
+    """Warn of the rows that are predicted by the prior, because their group is not known."""
+    is_new = _is_new(model, split)
+    rows = np.flatnonzero(is_new.any(axis=1))
+    if len(rows) == 0:
+        return
+    frame = given if isinstance(given, pd.DataFrame) else None
+    of = []
+    for i, level in enumerate(model.schema.levels):
+        if is_new[:, i].any():
+            labels: list[str] = []
+            if frame is not None:
+                labels = [
+                    repr(label) for label in frame[level.name][is_new[:, i]].unique().tolist()
+                ]
+            of.append(f"{level.name}{' ' + listed(labels, MANY) if labels else ''}")
+    named = [str(row) for row in (rows if frame is None else frame.index[rows])]
+    logger.warning(
+        "%d of %d rows are of groups without training rows (%s) and are predicted from the prior: "
+        "rows %s",
+        *(len(rows), len(split), "; ".join(of), listed(named, MANY)),
+    )
 
 
 def _as_split(model: HierarchicalModel, frame: pd.DataFrame) -> Split:

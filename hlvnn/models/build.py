@@ -39,20 +39,50 @@ WIDEST_FULL = 64
 """Widest z whose posterior is full_rank unless said otherwise: it has Z²/2 numbers a group."""
 POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")
 """Settings of a latent that belong to some posteriors only; each says which are its own."""
+OF_BACKBONES = frozenset(
+    {"model_size", "dropout", "norm", "skip", "hidden", "channels", "kernel_size", "embedding"}
+) | {"lstm"}
+"""Settings that belong to some backbones only; each says which are its own."""
 TABLE_LIMIT = 8 * 2**30
 """Bytes that one latent's table and its optimiser state may take."""
 
 
-def build_model(config: ModelConfig, data: GroupedDataset, seed: int = 0) -> HierarchicalModel:
+def build_model(
+    config: ModelConfig, data: GroupedDataset, seed: int = 0, *, recorded: bool = False
+) -> HierarchicalModel:
     """Build a model for the data, its weights drawn with `seed`.
+
+    recorded: the configuration is that of a run which has begun; in older ones settings of other
+    backbones may stand.
 
     Raises `ConfigError` where the configuration does not fit itself or the data.
     """
+    if not recorded:
+        check_own(config, data.schema)
     with seeding(seed):
         model = assemble(config, data.schema)
     model.observe(data)
     check_identified(model, data)
     return model
+
+
+def check_own(config: ModelConfig, schema: Schema) -> None:
+    """Raise `ConfigError` for settings of another backbone, which this one would pass over."""
+    name = config.backbone or BACKBONE_FOR[schema.x_kind]
+    cls = member_class("backbones", name, Backbone, "backbone")
+    if schema.x_kind not in cls.x_kinds:
+        return  # `assemble` refuses it altogether
+    own = cls.settings
+    for setting in sorted(OF_BACKBONES - own):
+        value = getattr(config, setting)
+        if value != ModelConfig.model_fields[setting].default:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            flags = ", ".join(f"--{one.replace('_', '-')}" for one in sorted(own))
+            raise ConfigError(
+                f"--{setting.replace('_', '-')} {shown} does not belong to backbone {name} "
+                f"({f'its own are {flags}' if own else 'it has none'}); leave it out, or choose "
+                "another --backbone"
+            )
 
 
 def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
@@ -97,6 +127,7 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
         name = "gaussian" if target.kind == "real" else "categorical"
         name = "bernoulli" if target.num_classes == 2 else name
         name = "binomial" if target.trials is not None else name
+        name = "poisson" if target.counts else name
     cls = member_class("likelihoods", name, Likelihood, "likelihood")
     if target.trials is not None and not cls.counts_trials:
         able = members_with("likelihoods", Likelihood, lambda one: one.counts_trials)
@@ -107,7 +138,7 @@ def _likelihood(config: ModelConfig, schema: Schema) -> Likelihood:
     if cls.target != target.kind:
         raise ConfigError(
             f"--likelihood {name} needs a {cls.target} target; {target.name!r} is {target.kind}"
-            + ("; give class labels as text or booleans" if cls.target == "class" else "")
+            + ("; say --target-kind class (target_kind=)" if cls.target == "class" else "")
         )
     if cls.counts_trials and target.trials is None:
         raise ConfigError(

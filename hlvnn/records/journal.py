@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hlvnn.choices import meant
 from hlvnn.errors import RunError
 from hlvnn.patience import Patience
+from hlvnn.search_space import quieting_optuna
 from hlvnn.words import Settings
 
 JOURNAL = "optuna.journal"
@@ -32,7 +34,9 @@ NUMBER = "trial"
 DRAW = "draw"
 """Attribute of an Optuna trial: the other fields of its `Draw`."""
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+def _meant(params: dict[str, Any]) -> Settings:
+    return {name: meant(value) for name, value in params.items()}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Draw:
     settings: Settings = field(default_factory=dict)
     """Every setting of the run, flat; as far as they are known where the draw is invalid."""
     drawn: Settings = field(default_factory=dict)
-    """What was neither fixed nor in the space's BASE."""
+    """What Optuna drew, by its parameters' names."""
     problem: str = ""
     """Why the draw is invalid, or ""."""
 
@@ -89,7 +93,8 @@ class Journal:
         directions = [
             StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes
         ]
-        optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
+        with quieting_optuna():
+            optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
         return cls(storage)
 
     @classmethod
@@ -125,7 +130,8 @@ class Journal:
             if number is not None and (DRAW in trial.user_attrs or number not in found):
                 if not isinstance(number, int):
                     raise RunError(f"a trial's number must be an integer, got {number!r}")
-                found[number] = Draw(number, **trial.user_attrs.get(DRAW, {}))
+                draw = Draw(number, **trial.user_attrs.get(DRAW, {}))
+                found[number] = replace(draw, drawn=_meant(trial.params)) if trial.params else draw
         return dict(sorted(found.items()))
 
     def settle(self, number: int, values: list[float] | None) -> None:
@@ -137,6 +143,17 @@ class Journal:
         if not trial.state.is_finished():
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             self.study.tell(trial.number, values, state=state)
+
+    def reopen(self, number: int) -> None:
+        """Begin an Optuna trial anew for a trial that failed: with what was drawn for it."""
+        failed = self.latest()[number]
+        again = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=failed.params,
+            distributions=failed.distributions,
+            user_attrs=failed.user_attrs,
+        )
+        self.study.add_trial(again)
 
     def to_continue(self, numbers: list[int]) -> list[int]:
         """Return the ids of the Optuna trials that go on: those of the sweep's trials `numbers`.

@@ -65,3 +65,9 @@ def settings_now(folder: Path) -> dict[str, Any]:
     """Return those settings of a trial that were changed last."""
     changes = read(folder)
     return changes[-1].settings if changes else {}
+
+
+def params_now(folder: Path) -> dict[str, Any]:
+    """Return the parameters of a trial that was changed, as they were given last."""
+    changes = read(folder)
+    return changes[-1].params if changes else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from hlvnn.columns import DIVERGED, EPOCH, SECONDS
-from hlvnn.config import RunConfig, run_config
-from hlvnn.data import data_of
+from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL, VAL_ACC, VAL_LOSS
+from hlvnn.config import RunConfig, in_todays_terms, run_config
+from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import SCHEMA as SCHEMA
 from hlvnn.data.schema import Schema
-from hlvnn.errors import CheckpointError, DataError, RunError
+from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError, unknown
 from hlvnn.files import read_json
 from hlvnn.models.build import assemble
 from hlvnn.models.model import HierarchicalModel
@@ -28,7 +29,10 @@ from hlvnn.records.checkpoint import (
     load_weights,
     previous,
 )
+from hlvnn.selection import MIN, Selection, mode_of
 from hlvnn.storage import readable
+
+logger = logging.getLogger("hlvnn")
 
 HYPERPARAMS = "hyperparams.json"
 """The resolved configuration, with model name, versions and the data's hash."""
@@ -41,7 +45,9 @@ CHECKPOINT = "checkpoint.pt"
 PREVIOUS = previous(Path(CHECKPOINT)).name
 """The checkpoint before it, for the day on which that one cannot be read."""
 BEST = "best.pt"
-"""Weights of the epoch with the lowest validation loss."""
+"""Weights of the chosen epoch (`hlvnn.selection`)."""
+WHICH = {"last": CHECKPOINT, "best": BEST}
+"""Whose weights `load_run` reads."""
 LOG = "train.log"
 """What the terminal showed."""
 WRITER = "writer.txt"
@@ -50,6 +56,9 @@ RESULT = "result.json"
 """How the run ended: ELBO, KL per latent, epochs; absent until it has."""
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.parquet")
 """Names of the per-group tables."""
+GUESS = "guess"
+"""Entry of `HYPERPARAMS`: by split the loss of guessing by the training rows' frequencies."""
+GUESSING = "guessing by the training rows' frequencies"
 NUMERIC = (EPOCH, SECONDS, DIVERGED)
 """Columns that every row of metrics.csv has."""
 
@@ -82,7 +91,38 @@ def read_config(folder: Path) -> RunConfig:
     record = read_json(folder / HYPERPARAMS)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise RunError(f'{folder / HYPERPARAMS}: expected an object with "config" in it')
-    return run_config(record["config"], str(folder / HYPERPARAMS))
+    return run_config(in_todays_terms(record["config"]), str(folder / HYPERPARAMS))
+
+
+def selection_of(folder: Path) -> Selection:
+    """Return by what a run's epoch is chosen: its --select-on, or the sweep's METRIC of a trial."""
+    train, metrics = read_config(folder).train, read_metrics(folder)
+    return chosen_by(train.select_on, train.select_mode, metrics)
+
+
+def chosen_by(select_on: str, select_mode: str, metrics: pd.DataFrame) -> Selection:
+    """Return by what an epoch is chosen, as the settings of a run and its metrics tell."""
+    if select_on == VAL_LOSS and VAL_LOSS not in metrics:
+        return Selection(TRAIN_LOSS, MIN)
+    known = select_mode if select_mode != "auto" else mode_of(select_on, VAL_ACC in metrics)
+    return Selection(select_on, known or MIN)
+
+
+def worse_than_guessing(folder: Path, metrics: pd.DataFrame) -> str:
+    """Return a sentence where a run's least validation loss is above that of guessing, else "".
+
+    Guessing is by the training rows' frequencies (see `GUESS`), which an older run does not know.
+    """
+    if VAL_LOSS not in metrics or not metrics[VAL_LOSS].notna().any():
+        return ""
+    try:
+        guess = float(read_json(folder / HYPERPARAMS)[GUESS][VAL])
+    except (RunError, KeyError, TypeError, ValueError):
+        return ""
+    least = float(metrics[VAL_LOSS].min())
+    if least <= guess:
+        return ""
+    return f"its validation loss never fell below {least:.4g}, and {GUESSING} alone has {guess:.4g}"
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -143,30 +183,49 @@ class Run:
 
     @cached_property
     def data(self) -> GroupedDataset:
-        """The data set it was trained on, loaded again."""
-        return data_of(self.config.data)
+        """The data set it was trained on, loaded again; `DataError` where it is another by now."""
+        data = data_of(self.config.data, recorded=True)
+        digest = read_json(self.folder / HYPERPARAMS).get(DATA_HASH)
+        if digest is None:
+            logger.warning(
+                "%s: no hash of the data in it; the data loaded now are unchecked",
+                self.folder / HYPERPARAMS,
+            )
+        elif digest != data.digest():
+            why = why_changed(self.config.data, digest)
+            raise DataError(
+                f"{self.folder}: the data set {self.config.data.title} has changed since (hash "
+                f"{data.digest()}, was {digest}){'; ' + why if why else ''}"
+            )
+        return data
 
 
 def load_run(folder: Path | str, which: str = "last") -> Run:
     """Rebuild a run from its folder: configuration, model and weights.
 
     folder: or its address (s3://…); then a copy of it is read, and kept while the process lives.
-    which: "last" epoch's weights, or those of the "best" epoch by validation loss.
-    Raises `RunError` or `CheckpointError`, naming the file, when something is missing or damaged.
+    which: "last" epoch's weights, or those of the "best", the chosen epoch (`hlvnn.selection`).
+    Raises `ConfigError` for any other word, and `RunError` or `CheckpointError`, naming the file,
+    when something is missing or damaged.
     """
+    if which not in WHICH:
+        raise ConfigError(unknown("weights", which, WHICH))
     folder = readable(folder)
     config = read_config(folder)
     try:
         schema = Schema.from_json(read_json(folder / SCHEMA), str(folder / SCHEMA))
     except DataError as error:
         raise RunError(str(error)) from error
-    path = folder / {"last": CHECKPOINT, "best": BEST}[which]
+    path = folder / WHICH[which]
     checkpoint = load_checkpoint(path)
     if not isinstance(checkpoint.get("model"), dict) or not isinstance(
         checkpoint.get("epoch"), int
     ):
         raise CheckpointError(f"{path}: no weights or no epoch in it")
-    with seeding(0):  # the first weights are drawn, and then replaced
-        model = assemble(config.model, schema)
+    try:
+        with seeding(0):  # the first weights are drawn, and then replaced
+            model = assemble(config.model, schema)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / HYPERPARAMS}: {error}") from error
     load_weights(model, checkpoint["model"], path)
     return Run(folder, config, schema, model.eval(), checkpoint["epoch"])

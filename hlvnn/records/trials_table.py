@@ -6,7 +6,7 @@ it can be made again at any time, of a sweep that runs or was killed as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from hlvnn import files
-from hlvnn.columns import BEST_EPOCH, EPOCH, FINAL, VAL_LOSS, best_of, final_of
+from hlvnn.columns import BEST_EPOCH, EPOCH, FINAL, PARAMETER, VAL_LOSS, best_of, final_of
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
 from hlvnn.records import outcomes, perturbations, run_folder
 from hlvnn.records.journal import Draw
 from hlvnn.records.outcomes import PLACED, Outcome, Status, trial_folder
 from hlvnn.search_space import Space
+from hlvnn.selection import Selection
 from hlvnn.storage import Remote
 from hlvnn.words import Settings, text
 
@@ -32,7 +33,7 @@ PARETO = "pareto"
 CUT_OFF = "the sweep's driver ended before it did; --resume goes on with it"
 
 
-class Selection(Protocol):
+class Ranking(Protocol):
     """By what the best trial is chosen; a `Space` is one."""
 
     @property
@@ -53,9 +54,9 @@ class TrialsTable:
 
     Columns: trial, status (see `Status`), reason, epochs (evaluated last), best_epoch, seconds (in
     training and evaluation), wall_seconds, starts, cpus, gpus, node, error, unfinished, folder; a
-    column per setting; pareto (with several objectives); final_<column>: the last row of
-    metrics.csv; best_<column>: the row of the epoch with the best (first) validation metric, so
-    best_test_… was never selected on.
+    column per setting, as it ran; param_<name>: what Optuna drew, empty where it did not; pareto
+    (with several objectives); final_<column>: the last row of metrics.csv; best_<column>: the row
+    of the chosen epoch (`hlvnn.selection`), so best_test_… was never selected on.
     """
 
     def __init__(self, sweep: Path, space: Space, remote: Remote | None = None) -> None:
@@ -88,6 +89,8 @@ class TrialsTable:
         outcome = seen or without_outcome(folder, draw, number, alive)
         settings = draw.settings if draw is not None else {}
         row = row_of(outcome, folder, settings, metrics(self.sweep, number), self.space)
+        drawn = {} if draw is None else draw.drawn
+        row |= {f"{PARAMETER}{name}": _cell(value) for name, value in drawn.items()}
         if self.remote is not None and row["folder"] is not None:
             row["folder"] = str(self.remote / folder.name)
         if seen is not None and not seen.unfinished:  # an unfinished one may run again
@@ -100,7 +103,7 @@ def row_of(
     folder: Path,
     settings: Settings,
     frame: pd.DataFrame | None,
-    selection: Selection,
+    selection: Ranking,
 ) -> dict[str, Any]:
     """Return a trial's row of the table.
 
@@ -114,25 +117,33 @@ def row_of(
         epochs = ", ".join(str(change.epoch) for change in changes)
         told = f"took over other trials after epochs {epochs} ({perturbations.PERTURBATIONS})"
         row["reason"] = "; ".join(filter(None, [row["reason"], told]))
-    row |= _columns(settings)
+    row |= cells(settings)
     if frame is not None:
         row["epochs"] = int(frame["epoch"].iloc[-1])
         row["seconds"] = float(frame["seconds"].sum())
-        row |= _renamed(final_of, frame.iloc[-1])
-        best = _best(frame, selection)
+        row |= _renamed(final_of, frame.iloc[-1].to_dict())
+        best = Selection(selection.metric, selection.mode).chosen_of(frame)
+        if outcome.status.facts.is_placed:
+            told = run_folder.worse_than_guessing(folder, frame)
+            row["reason"] = "; ".join(filter(None, [row["reason"], told]))
         if best is not None:
             row[BEST_EPOCH] = int(best["epoch"])
             row |= _renamed(best_of, best)
     return row
 
 
-def arranged(rows: list[dict[str, Any]], space: Selection) -> pd.DataFrame:
+def arranged(rows: list[dict[str, Any]], space: Ranking) -> pd.DataFrame:
     """Return rows as one table, with its columns in their order.
 
     space: where its objectives are several, the table gets the column `pareto`.
     """
     frame = pd.DataFrame(rows)
+    for metric, _ in space.objectives:  # also before the first result
+        for name in (final_of(metric), best_of(metric)):
+            if name not in frame:
+                frame[name] = np.nan
     settings = [name for name in flat_settings() if name in frame]
+    settings += sorted(str(name) for name in frame if str(name).startswith(PARAMETER))
     if len(space.objectives) > 1:
         frame[PARETO] = on_front(frame, space)
         settings.append(PARETO)
@@ -145,7 +156,7 @@ def arranged(rows: list[dict[str, Any]], space: Selection) -> pd.DataFrame:
     return frame.reindex(columns=[*LEADING, "seconds", *about, "folder", *settings, *measured])
 
 
-def ranked(frame: pd.DataFrame, space: Selection) -> pd.DataFrame:
+def ranked(frame: pd.DataFrame, space: Ranking) -> pd.DataFrame:
     """Return the rows with the best validation metric first; trials without a place last.
 
     Among equals (accuracies of few rows often are) the lower validation loss comes first. With
@@ -161,7 +172,7 @@ def ranked(frame: pd.DataFrame, space: Selection) -> pd.DataFrame:
     return frame.loc[order.index].reset_index(drop=True)
 
 
-def on_front(frame: pd.DataFrame, space: Selection) -> np.ndarray:
+def on_front(frame: pd.DataFrame, space: Ranking) -> np.ndarray:
     """Return which trials are on the Pareto front, by what their best epochs measured: [N] bool."""
     columns = [best_of(metric) for metric, _ in space.objectives]
     front = np.zeros(len(frame), dtype=bool)
@@ -185,18 +196,8 @@ def metrics(sweep: Path, number: int) -> pd.DataFrame | None:
     return frame if len(frame) else None
 
 
-def _renamed(to: Callable[[str], str], row: pd.Series[float]) -> dict[str, float]:
+def _renamed(to: Callable[[str], str], row: Mapping[Any, float]) -> dict[str, float]:
     return {to(str(name)): value for name, value in row.items() if name != EPOCH}
-
-
-def _best(frame: pd.DataFrame, space: Selection) -> pd.Series[float] | None:
-    """Return the row of the epoch with the best metric, or None when none is a number."""
-    if space.metric not in frame:
-        return None
-    values = frame[space.metric].where(np.isfinite(frame[space.metric])).to_numpy()
-    if np.isnan(values).all():
-        return None
-    return frame.iloc[int(np.nanargmax(values) if space.mode == "max" else np.nanargmin(values))]
 
 
 def without_outcome(folder: Path, draw: Draw | None, number: int, alive: bool) -> Outcome:
@@ -212,12 +213,13 @@ def without_outcome(folder: Path, draw: Draw | None, number: int, alive: bool) -
     return Outcome(trial=number, status=status, reason="" if alive else CUT_OFF, unfinished=True)
 
 
-def _columns(settings: Settings) -> dict[str, Any]:
+def cells(settings: Settings) -> dict[str, Any]:
     """Return settings as cells: lists as they are typed, latents in their text form."""
-    cells = dict(settings)
-    for name, value in settings.items():
-        if name == "latents" and isinstance(value, list):
-            cells[name] = "; ".join(latent_text(LatentConfig(**latent)) for latent in value)
-        elif isinstance(value, list | tuple):
-            cells[name] = text(value)
-    return cells
+    found = {name: _cell(value) for name, value in settings.items()}
+    if isinstance(latents := settings.get("latents"), list):
+        found["latents"] = "; ".join(latent_text(LatentConfig(**latent)) for latent in latents)
+    return found
+
+
+def _cell(value: Any) -> Any:
+    return text(value) if isinstance(value, list | tuple) else value

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from hlvnn.columns import best_of
-from hlvnn.records import trials_table, weight_files
+from hlvnn.records import run_folder, trials_table, weight_files
 from hlvnn.records.outcomes import PLACED, open_ones
-from hlvnn.records.perturbations import PERTURBATIONS, settings_now
+from hlvnn.records.perturbations import PERTURBATIONS, params_now
 from hlvnn.storage import Remote, readable, shown_path
 from hlvnn.sweep.context import Context
 from hlvnn.terminal import front, leaderboard
@@ -23,10 +23,11 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
     plan, space = context.plan, context.space
     ranked = trials_table.ranked(frame, space)
     drawn = {
-        number: draw.drawn | settings_now(context.folder(number))
+        number: draw.drawn | params_now(context.folder(number))
         for number, draw in context.journal.draws().items()
     }
-    context.console.print(leaderboard(ranked, space, drawn, context.console.width))
+    shown = leaderboard(ranked, space, drawn, context.console.width)
+    context.console.print(shown, markup=False)
     numbers = frame["status"].value_counts().items()
     counts = ", ".join(f"{count} {status}" for status, count in numbers)
     lines = [
@@ -38,6 +39,8 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
         lines.append(write_report(context.sweep, plan.remote))
     best = ranked.iloc[0]
     found = best["status"] in PLACED and not pd.isna(best.get(best_of(space.metric)))
+    if found and run_folder.GUESSING in best["reason"]:
+        lines.append(f"beware of trial {best['trial']}, the best: {best['reason']}")
     if found:
         lines.append(_repeat_line(context, int(best["trial"])))
     lines = [*front(ranked, space), *lines, *_prune(context, ranked)]
@@ -47,7 +50,7 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
         context.print(line)
     if context.ending.interrupted:
         return 130
-    return 0 if found else 1
+    return 1 if context.ending.has_failed or not found else 0
 
 
 def write_report(sweep: Path, remote: Remote | None = None) -> str:

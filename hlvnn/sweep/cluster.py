@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WORKER_ENV = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 """A stopped trial may take this long to put its last files in order before its process is reused;
 Ray's 2 seconds would fail the next trial."""
+SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+"""Bytes of the longest path of a Unix socket."""
+BELOW_TMPDIR = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12")
+"""Bytes of Ray's longest socket's path below the folder for temporary files."""
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where a short folder may be."""
 WARM_UP = "hlvnn.sweep.trainable.warm_up"
 """What each of the workers' processes calls when it starts, before it is given a trial."""
 KNOCK_SECONDS = 10
@@ -46,8 +55,11 @@ def connecting(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     runtime_env: dict[str, Any] = {"worker_process_setup_hook": WARM_UP}
+    short = None
     try:
         if address is None:
+            if (short := short_folder()) is not None:
+                options["_temp_dir"] = short
             path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
             # inherited by the workers, and quicker than a runtime_env
             os.environ.update({**WORKER_ENV, "PYTHONPATH": path})
@@ -60,6 +72,10 @@ def connecting(address: str | None) -> Iterator[None]:
     except AuthenticationError as error:
         raise RunError(f"--address {address}: there is no token to show; {access.HINT}") from error
     except (ConnectionError, OSError) as error:
+        if short is not None:
+            shutil.rmtree(short, ignore_errors=True)
+        if address is None:
+            raise RunError(f"Ray could not be started on this machine: {error}") from error
         raise RunError(
             f"--address {address}: no Ray cluster answers there, or it refuses this token "
             f"({error}); start one with `ray start --head`, or leave --address out to start Ray on "
@@ -71,6 +87,26 @@ def connecting(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if short is not None:
+            shutil.rmtree(short, ignore_errors=True)
+
+
+def short_folder() -> str | None:
+    """Return a new private folder for Ray's sockets, or None where its usual one will do.
+
+    The path of a socket has at most `SOCKET_BYTES`, and Ray puts its own below TMPDIR. Raises
+    `RunError` where there is no shorter place.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(usual)) + BELOW_TMPDIR <= SOCKET_BYTES:
+        return None
+    for place in SHORT_PLACES:
+        with suppress(OSError):
+            return tempfile.mkdtemp(prefix="hlvnn-", dir=place)
+    raise RunError(
+        f"TMPDIR={usual} is too long for Ray (a socket's path has {SOCKET_BYTES} bytes), and none "
+        f"of {', '.join(SHORT_PLACES)} can be written; set TMPDIR to a short folder"
+    )
 
 
 def _knock(address: str | None) -> None:

@@ -53,8 +53,8 @@ class Context:
         else:
             modes = (mode for _, mode in space.objectives)
             study = Journal.create(plan.sweep, *modes, patience=patience)
-        ending = Ending(options.time_budget)
-        board = Board(space, options.num_trials, slots, ending.deadline)
+        ending = Ending(options.time_budget, options.max_failed_trials)
+        board = Board(space, options.num_trials, slots)
         return cls(
             plan=plan,
             console=console,

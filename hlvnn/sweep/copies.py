@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from hlvnn.errors import RunError
+from hlvnn.files import expanded
 from hlvnn.patience import Patience
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.sweep_folder import LOCK
@@ -90,7 +91,7 @@ def fetch_sweep(remote: Remote) -> Path:
 def open_sweep(place: str) -> tuple[Path, Remote | None]:
     """Return a sweep's folder, and its address where the folder is a copy made by this process."""
     if not is_address(place):
-        return Path(place).resolve(), None
+        return expanded(Path(place)).resolve(), None
     return _copy_of(place)
 
 

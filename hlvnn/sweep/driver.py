@@ -17,11 +17,12 @@ from hlvnn.records import journal, trials_table
 from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import SCHEDULERS
 from hlvnn.records.sweep_folder import locking
-from hlvnn.sweep import cluster, warm
+from hlvnn.search_space import quieting_optuna
+from hlvnn.sweep import cluster, references, warm
 from hlvnn.sweep.closing import conclude
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.ending import heeding_signals
-from hlvnn.sweep.plan import Plan, begin
+from hlvnn.sweep.plan import Plan, begin, claimed
 from hlvnn.sweep.ray_callback import Recorder
 from hlvnn.sweep.ray_patch import mending
 from hlvnn.sweep.ray_tuner import tuner_of
@@ -37,17 +38,20 @@ def run(plan: Plan, console: Console) -> int:
     """
     if plan.options.address is None and not ray.is_initialized():
         cluster.check(plan.options, [cluster.this_machine()])  # sooner than Ray starts
-    with cluster.connecting(plan.options.address):
+    with quieting_optuna(), cluster.connecting(plan.options.address):
         nodes = cluster.nodes()
         cluster.check(plan.options, nodes)
         slots = cluster.slots(plan.options, nodes)
+        plan = claimed(plan)
         with locking(plan.sweep):
             journal.mend(plan.sweep)
             begin(plan)
             context = Context.of(plan, slots, console)
             if plan.earlier is not None:
                 warm.learn(context.journal.study, plan.earlier)
-            code = conclude(context, _run(context))
+            frame = _run(context)
+            references.train(context, frame)
+            code = conclude(context, frame)
     if plan.remote is not None:
         shutil.rmtree(plan.sweep.parent, ignore_errors=True)  # all of it was uploaded
     return code

@@ -16,15 +16,19 @@ from hlvnn.words import duration
 
 
 class Ending(tune.Stopper):
-    """Ends the sweep when its time is over, or when it is asked to by a signal.
+    """Ends the sweep when its time is over, when it is asked to by a signal, or when trials fail.
 
-    When its time is over all trials end at once. When it is asked to, none begins any more, and
-    each that runs finishes its epoch.
+    When its time is over all trials end at once. Otherwise none begins any more, and each that runs
+    finishes its epoch. The time begins with the first trial.
+
+    seconds: the time budget; failures: trials that may fail.
     """
 
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
-        self.deadline = None if seconds is None else time.monotonic() + seconds
+    def __init__(self, seconds: float | None, failures: int | None = None) -> None:
+        self.seconds, self.failures = seconds, failures
+        self.deadline: float | None = None
+        self.failed = 0
+        """Trials that failed since this driver began."""
         self.interrupted = False
         self.at_once = False
         """Whether it was interrupted a second time."""
@@ -35,16 +39,32 @@ class Ending(tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         last = result["epoch"] >= result["num_epochs"] or result[DIVERGED] or result.get("done")
-        if not self.interrupted or last:  # in its last epoch a trial ends by itself
+        if not self.is_winding_down or last:  # in its last epoch a trial ends by itself
             return False
         self.cut.add(trial_id)
         return True
 
     def stop_all(self) -> bool:
-        return self.is_out_of_time or (self.interrupted and not self.busy)
+        return self.is_out_of_time or (self.is_winding_down and not self.busy)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its arguments into a file that nobody reads
+
+    def begin(self) -> float | None:
+        """Note that a trial begins; return when the time is over, on `time.monotonic`'s clock."""
+        if self.deadline is None and self.seconds is not None:
+            self.deadline = time.monotonic() + self.seconds
+        return self.deadline
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether more trials failed than may."""
+        return self.failures is not None and self.failed > self.failures
+
+    @property
+    def is_winding_down(self) -> bool:
+        """Whether no further trial begins, and those that run finish their epoch."""
+        return self.interrupted or self.has_failed
 
     @property
     def is_out_of_time(self) -> bool:
@@ -56,6 +76,8 @@ class Ending(tune.Stopper):
         """Why the sweep ended."""
         if self.interrupted:
             return "the sweep was interrupted; --resume goes on with it"
+        if self.has_failed:
+            return f"{self.failed} trials failed (--max-failed-trials); --resume goes on"
         if self.is_out_of_time:
             return f"the time budget of {duration(self.seconds or 0)} was over; --resume goes on"
         return "the sweep broke off; --resume goes on with it"

@@ -13,6 +13,7 @@ from hlvnn.config import RunConfig
 from hlvnn.errors import HlvnnError
 from hlvnn.records import run_folder
 from hlvnn.records.schedulers import SCHEDULERS
+from hlvnn.search_space import Drawing
 from hlvnn.sweep import cluster
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan
@@ -29,8 +30,8 @@ def dry_run(plan: Plan, console: Console) -> int:
     """Print draws, resources and an estimate; return the exit code."""
     options, space = plan.options, plan.space
     count, proposer = min(SHOWN, options.num_trials), sampler(options.searcher, options.seed)
-    draws = search_space.draws(space, count, options.seed, plan.fixed, proposer)
-    drawn = [search_space.drawn_only(space, plan.fixed, settings) for settings in draws]
+    draws = list(search_space.draws(space, count, options.seed, plan.fixed, proposer))
+    drawn = [draw.drawn for draw in draws]
     columns = list(dict.fromkeys(name for settings in drawn for name in settings))
     table = Table(header_style="bold")
     for name in ("trial", *columns):
@@ -38,18 +39,22 @@ def dry_run(plan: Plan, console: Console) -> int:
     for number, settings in enumerate(drawn):
         cells = (words.text(settings[name]) if name in settings else "" for name in columns)
         table.add_row(str(number), *cells)
-    console.print(f"{space.name}: the first draws of seed {options.seed}", style="bold")
-    console.print(table)
-    for line in [*_settings(plan), *_resources(options), *_time(plan)]:
+    title = f"{space.name}: the first draws of seed {options.seed}"
+    console.print(title, style="bold", markup=False)
+    console.print(table, markup=False)
+    for line in [*_settings(plan, draws), *_resources(options), *_time(plan)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _settings(plan: Plan) -> list[str]:
+def _settings(plan: Plan, draws: list[Drawing]) -> list[str]:
     space, options = plan.space, plan.options
+    fixed = {**space.base, **options.fixed_settings}
+    for draw in draws:  # BASE's value holds only where the space does not set it
+        fixed = {name: value for name, value in fixed.items() if name not in draw.set_here}
     told = ", ".join(f"{metric} ({mode})" for metric, mode in space.objectives)
     return [
-        f"fixed: {words.shown({**space.base, **options.fixed_settings})}",
+        f"fixed: {words.shown(fixed)}",
         f"selecting on {told}; {search_space.CHECKED_DRAWS} draws were checked",
         f"would write to {plan.place()}",
     ]

@@ -9,28 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import tyro
 from pydantic import BeforeValidator, Field, create_model, field_validator
 
-from hlvnn.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from hlvnn.config import DATA_PLACES, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.errors import ConfigError
+from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import ASHA, SCHEDULERS, Halving, Scheduler, users_of
 from hlvnn.records.searchers import SEARCHERS, TPE, Searcher
+from hlvnn.storage import Place
+from hlvnn.words import text
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+RETRIED = (Status.FAILED,)
+"""How a trial may have ended that --retry tries again: no searcher was told anything of it."""
 CHANGEABLE = {
     *("num_trials", "cpus_per_trial", "gpus_per_trial", "gpu_memory", "max_concurrent"),
     *("time_budget", "address", "max_failures", "trial_timeout", "storage_patience"),
-    *("resume", "extend", "dry_run", "keep_checkpoints", "report", "mlflow", "wandb"),
+    *(
+        "retry",
+        "max_failed_trials",
+        "resume",
+        "extend",
+        "dry_run",
+        "keep_checkpoints",
+        "pooled_reference",
+        "report",
+        "mlflow",
+        "wandb",
+    ),
 }
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
 
+NOT_FIXED = ("latents", "select_on", "select_mode")
+"""Settings that a search space alone says: the first by a text form with spaces, the others by its
+METRIC and MODE."""
+
+
 def seconds(value: object) -> object:
-    """Read a length of time: 90, 90s, 30m, 8h or 2d."""
+    """Read a length of time: 90, 90s, 30m, 8h, 2d or several of them, 1h30m."""
     if isinstance(value, int | float) or value is None:
         return value
-    found = re.fullmatch(r"([0-9.]+)([smhd]?)", str(value).strip())
-    if not found:
-        raise ValueError(f"expected a time such as 90s, 30m, 8h or 2d, got {value!r}")
-    return float(found[1]) * UNITS[found[2]]
+    number = r"(\d+\.?\d*|\.\d+)"
+    told = "".join(str(value).split())
+    if not re.fullmatch(rf"{number}|({number}[smhd])+", told):
+        raise ValueError(f"expected a time such as 90s, 30m, 8h, 2d or 1h30m, got {value!r}")
+    return sum(float(size) * UNITS[unit] for size, unit in re.findall(rf"{number}([smhd]?)", told))
 
 
 def _read_seconds(words: list[str]) -> float:
@@ -62,7 +84,7 @@ def _optional_settings() -> type[Config]:
         name: (_or_none(field.annotation), Field(None, description=field.description))
         for part in (DataConfig, ModelConfig, TrainConfig)
         for name, field in part.model_fields.items()
-        if name != "latents"  # its text form has spaces; it is a search space's to write
+        if name not in NOT_FIXED
     }
     return create_model("Fixed", __base__=Config, **fields)
 
@@ -74,10 +96,12 @@ if TYPE_CHECKING:
 
     SearcherName: TypeAlias = str
     SchedulerName: TypeAlias = str
+    RetryName: TypeAlias = str
 else:
     Fixed = _optional_settings()
     SearcherName = Literal[tuple(SEARCHERS)]
     SchedulerName = Literal[tuple(SCHEDULERS)]
+    RetryName = Literal[tuple(str(status) for status in RETRIED)]
 
 
 def _sentences(known: Mapping[str, Searcher] | Mapping[str, Scheduler]) -> str:
@@ -108,7 +132,7 @@ class SweepConfig(Config):
     max_concurrent: int | None = Field(None, gt=0)
     """Trials at a time; none given = as many as the CPUs and GPUs allow."""
     time_budget: Seconds | None = Field(None, gt=0)
-    """Stop after this long (90s, 30m, 8h, 2d); --resume then goes on."""
+    """Stop so long (90s, 30m, 8h, 2d, 1h30m) after the first trial began; --resume then goes on."""
     seed: int = Field(0, ge=0)
     """Seed of the draws; trial 7's own seed is this plus 7."""
     searcher: SearcherName = Field(
@@ -138,16 +162,18 @@ class SweepConfig(Config):
     max_failures: int = Field(1, ge=0)
     """Times a failed trial (its node was lost, say) goes on from its checkpoint before it has
     finished a further epoch."""
+    max_failed_trials: int | None = Field(None, ge=0)
+    """End the sweep when more trials than this have failed; none given = never."""
     trial_timeout: Seconds | None = Field(None, gt=0)
     """End a trial that has not finished an epoch for this long (its process hangs)."""
     storage_patience: Seconds = Field(300.0, ge=0)
     """Wait this long for storage that fails (a full disk, an outage) before giving up."""
     address: str | None = None
     """Ray cluster to join (auto, or HOST:PORT); none given = start Ray on this machine."""
-    storage: str | None = None
+    storage: Place | None = None
     """Root of the sweep's folder in place of --results-dir: a folder or an address that every node
     can reach."""
-    results_dir: str = str(RunConfig.model_fields["results_dir"].default)
+    results_dir: Place = str(RunConfig.model_fields["results_dir"].default)
     """Root of the results: a folder, or an address (s3://bucket/dir?region=…, gs://, file://)."""
     description: str = ""
     """A line for whoever reads the results."""
@@ -155,22 +181,32 @@ class SweepConfig(Config):
     """Tell each trial's settings and metrics to MLflow as well: its server's address."""
     wandb: str | None = None
     """Tell each trial to Weights & Biases as well: the project's name."""
+    pooled_reference: bool = True
+    """When all trials have ended and the best has latents, train its settings without latents, and
+    those of the best trial without, for as many epochs as it has: what it is compared with in the
+    report. Kept out of ranking and study, and spared by --keep-checkpoints. With --extend they are
+    trained anew where the best trial is another; when the time budget is over or at Ctrl-C they
+    wait for --resume."""
     report: bool = True
     """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
-    resume: str | None = None
+    resume: Place | None = None
     """Folder or address of a sweep to go on with: unfinished trials continue, finished ones are
     kept."""
-    extend: str | None = None
+    retry: RetryName | None = None
+    """With --resume: trials that are tried again, once the cause is gone; each goes on from its
+    checkpoint, or begins again."""
+    extend: Place | None = None
     """Folder or address of a finished sweep to add --num-trials further trials to; those that it
     has inform the search."""
-    warm_start: str | None = None
+    warm_start: Place | None = None
     """Folder or address of another sweep to learn from: its trials count as if they had ended
     here."""
     keep_checkpoints: int | None = Field(None, ge=0)
     """When all trials have ended, delete the weights (checkpoint.pt, the one before it, best.pt) of
     all but the best so many; none given = keep all. No other file is ever deleted."""
     dry_run: bool = False
-    """Print what would be run (configurations, resources, time it may take); start nothing."""
+    """Check space, data, models and metrics, and print what would be run (configurations,
+    resources, time it may take); start nothing."""
     fixed: Fixed = Fixed()
     """Settings fixed for every trial, over those of the space's BASE, which hold where None is."""
 
@@ -205,15 +241,25 @@ class SweepConfig(Config):
         return self.storage if self.storage is not None else self.results_dir
 
 
+def _told(options: SweepConfig) -> dict[str, Any]:
+    """Return every flag's value by its name: the options, and the settings that are fixed."""
+    whole = options.model_dump(exclude={"fixed"}, exclude_none=True)
+    return whole | options.fixed_settings
+
+
 def check_changes(before: SweepConfig, now: SweepConfig) -> None:
     """Raise `ConfigError` for an option that differs and may not when a sweep is resumed."""
-    for name in SweepConfig.model_fields:
-        was, given = getattr(before, name), getattr(now, name)
-        if name not in CHANGEABLE and was != given:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} cannot change when a sweep is resumed (was {was!r}, "
-                f"got {given!r}); start a new sweep for that"
-            )
+    was, given = (_told(one) for one in (before, now))
+    changed = [
+        f"--{name.replace('_', '-')} (was {text(was.get(name))}, got {text(given.get(name))})"
+        for name in {**was, **given}
+        if was.get(name) != given.get(name) and name not in {*CHANGEABLE, *DATA_PLACES}
+    ]
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change when a sweep is resumed; leave it out, or start a "
+            "new sweep"
+        )
     if now.num_trials < before.num_trials:
         raise ConfigError(
             f"--num-trials {now.num_trials}: the sweep has {before.num_trials} trials already; it "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 import time
@@ -16,23 +17,27 @@ import torch
 
 from hlvnn import search_space, words
 from hlvnn.columns import VAL, of_split
-from hlvnn.config import DataConfig, RunConfig, run_config, validated
+from hlvnn.config import DATA_PLACES, DataConfig, RunConfig, run_config, validated
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
+from hlvnn.files import check_name, expanded, free_names
 from hlvnn.inference.predict import evaluate
-from hlvnn.models.build import assemble, build_model
+from hlvnn.models.build import assemble, build_model, check_own
 from hlvnn.models.model import parameter_count
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, Record, read_record, write_record
 from hlvnn.search_space import Space
-from hlvnn.storage import Remote, is_address, shown_path
-from hlvnn.sweep import combinations, warm
+from hlvnn.storage import Remote, is_address, shown_path, typed
+from hlvnn.sweep import combinations, sameness, warm
 from hlvnn.sweep.copies import open_sweep, reading
 from hlvnn.sweep.options import SweepConfig, check_changes
+from hlvnn.sweep.rehearsal import rehearse
 from hlvnn.sweep.warm import Earlier
 from hlvnn.words import Settings
 
+ONCE = {"resume": None, "retry": None, "extend": None, "dry_run": False}
+"""Options that were those of one start, as a sweep's record keeps the others."""
 BUILT_DRAWS = 16
 """Draws whose model is built before a sweep starts."""
 SHOWN_PROBLEMS = 4
@@ -55,6 +60,8 @@ class Plan:
     """The trials of another sweep that a new one learns from."""
     remote: Remote | None = None
     """Where the sweep lives, when `sweep` is only this driver's copy of it."""
+    is_named: bool = True
+    """Whether its folder's name was given, and not made up."""
 
     def with_gpus(self, gpus: float) -> Plan:
         """Return the same plan with this share of a GPU for each trial."""
@@ -74,9 +81,8 @@ class Plan:
     def place(self, name: str = "") -> str:
         """Return where the sweep, or a file or folder of it, is found, as a user would type it."""
         if self.remote is None:
-            return shown_path(self.sweep / name)
-        address = str(self.remote / name if name else self.remote)
-        return f"'{address}'" if "&" in address or "?" in address else address
+            return typed(self.sweep / name)
+        return typed(str(self.remote / name if name else self.remote))
 
 
 def of(options: SweepConfig) -> Plan:
@@ -116,10 +122,46 @@ def new_plan(options: SweepConfig) -> Plan:
                 read_record(source)
                 earlier.append(warm.read(source, space, options.warm_start))
 
-    all_of(fix, draw, name, lambda: combinations.check(options, space, sample), learn)
+    def try_out() -> None:
+        combinations.check(options, space, sample)
+        if sample:  # what is wrong with every draw was told already
+            rehearse(options, space, fixed)
+
+    all_of(fix, draw, name, try_out, learn)
     sweep, remote = place[0]
-    options = options.model_copy(update={"name": sweep.name})
-    return Plan(options, space, sweep, fixed, sample, earlier[0] if earlier else None, remote)
+    is_named = options.name is not None
+    options = options.model_copy(update={"name": sweep.name, "space": space.name})
+    learned = earlier[0] if earlier else None
+    return Plan(options, space, sweep, fixed, sample, learned, remote, is_named)
+
+
+def claimed(plan: Plan) -> Plan:
+    """Return a new sweep's plan once its folder is made: under another name if that one is taken.
+
+    Two sweeps that begin in the same second get two names. Raises `RunError` when a name that was
+    given is taken by now.
+    """
+    if (plan.sweep / SWEEP).exists():
+        return plan
+    for name in free_names(plan.sweep.name):
+        sweep = plan.sweep.with_name(name)
+        try:
+            sweep.mkdir(parents=True)
+        except FileExistsError:
+            if plan.is_named:
+                raise _taken(sweep) from None
+            continue
+        return replace(plan, sweep=sweep, options=plan.options.model_copy(update={"name": name}))
+    raise AssertionError("there are names without end")
+
+
+def _taken(place: Path | Remote) -> RunError:
+    where = typed(place if isinstance(place, Path) else str(place))
+    return RunError(
+        f"{place if isinstance(place, Remote) else shown_path(place)} exists already; nothing was "
+        "overwritten. Give another --name, or go on with it: python tune_search.py --resume "
+        f"{where}"
+    )
 
 
 def _title(options: SweepConfig, space: Space) -> str:
@@ -134,28 +176,24 @@ def _title(options: SweepConfig, space: Space) -> str:
 
 def _new_folder(options: SweepConfig, space: Space, title: str) -> tuple[Path, Remote | None]:
     """Return the folder of a new sweep, and its address; raise `RunError` when it exists."""
-    name = options.name or f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    remote = None
+    if options.name is None:
+        names = free_names(f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    else:
+        check_name(options.name)
+        names = iter([options.name])
     parent = Path(options.root).resolve() / title
-    if is_address(options.root):
-        remote = Remote.at(options.root) / title / name
-        parent = Path(tempfile.gettempdir()) / f"hlvnn-sweep-{os.getpid()}-{time.time_ns()}"
-    sweep = parent / name
-    if sweep.parent != parent or name in ("", ".", ".."):
-        raise RunError(f"--name {name}: a plain name is expected, not a path")
-    if remote is not None:
-        remote.check_writable()
-        if remote.exists(SWEEP):
-            raise RunError(
-                f"{remote} exists already; nothing was overwritten. Give another --name, or go on "
-                f"with it: python tune_search.py --resume '{remote}'"
-            )
-    if sweep.exists():
-        raise RunError(
-            f"{shown_path(sweep)} exists already; nothing was overwritten. Give another --name, or "
-            f"go on with it: python tune_search.py --resume {shown_path(sweep)}"
-        )
-    return sweep, remote
+    for name in names:
+        place: Path | Remote = parent / name
+        if not is_address(options.root):
+            if not (parent / name).exists():
+                return parent / name, None
+        else:
+            place = remote = Remote.at(options.root) / title / name
+            remote.check_writable()
+            if not remote.exists(SWEEP):
+                own = f"hlvnn-sweep-{os.getpid()}-{time.time_ns()}"
+                return Path(tempfile.gettempdir()) / own / name, remote
+    raise _taken(place)
 
 
 def resumed_plan(options: SweepConfig) -> Plan:
@@ -171,17 +209,22 @@ def resumed_plan(options: SweepConfig) -> Plan:
     assert options.space is not None
     space = search_space.load(options.space)
     record = read_record(sweep)
-    if record.sha256 != space.sha256:
-        raise ConfigError(
-            f"{space.path} has changed since {shown_path(sweep)} began, so its trials could not be "
-            f"compared; put it back (its copy is {shown_path(sweep / SPACE_COPY)}), or start a new "
-            "sweep"
-        )
     run_config(record.fixed, shown_path(sweep / SWEEP))  # where damage is to be looked for
-    fixed = record.fixed | _device(options, space)
+    sameness.check_space(sweep, record, space, options.seed)
+    fixed = record.fixed | _device(options, space) | _moved(before, options)
     sample = search_space.check(space, options.seed, fixed)
     combinations.check(options, space, sample)
     return Plan(options, space, sweep, fixed, sample, remote=remote)
+
+
+def _moved(before: SweepConfig, now: SweepConfig) -> Settings:
+    """Return where the data are that have moved since a sweep began, as settings."""
+    was, given = before.fixed_settings, now.fixed_settings
+    return {
+        name: str(Path(given[name]).resolve())
+        for name in DATA_PLACES
+        if name in given and given[name] != was.get(name)
+    }
 
 
 def extended_plan(options: SweepConfig) -> Plan:
@@ -197,7 +240,7 @@ def extended_plan(options: SweepConfig) -> Plan:
         if outcome is None or outcome.unfinished:
             raise RunError(
                 f"--extend {options.extend}: trial {number} has not ended; finish the sweep "
-                f"first: python tune_search.py --resume {options.extend}"
+                f"first: python tune_search.py --resume {shlex.quote(options.extend)}"
             )
     combinations.check_more(before, options.num_trials)
     total = before.num_trials + options.num_trials
@@ -219,7 +262,7 @@ def begin(plan: Plan) -> None:
         shutil.copyfile(plan.space.path, plan.sweep / SPACE_COPY)
         (plan.sweep / README).write_text(readme(plan), encoding="utf-8")
     space = plan.space
-    options = plan.options.model_copy(update={"resume": None, "extend": None, "dry_run": False})
+    options = plan.options.model_copy(update=ONCE)
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     start = {"time": now, "host": platform.node(), "versions": run_folder.versions()}
     record = Record(
@@ -257,12 +300,14 @@ def preflight(plan: Plan) -> int:
     """
     largest = 0
     problems: list[HlvnnError] = []
+    sameness.check_data(plan.sweep, {k: v for k, v in plan.fixed.items() if k in DATA_PLACES})
     for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
         data = data_of(config.data)
         where = f"{plan.space.path}: draw {number}"
         if data.val is None:
             raise ConfigError(f"{where}: the data have no validation rows to select on")
         try:
+            check_own(config.model, data.schema)
             model = assemble(config.model, data.schema)
         except ConfigError as error:
             problems.append(ConfigError(f"{where}: {error}"))
@@ -295,10 +340,10 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
     """Return the settings fixed for all trials: the flags', and what all machines must agree on."""
     fixed = options.fixed_settings | _device(options, space)
     known = {**space.base, **fixed}
-    for name in ("data_dir", "table"):  # trials run in folders of Ray's
-        value = known.get(name, "data" if name == "data_dir" else None)
+    for name in DATA_PLACES:  # trials run in folders of Ray's
+        value = known.get(name, DataConfig.model_fields[name].default)
         if value is not None:
-            fixed[name] = str(Path(value).resolve())
+            fixed[name] = str(expanded(Path(value)).resolve())
     if not is_address(options.root):
         fixed["results_dir"] = str(Path(options.root).resolve())
     if options.description:

@@ -31,12 +31,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from hlvnn import files
-from hlvnn.config import flatten, run_config
+from hlvnn.config import flatten, in_todays_terms, run_config
 from hlvnn.errors import CheckpointError
 from hlvnn.records import perturbations, run_folder
 from hlvnn.records.checkpoint import load_checkpoint, previous, save_checkpoint
 from hlvnn.records.perturbations import Change
-from hlvnn.search_space import Space
+from hlvnn.search_space import Space, quieting_optuna
 from hlvnn.sweep.comparing import Row, is_compared
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.searchers import Independent
@@ -50,8 +50,8 @@ ANEW = 0.25
 """How often a parameter is drawn anew instead."""
 STALE_SECONDS = 30.0
 """How long a network file system may show a folder as it was."""
-OWN = ("history", "best", "waited")
-"""What a trial keeps of its own checkpoint: its epochs' rows, and what its --patience counts."""
+OWN = ("history",)
+"""What a trial keeps of its own checkpoint: its epochs' rows, which its chosen epoch is among."""
 
 
 class Population(TrialScheduler):
@@ -232,7 +232,9 @@ class Exchange:
         save_checkpoint({**state, **{key: own[key] for key in OWN}}, folder / run_folder.CHECKPOINT)
         path = folder / run_folder.HYPERPARAMS
         record = files.read_json(path)
-        config = run_config({**record["config"], **changes[-1].settings}, str(path))
+        config = run_config(
+            {**in_todays_terms(record["config"]), **changes[-1].settings}, str(path)
+        )
         files.write_json(path, {**record, "config": flatten(config)})
         perturbations.write(folder, changes)
 
@@ -260,7 +262,8 @@ def explore(
 
     chosen: None keeps the parameters as they are.
     """
-    trial = optuna.create_study(sampler=_Near(params, chosen)).ask()
+    with quieting_optuna():
+        trial = optuna.create_study(sampler=_Near(params, chosen)).ask()
     settings = json.loads(json.dumps(space.function(trial)))
     return dict(trial.params), settings
 

@@ -9,11 +9,14 @@ from typing import Any
 import optuna
 
 from hlvnn import search_space
-from hlvnn.config import flatten
+from hlvnn.config import DATA_PLACES, flatten
 from hlvnn.errors import ConfigError
 from hlvnn.records.journal import DRAW, NUMBER, Draw
 from hlvnn.sweep.context import Context
 from hlvnn.words import Settings
+
+OF_NOW = ("device", *DATA_PLACES)
+"""Settings of a trial that goes on that are those of its driver, not of its draw."""
 
 
 class Proposer:
@@ -52,16 +55,21 @@ class Proposer:
         space, fixed = self.context.space, self.context.plan.fixed
         settings: Settings = {}
         try:
-            settings = space.settings(trial, number, self.context.options.seed, fixed)
-            drawn = search_space.drawn_only(space, fixed, settings)
-            config = search_space.validated(space, settings, number)
+            drawing = space.drawing(trial, number, self.context.options.seed, fixed)
+            settings = drawing.settings
+            config = search_space.validated(space, drawing, number)
         except ConfigError as error:
-            plain = json.loads(json.dumps(settings, default=str))
-            return Draw(number, plain, plain, str(error))
-        return Draw(number, flatten(config), json.loads(json.dumps(drawn, default=str)))
+            return Draw(number, _plain(settings), _plain(trial.params), str(error))
+        return Draw(number, flatten(config), _plain(drawing.drawn))
+
+
+def _plain(values: Settings) -> Settings:
+    """Return values as JSON holds them."""
+    plain: Settings = json.loads(json.dumps(values, default=str))
+    return plain
 
 
 def _second_start(before: Draw, now: Draw) -> Draw:
-    """Return a draw for its second start, on the devices that the trials have now."""
-    device = {"device": now.settings["device"]} if "device" in now.settings else {}
-    return replace(before, settings={**before.settings, **device})
+    """Return a draw for its second start, on the devices and the data's places of now."""
+    of_now = {name: now.settings[name] for name in OF_NOW if name in now.settings}
+    return replace(before, settings={**before.settings, **of_now})

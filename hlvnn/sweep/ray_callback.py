@@ -38,7 +38,7 @@ class Recorder(Callback):
         """When each running trial last told that it lives."""
         self.hung: set[int] = set()
         """Trials whose process was ended because it hung."""
-        self.told_of_interrupt = False
+        self.told_of_end = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its arguments into a file that nobody reads
@@ -51,6 +51,7 @@ class Recorder(Callback):
         self.context.mirror.push()  # where it begins the journal has it, wherever it goes on
         self.hung.discard(number)
         self.alive[number] = time.monotonic()
+        self.context.board.deadline = self.context.ending.begin()
         self.context.board.began(number)
         entry = self.context.board.entries[number]
         again = f" (start {entry.starts})" if entry.starts > 1 else ""
@@ -103,10 +104,12 @@ class Recorder(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         self.context.display.refresh()
         self.context.ending.busy = any(trial.status == Trial.RUNNING for trial in trials)
-        if self.context.ending.interrupted and not self.told_of_interrupt:
-            self.told_of_interrupt = True
+        ending = self.context.ending
+        if ending.is_winding_down and not self.told_of_end:
+            self.told_of_end = True
+            why = "interrupted" if ending.interrupted else ending.reason
             self.context.display.event(
-                "interrupted: running trials finish their epoch; Ctrl-C again stops them now",
+                f"{why}: running trials finish their epoch; Ctrl-C again stops them now",
                 lasting=True,
             )
         if self.context.options.trial_timeout is not None:
@@ -162,6 +165,7 @@ class Recorder(Callback):
             lambda: outcomes.write(self.context.sweep, outcome), f"outcome of trial {number}"
         )
         self.context.board.ended(outcome)
+        self.context.ending.failed += status == Status.FAILED
         metric = self.context.space.metric
         best = "" if entry.best is None else f", best {metric} {entry.best:.4g}"
         why = f": {error or reason}" if error or reason else ""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
+
+from hlvnn.errors import ConfigError
 
 LOST_STARTS = 10
 """Times that a trial may be lost before it ran, which do not count as its failures; after as many
@@ -20,6 +22,8 @@ class Controller(TuneController):
     process is lost just then, Ray is told twice: at first it takes the trial up again; the second
     time, as the trial waits by now, it ends it for good, whatever --max-failures says. It also
     believes that the reset goes on, and would never start the trial.
+
+    A draw that cannot be valid (`ConfigError`) is not tried again.
     """
 
     known: Exception | None = None
@@ -40,6 +44,8 @@ class Controller(TuneController):
             self.lost_starts[trial.trial_id] += 1
             if self.lost_starts[trial.trial_id] <= LOST_STARTS and not exception.preempted:
                 trial.run_metadata.num_failures -= 1  # Ray is about to count it
+        if isinstance(exception, RayTaskError) and isinstance(exception.cause, ConfigError):
+            trial.run_metadata.num_failures = trial.max_failures  # it could only fail again
         super()._process_trial_failure(trial, exception)
 
     def _is_yet_to_run(self, trial: Any) -> bool:

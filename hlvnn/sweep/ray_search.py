@@ -8,6 +8,7 @@ import optuna
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher
 
+from hlvnn.columns import best_of
 from hlvnn.sweep.ending import Ending
 
 
@@ -26,7 +27,7 @@ class JournaledSearch(OptunaSearch):
         self.open_trials = open_trials
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self.ending.interrupted:
+        if self.ending.is_winding_down:
             return Searcher.FINISHED  # type: ignore[return-value]  # as its base class says it may
         if self.open_trials and trial_id not in self._ot_trials:
             self._ot_trials[trial_id] = optuna.Trial(self._study, self.open_trials.pop(0))
@@ -41,8 +42,13 @@ class JournaledSearch(OptunaSearch):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        if trial_id not in self.ending.cut:
-            super().on_trial_complete(trial_id, result, error)
+        if trial_id in self.ending.cut:
+            return
+        metrics = self.metric if isinstance(self.metric, list) else [self.metric]
+        if result:  # the study holds the chosen epoch's values, as all tables do
+            chosen = {metric: result[best_of(metric)] for metric in metrics}
+            result = {**result, **chosen}
+        super().on_trial_complete(trial_id, result, error)
 
     @property
     def _study(self) -> optuna.Study:

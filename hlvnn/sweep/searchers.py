@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from hlvnn import search_space
 from hlvnn.errors import ConfigError
 from hlvnn.records.searchers import GP, GRID, QMC, RANDOM, TPE
-from hlvnn.search_space import Space
+from hlvnn.search_space import Space, quieting_optuna
 
 GRID_LIMIT = 2000
 """Points of the largest grid."""
@@ -93,7 +93,8 @@ def grid_size(space: Space, limit: int = GRID_LIMIT) -> int:
     Raises `ConfigError` for a space that is no grid, or one of more than `limit` points.
     """
     points = _Points()
-    study = optuna.create_study(sampler=points)
+    with quieting_optuna():
+        study = optuna.create_study(sampler=points)
     found = 0
     while found == 0 or points.next():
         found += 1

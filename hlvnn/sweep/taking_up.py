@@ -15,6 +15,7 @@ from hlvnn.sweep.comparing import Row
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.schedulers import EpochScheduler
 from hlvnn.sweep.trainable import scalars
+from hlvnn.training.going_on import SUPERSEDED
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
     board, journal = context.board, context.journal
     draws = journal.draws()
     ended: list[list[Row]] = []
+    told_otherwise: list[int] = []
+    known = journal.latest()
     unfinished: dict[int, list[Row]] = {}
+    retried: list[int] = []
     for number, draw in draws.items():
         board.add(draw)
         rows = _rows(context, draw)
@@ -42,15 +46,51 @@ def take_up(context: Context, scheduler: EpochScheduler) -> Remaining:
         outcome = outcomes.read(context.sweep, number)
         if outcome is None and (outcome := _missed_outcome(context, number, rows)) is not None:
             outcomes.write(context.sweep, outcome)
+        if outcome is not None and _is_retried(context, draw, outcome):
+            _reopen(context, number)
+            retried.append(number)
+            outcome = None
         if outcome is None or outcome.is_open:
             unfinished[number] = rows
         else:
             board.ended(outcome)
-            journal.settle(number, _values(context.space, outcome, rows))
+            values = _values(context, outcome)
+            journal.settle(number, values)
+            before = known[number].values
+            if values is not None and before is not None and before != values:
+                told_otherwise.append(number)
             ended.append(rows)
+    if context.options.retry is not None:
+        _tell_retried(context, retried)
+    if told_otherwise:
+        context.print(_of_older_rule(context.space, told_otherwise))
     scheduler.refill(ended, unfinished)
     to_run = len(unfinished) + max(0, context.options.num_trials - len(draws))
     return Remaining(to_run, journal.to_continue(sorted(unfinished)))
+
+
+def _is_retried(context: Context, draw: Draw, outcome: Outcome) -> bool:
+    """Whether --retry tries a trial again; a draw that cannot be valid it does not."""
+    return outcome.status == context.options.retry and not draw.problem
+
+
+def _tell_retried(context: Context, numbers: list[int]) -> None:
+    retry = context.options.retry
+    if numbers:
+        again = ", ".join(f"trial {number}" for number in numbers)
+        context.print(f"--retry {retry}: tried again: {again}")
+    else:
+        context.print(f"--retry {retry}: there is no such trial that could end otherwise")
+
+
+def _reopen(context: Context, number: int) -> None:
+    """Let a trial that failed go on; its error is kept where its first measures are."""
+    context.journal.reopen(number)
+    folder = context.folder(number)
+    if (folder / outcomes.ERROR).exists():
+        (folder / SUPERSEDED).mkdir(exist_ok=True)
+        (folder / outcomes.ERROR).replace(folder / SUPERSEDED / outcomes.ERROR)
+    outcomes.forget(context.sweep, number)
 
 
 def _rows(context: Context, draw: Draw) -> list[Row]:
@@ -85,11 +125,25 @@ def _missed_outcome(context: Context, number: int, rows: list[Row]) -> Outcome |
     return Outcome(trial=number, status=Status.STOPPED, reason=reason)
 
 
-def _values(space: Space, outcome: Outcome, rows: list[Row]) -> list[float] | None:
-    """Return what Optuna is told of a trial that ended; None for one that failed."""
-    facts = outcome.status.facts
+def _values(context: Context, outcome: Outcome) -> list[float] | None:
+    """Return what Optuna is told of a trial that ended: its chosen epoch's metrics.
+
+    None for one that failed.
+    """
+    space, facts = context.space, outcome.status.facts
+    frame = trials_table.metrics(context.sweep, outcome.trial)
     if facts.is_lost:
         return [*space.worsts.values()]
-    if not facts.teaches or not rows:
+    if not facts.teaches or frame is None:
         return None
-    return [rows[-1][metric] for metric in space.worsts]
+    return space.values_of(frame)
+
+
+def _of_older_rule(space: Space, numbers: list[int]) -> str:
+    """Return what is to be known of trials that an earlier program told Optuna otherwise."""
+    return (
+        f"{len(numbers)} trials that ended before (the first: {numbers[0]}) stand in the study "
+        f"with another epoch's {space.metric} than that of the epoch that counts, as earlier "
+        "versions told the last one's; their rows in the tables are right, the searcher knows them "
+        "as they stand"
+    )

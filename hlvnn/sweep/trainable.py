@@ -20,12 +20,13 @@ import torch
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
-from hlvnn.columns import DIVERGED, VAL_GROUP_P10, VAL_GROUP_WORST, validation_of
+from hlvnn.columns import DIVERGED, VAL_GROUP_P10, VAL_GROUP_WORST, best_of, validation_of
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError
 from hlvnn.patience import Patience
 from hlvnn.records import run_folder
 from hlvnn.records.outcomes import ERROR, HUNG
+from hlvnn.selection import MAX, MIN, Selection
 from hlvnn.storage import Remote
 from hlvnn.sweep.copies import TrialCopy
 from hlvnn.training import execution
@@ -76,16 +77,14 @@ def _run_trial(config: dict[str, Any]) -> None:
         folder = copy.folder
     settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
     _start_afresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
-    reports = 0
+    telling = _Telling(folder, settings.get("num_epochs", 0), config["worst"])
 
     def report(epoch: EpochReport) -> None:
-        nonlocal reports
-        reports += 1
         if copy is not None:
             copy.push()
         patience.getting_on()
         still_alive()
-        tune.report(scalars(epoch.row, settings["num_epochs"], config["worst"]))
+        tune.report(telling.of(epoch.row))
 
     try:
         if config["problem"]:
@@ -101,9 +100,8 @@ def _run_trial(config: dict[str, Any]) -> None:
             patience.patiently(execute, str(folder))
             if copy is not None:
                 copy.push()
-            if not reports:  # it had ended before the driver that watched it was killed
-                last = run_folder.read_metrics(folder).iloc[-1].to_dict()
-                tune.report(scalars(last, settings["num_epochs"], config["worst"]))
+            if not telling.reports:  # it ended before the driver that watched it was killed
+                tune.report(telling.of(run_folder.read_metrics(folder).iloc[-1].to_dict()))
     except Exception as error:
         with suppress(OSError):
             folder.mkdir(exist_ok=True)
@@ -159,12 +157,36 @@ def warm_up() -> None:
     """Have torch and all else imported (this module is), while the driver still gets ready."""
 
 
+class _Telling:
+    """What Ray is told of a trial, and which of its epochs is the chosen one so far."""
+
+    def __init__(self, folder: Path, num_epochs: int, worst: Mapping[str, float]) -> None:
+        self.folder, self.num_epochs, self.worst = folder, num_epochs, worst
+        metric, lowest = next(iter(worst.items()))
+        self.selection = Selection(metric, MAX if lowest < 0 else MIN)
+        self.chosen: Mapping[Any, Any] | None = None
+        self.reports = 0
+
+    def of(self, row: Mapping[Any, Any]) -> dict[str, float]:
+        """Return what is told of an epoch, whose row is in metrics.csv already."""
+        if not self.reports:  # what it measured before it was taken up counts as well
+            self.chosen = self.selection.chosen_of(run_folder.read_metrics(self.folder))
+        elif self.selection.is_better(row, self.chosen):
+            self.chosen = row
+        self.reports += 1
+        return scalars(row, self.num_epochs, self.worst, self.chosen)
+
+
 def scalars(
-    row: Mapping[Any, Any], num_epochs: int, worst: Mapping[str, float]
+    row: Mapping[Any, Any],
+    num_epochs: int,
+    worst: Mapping[str, float],
+    chosen: Mapping[Any, Any] | None = None,
 ) -> dict[str, float]:
     """Return what Ray is told of an epoch. A metric that is NaN becomes the worst value there is.
 
-    worst: that value, for each metric that is selected on.
+    worst: that value, for each metric that is selected on; chosen: the chosen epoch's row so far,
+    whose metrics (`best_of`) the searcher is told when the trial ends.
     Raises `ConfigError` when the row has no such metric.
     """
     diverged = bool(row[DIVERGED])
@@ -177,9 +199,14 @@ def scalars(
         if metric not in row and not diverged:  # a diverged epoch is not evaluated
             known = validation_of(row)
             raise ConfigError(f"METRIC = {metric!r} is not measured; there are: {', '.join(known)}")
-        value = float(row.get(metric, math.nan))
-        told[metric] = lowest if diverged or math.isnan(value) else value
+        told[metric] = lowest if diverged else _or_worst(row, metric, lowest)
+        told[best_of(metric)] = lowest if diverged else _or_worst(chosen, metric, lowest)
     return told | {name: float(row[name]) for name in GROUPS if name in row and name not in told}
+
+
+def _or_worst(row: Mapping[Any, Any] | None, metric: str, lowest: float) -> float:
+    value = math.nan if row is None else float(row.get(metric, math.nan))
+    return lowest if math.isnan(value) else value
 
 
 def _start_afresh(threads: int, seed: int, gpus: float) -> None:

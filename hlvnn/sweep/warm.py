@@ -6,7 +6,6 @@ each lies within its range; so a space whose ranges moved takes what still fits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hlvnn.choices import kept
 from hlvnn.columns import validation_of
 from hlvnn.errors import ConfigError
 from hlvnn.records import outcomes, perturbations, trials_table
 from hlvnn.records.journal import Journal
 from hlvnn.records.outcomes import Status
-from hlvnn.search_space import Space
+from hlvnn.search_space import Space, quieting_optuna
 from hlvnn.sweep.searchers import Independent
 from hlvnn.words import text
 
@@ -65,12 +65,12 @@ def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
             earlier.unfit.append(f"trial {number}: its settings changed as it ran")
             continue
         try:
-            distributions = distributions_of(space, trial.params)
+            params, distributions = redrawn(space, trial.params)
         except Unfit as error:
             earlier.unfit.append(f"trial {number}: {error}")
             continue
         earlier.trials.append(
-            completed_trial(trial.params, distributions, values, f"{earlier.place}/{number}")
+            completed_trial(params, distributions, values, f"{earlier.place}/{number}")
         )
     if not earlier.trials:
         why = f"; the first that does not fit: {earlier.unfit[0]}" if earlier.unfit else ""
@@ -110,17 +110,20 @@ class Unfit(ValueError):
     """A trial's parameters are not a draw of the space."""
 
 
-def distributions_of(space: Space, params: dict[str, Any]) -> dict[str, BaseDistribution]:
-    """Return the distributions from which a space would draw these parameters.
+def redrawn(
+    space: Space, params: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Return parameters as a space would draw them, and from which distributions.
 
     Raises `Unfit` when it never would.
     """
-    trial = optuna.create_study(sampler=_Replay(params)).ask()
+    with quieting_optuna():
+        trial = optuna.create_study(sampler=_Replay(params)).ask()
     space.function(trial)
     for name in params:
         if name not in trial.distributions:
             raise Unfit(f"it drew {name} = {text(params[name])}, which is not drawn here")
-    return trial.distributions
+    return trial.params, trial.distributions
 
 
 class _Replay(Independent):
@@ -136,6 +139,7 @@ class _Replay(Independent):
             raise Unfit(f"{param_name} is drawn here, and was not drawn there")
         value = self.params[param_name]
         if isinstance(param_distribution, CategoricalDistribution):
+            value = kept(value)  # another study may have kept a list as a list
             if value not in param_distribution.choices:
                 known = ", ".join(text(choice) for choice in param_distribution.choices)
                 raise Unfit(f"{param_name} = {text(value)} is none of {known}")
@@ -147,11 +151,10 @@ class _Replay(Independent):
 
 
 def _values(sweep: Path, number: int, status: Status, space: Space) -> list[float]:
-    """Return what the trial's last epoch measured, in this space's metrics."""
+    """Return what the trial's chosen epoch measured, in this space's metrics."""
     frame = trials_table.metrics(sweep, number)
     if frame is None or status.facts.is_lost:
         return list(space.worsts.values())
-    last = frame.iloc[-1]
     for metric in space.worsts:
         if metric not in frame:
             known = ", ".join(validation_of(frame))
@@ -159,7 +162,4 @@ def _values(sweep: Path, number: int, status: Status, space: Space) -> list[floa
                 f"--warm-start {sweep}: its trials did not measure {metric}, which {space.path} "
                 f"selects on; they measured {known}"
             )
-    return [
-        lowest if math.isnan(last[metric]) else float(last[metric])
-        for metric, lowest in space.worsts.items()
-    ]
+    return space.values_of(frame)

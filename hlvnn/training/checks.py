@@ -13,6 +13,7 @@ from hlvnn.errors import ConfigError
 from hlvnn.latents.priors.base import Prior
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.bound import check_bound
+from hlvnn.training.choosing import selection_of
 from hlvnn.training.step import least_rows
 
 logger = logging.getLogger("hlvnn")
@@ -39,6 +40,7 @@ def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -
                 f"{type(latent.prior).__name__} without a method update, which would stay at its "
                 "start; use --prior-updates gradient"
             )
+    selection_of(model, data, config)
 
 
 @torch.no_grad()

@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
-from hlvnn.config import RunConfig, flatten
-from hlvnn.data import data_of
+from hlvnn.config import DATA_PLACES, RunConfig, flatten
+from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
 from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError
-from hlvnn.files import reaching, read_json, replacing, write_json, write_rows
+from hlvnn.files import (
+    check_name,
+    free_names,
+    reaching,
+    read_json,
+    replacing,
+    write_json,
+    write_rows,
+)
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.records.checkpoint import (
@@ -25,9 +33,11 @@ from hlvnn.records.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from hlvnn.records.predictions import PREDICTIONS, write_predictions
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,
+    GUESS,
     HYPERPARAMS,
     LOG,
     METRICS,
@@ -36,24 +46,45 @@ from hlvnn.records.run_folder import (
     STATS,
     WRITER,
     read_config,
-    stats_files,
+    read_metrics,
     stats_name,
     versions,
+    worse_than_guessing,
 )
+from hlvnn.storage import typed
 from hlvnn.training.checks import check
+from hlvnn.training.choosing import selection_of
 from hlvnn.training.epoch_line import epoch_line
-from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, fit
-from hlvnn.training.run_log import closing, groups_at_both_ends, logging_to, opening
+from hlvnn.training.fit_result import FitResult
+from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
+from hlvnn.training.guessing import guess_losses
+from hlvnn.training.loop import (
+    SELECTION,
+    Checkpoint,
+    EpochReport,
+    fit,
+)
+from hlvnn.training.row_tables import tables_of
+from hlvnn.training.run_log import (
+    chosen_by,
+    closing,
+    groups_at_both_ends,
+    logging_to,
+    opening,
+)
 from hlvnn.training.tensorboard import Events, check_installed
+from hlvnn.words import text
 
 logger = logging.getLogger("hlvnn")
 
+OF_BEST = ("epoch", "model", SELECTION)
+"""What best.pt holds of a checkpoint."""
 OLD = "mean_field"
 """What a latent's posterior was where none was said."""
 
 RUNTIME = (
-    *("device", "threads", "debug", "print_freq", "results_dir", "testing", "data_dir"),
-    *("tensorboard", "description"),
+    *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
+    *("tensorboard", "description", "keep_predictions", *DATA_PLACES),
 )
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
@@ -64,17 +95,17 @@ def new_folder(config: RunConfig, name: str | None = None) -> Path:
     Without a name it is made of time, latent configuration and seed. Raises `RunError` when the
     folder exists.
     """
+    parent = config.results_dir / ("tests" if config.testing else config.data.title)
     if name is None:
         latents = "+".join(config.model.latent_config)
         name = f"{datetime.now():%Y%m%d-%H%M%S}_{latents}_seed{config.seed}"
-    parent = config.results_dir / ("tests" if config.testing else config.data.title)
+        return next(parent / one for one in free_names(name) if not (parent / one).exists())
+    check_name(name)
     folder = parent / name
-    if folder.resolve().parent != parent.resolve():
-        raise RunError(f"--name {name}: a plain name is expected, not a path")
     if folder.exists():
         raise RunError(
             f"{folder} exists already; nothing was overwritten. Give another --name, or continue "
-            f"it with --resume {folder}"
+            f"it with --resume {typed(folder)}"
         )
     return folder
 
@@ -90,7 +121,8 @@ def execute(
 
     report: called after each evaluated epoch, when its files are written; it may raise to end the
     run, which leaves a folder that can be resumed. resume: go on from the folder's checkpoint where
-    there is one (from the one before it where the last cannot be read), else start afresh in it.
+    there is one (from the one before it where the last cannot be read), else start afresh in it:
+    only where no checkpoint can have been. What was measured is kept (`set_aside`).
 
     Raises `RunError` when the folder exists (without `resume`) or another process took it over,
     `StorageError` when it cannot be written, and what loading and building raise; nothing is
@@ -101,22 +133,28 @@ def execute(
     resolve_device(config.train.device)
     if config.train.tensorboard:
         check_installed()
-    data = data_of(config.data)
-    model = build_model(config.model, data, config.seed)
+    data = data_of(config.data, recorded=resume)
+    model = build_model(config.model, data, config.seed, recorded=resume)
     check(model, data, config.train)
     run = _Writer(folder, config, data.schema, report)
     with logging_to(folder / LOG):
         checkpoint = None
-        if resume and (found := load_latest(folder / CHECKPOINT)) is not None:
+        if resume and any((folder / name).exists() for name in (HYPERPARAMS, CHECKPOINT)):
             _check_same(config, data, folder)
-            checkpoint = _checkpoint_to_continue(*found, model)
+            if (found := load_latest(folder / CHECKPOINT)) is not None:
+                checkpoint = _checkpoint_to_continue(*found, model)
+            else:
+                check_beginning(folder, config)
         with reaching(folder):
             run.start(checkpoint, model, data)
         logger.info(opening(config, model, data, folder, checkpoint))
+        logger.info(chosen_by(selection_of(model, data, config.train)))
         result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
         with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
+        if told := worse_than_guessing(folder, read_metrics(folder)):
+            logger.warning(told)
     return result
 
 
@@ -126,7 +164,8 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
     if changed:
         listed = ", ".join(
-            f"--{name.replace('_', '-')} {now[name]} (was {before[name]})" for name in changed
+            f"--{name.replace('_', '-')} {text(now[name])} (was {text(before[name])})"
+            for name in changed
         )
         raise ConfigError(
             f"{folder} goes on as it was configured; changed: {listed}. Leave them out, or start a "
@@ -134,9 +173,11 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
         )
     digest = read_json(folder / HYPERPARAMS).get(DATA_HASH)
     if digest != data.digest():
+        why = why_changed(config.data, str(digest))
         raise DataError(
             f"the data set {config.data.title} is not the one that {folder} began with "
-            f"(hash {data.digest()}, was {digest}); restore the data, or start a new run"
+            f"(hash {data.digest()}, was {digest}); "
+            + (f"{why}; start a new run" if why else "restore the data, or start a new run")
         )
 
 
@@ -181,6 +222,7 @@ class _Writer:
         self.rows: list[dict[str, float]] = []
         self.reports = 0
         self.unsaved: Callable[[], Checkpoint] | None = None
+        self.told_of_cut = False
         self.events = Events(folder) if config.train.tensorboard else None
         self.token = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}\n"
 
@@ -196,6 +238,7 @@ class _Writer:
         if checkpoint is not None:
             self.rows = list(checkpoint["history"])
             self._forget_after(checkpoint["epoch"])
+            self._note_places()
             return
         self._forget_after(0)
         record = {
@@ -205,20 +248,31 @@ class _Writer:
             "parameters": parameter_count(model),
             DATA_HASH: data.digest(),
             "versions": versions(),
+            GUESS: guess_losses(model, data),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         write_json(self.folder / HYPERPARAMS, record)
         write_json(self.folder / SCHEMA, data.schema.to_json())
 
+    def _note_places(self) -> None:
+        """Write down where the data are now: they were found to be the same."""
+        record, now = read_json(self.folder / HYPERPARAMS), flatten(self.config)
+        places = {name: now[name] for name in DATA_PLACES}
+        if not places.items() <= record["config"].items():
+            record["config"] |= places
+            write_json(self.folder / HYPERPARAMS, record)
+
     def _forget_after(self, epoch: int) -> None:
-        """Remove what was written of epochs that will be trained again."""
-        for number, path in stats_files(self.folder).items():
-            if number > epoch:
-                path.unlink(missing_ok=True)
+        """Put aside what was written of epochs that will be trained again."""
+        if again := set_aside(self.folder, epoch):
+            logger.info(
+                "epochs %d to %d are trained again; what was measured of them: %s",
+                *(again[0], again[-1], self.folder / SUPERSEDED),
+            )
         if self.rows:
             write_rows(self.folder / METRICS, self.rows)
         else:
-            for name in (METRICS, BEST):
+            for name in (METRICS, BEST, PREDICTIONS):
                 (self.folder / name).unlink(missing_ok=True)
 
     def _check_writer(self) -> None:
@@ -259,12 +313,23 @@ class _Writer:
         self.unsaved = None if epoch.diverged else checkpoint
         if not epoch.diverged:
             if epoch.is_best:
+                self._write_predictions(epoch)
                 state = checkpoint()
-                save_checkpoint({k: state[k] for k in ("epoch", "model")}, self.folder / BEST)
+                save_checkpoint({k: state[k] for k in OF_BEST}, self.folder / BEST)
             if self.reports % self.config.train.checkpoint_every == 0:
                 self._save()
         if self.events is not None:
             self.events.write(epoch.row, epoch.groups)
+
+    def _write_predictions(self, epoch: EpochReport) -> None:
+        limit = self.config.train.keep_predictions
+        if not limit or not epoch.scores:
+            return
+        levels = [level.name for level in self.schema.levels]
+        cut = write_predictions(self.folder, epoch.epoch, tables_of(epoch.scores, levels), limit)
+        if cut and not self.told_of_cut:
+            self.told_of_cut = True
+            logger.info(cut)
 
     def _save(self) -> None:
         if self.unsaved is not None:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,8 @@ from hlvnn.config import TrainConfig
 from hlvnn.data.batches import Batch, Batches, is_fitting
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
+from hlvnn.errors import ConfigError
+from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
 from hlvnn.models.doubts import doubts, told_of_variances
@@ -27,8 +29,10 @@ from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 from hlvnn.training.bound import Bound
 from hlvnn.training.checks import check, log_shapes
+from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.epoch_line import epoch_line
+from hlvnn.training.fit_result import FitResult, Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.not_finite import EVERY, Watch
 from hlvnn.training.progress import is_notebook, showing_progress
@@ -38,6 +42,9 @@ from hlvnn.training.sums import Sums
 logger = logging.getLogger("hlvnn")
 
 Checkpoint = dict[str, Any]
+
+SELECTION = "selection"
+"""Entry of a checkpoint: by what the epoch of best.pt is chosen; absent in older ones."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,15 @@ class EpochReport:
 
     row: dict[str, float]
     groups: pd.DataFrame
-    is_best: bool
-    """Whether its validation loss (else training loss) is the lowest so far."""
+    chosen: dict[str, float] | None = None
+    """The row of the chosen epoch so far (see `hlvnn.selection`), None before there is one."""
+    scores: dict[str, RowScores] = field(default_factory=dict)
+    """Of each split that was scored, what the model did on each row."""
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the chosen epoch so far."""
+        return self.chosen is self.row
 
     @property
     def epoch(self) -> int:
@@ -64,42 +78,16 @@ class EpochReport:
 Report = Callable[[EpochReport, Callable[[], Checkpoint]], None]
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """How a fit ended.
-
-    elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
-    standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
-    history: a row per evaluated epoch.
-    """
-
-    elbo: float
-    elbo_error: float
-    kl: dict[str, float]
-    epochs: int
-    diverged: bool
-    stopped_early: bool
-    history: pd.DataFrame
-    objective: str = "elbo"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a fit. `result`: how far it came; its ELBO was not computed (NaN)."""
-
-    def __init__(self, result: FitResult) -> None:
-        super().__init__(f"interrupted after epoch {result.epochs}")
-        self.result = result
-
-
 @dataclass
 class _State:
     """What a checkpoint keeps beside weights, optimisers and random streams."""
 
     epoch: int = 0
     step: int = 0
-    best: float = math.inf
-    waited: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, float] | None = None
+    """The chosen epoch's row; it follows from the history, as do the epochs since."""
+    waited: int = 0
 
 
 def fit(
@@ -162,6 +150,7 @@ class _Fit:
         seed: int,
     ) -> None:
         check(model, data, config)
+        self.selection = selection_of(model, data, config)
         self.model, self.data, self.config, self.device = model, data, config, device
         self.generator = torch.Generator().manual_seed(seed)
         self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
@@ -217,19 +206,15 @@ class _Fit:
             train_seconds = time.perf_counter() - self.epoch_began
             if state.epoch % config.eval_every and state.epoch < config.num_epochs:
                 continue
-            row, groups = self._evaluate(sums)
+            row, groups, scores = self._evaluate(sums)
             diverged = bool(row[DIVERGED])
-            score = row.get(VAL_LOSS, row[TRAIN_LOSS])
-            is_best = score < state.best
-            state.best = min(score, state.best)
-            state.waited = 0 if is_best else state.waited + 1
-            stopped = self._is_out_of_patience()
             row["seconds"] = time.perf_counter() - since
             row[ROWS_PER_SECOND] = len(self.data.train) / train_seconds
             row |= self.gpu.read()
-            state.history.append(row)
+            self._note(row)
+            stopped = self._is_out_of_patience()
             if report is not None:
-                self._report(report, EpochReport(row, groups, is_best))
+                self._report(report, EpochReport(row, groups, state.chosen, scores))
             if show is not None:
                 show(epoch_line(row, config.num_epochs), state.epoch == config.num_epochs)
             since = time.perf_counter()
@@ -268,6 +253,13 @@ class _Fit:
 
     def _is_out_of_patience(self) -> bool:
         return self.config.patience is not None and self.state.waited >= self.config.patience
+
+    def _note(self, row: dict[str, float]) -> None:
+        """Take a row into the history, and choose again."""
+        state = self.state
+        state.history.append(row)
+        is_better = self.selection.is_better(row, state.chosen)
+        state.chosen, state.waited = (row, 0) if is_better else (state.chosen, state.waited + 1)
 
     def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
@@ -325,8 +317,10 @@ class _Fit:
                 f"{rows / (time.perf_counter() - self.epoch_began):,.0f}",
             )
 
-    def _evaluate(self, sums: list[float]) -> tuple[dict[str, float], pd.DataFrame]:
-        """Return the epoch's row of metrics and its per-group tables."""
+    def _evaluate(
+        self, sums: list[float]
+    ) -> tuple[dict[str, float], pd.DataFrame, dict[str, RowScores]]:
+        """Return the epoch's row of metrics, its per-group tables, and each row's scores."""
         model, config, rows = self.model, self.config, len(self.data.train)
         nll, *kl_shares, gap = (value / rows for value in sums)
         model.latents.refresh()
@@ -341,12 +335,12 @@ class _Fit:
             row["bound"] = -rows * row[TRAIN_LOSS]
         for latent, total in zip(model.latents, totals, strict=True):
             row[columns.kl(latent.name)] = total
-        tables = []
+        tables, scores = [], {}
         finite = math.isfinite(row[TRAIN_LOSS])
         for name, split in self.evaluated.items() if finite else ():
             result = evaluate(model, split, config.eval_samples)
             row |= {of_split(name, metric): value for metric, value in result.scalars.items()}
-            table = result.groups
+            table, scores[name] = result.groups, result.rows
             table.insert(0, "epoch", self.state.epoch)
             table.insert(min(3, table.shape[1]), "split", name)
             tables.append(table)
@@ -354,7 +348,7 @@ class _Fit:
         row["kl_weight"] = beta
         losses = (row[TRAIN_LOSS], row.get(VAL_LOSS, 0.0))
         row[DIVERGED] = float(not all(math.isfinite(loss) for loss in losses))
-        return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), scores
 
     def _elbo(self) -> Elbo:
         self.model.latents.refresh()
@@ -367,8 +361,7 @@ class _Fit:
         return {
             "epoch": state.epoch,
             "step": state.step,
-            "best": state.best,
-            "waited": state.waited,
+            SELECTION: asdict(self.selection),
             "history": list(state.history),
             "model": self.model.state_dict(),
             "optimizers": self.step.state_dict(),
@@ -382,5 +375,13 @@ class _Fit:
         torch.set_rng_state(checkpoint["random"])
         if self.device.type == "cuda" and "random_cuda" in checkpoint:
             torch.cuda.set_rng_state(checkpoint["random_cuda"], self.device)
-        kept = {name: checkpoint[name] for name in ("epoch", "step", "best", "waited")}
-        self.state = _State(**kept, history=list(checkpoint["history"]))
+        before = checkpoint.get(SELECTION)
+        if before is not None and before != asdict(self.selection):
+            raise ConfigError(
+                f"--select-on {self.selection.metric} ({self.selection.mode}): the checkpoint's "
+                f"epoch is chosen by {before['metric']} ({before['mode']}); go on with that"
+            )
+        kept = {name: checkpoint[name] for name in ("epoch", "step")}
+        self.state = _State(**kept)
+        for row in checkpoint["history"]:  # an older checkpoint's own best may be of another rule
+            self._note(row)

@@ -8,18 +8,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
 
 from hlvnn.columns import (
     TEST,
+    TRAIN_LOSS,
     VAL,
 )
 from hlvnn.config import RunConfig
+from hlvnn.data.describe import told
 from hlvnn.data.grouped import GroupedDataset, Level, Schema
 from hlvnn.models.model import HierarchicalModel, parameter_count
+from hlvnn.selection import MIN, Selection
 from hlvnn.terminal import text_of
-from hlvnn.training.loop import Checkpoint, FitResult
+from hlvnn.training.fit_result import FitResult
+from hlvnn.training.loop import Checkpoint
 
 logger = logging.getLogger("hlvnn")
 
@@ -56,7 +59,7 @@ def _ends(ordered: pd.DataFrame, level: Level, split: str, measure: str) -> str:
         if position == number - AT_EACH_END and number > 2 * AT_EACH_END:
             table.add_row("…")
         row = ordered.iloc[position]
-        name = escape(str(level.label(int(row["gid"]))))
+        name = str(level.label(int(row["gid"])))
         table.add_row(name, str(row["n"]), f"{row[measure]:.3f}", f"{row['loss']:.3f}")
     return f"{level.name}: the weakest and the strongest on {split}\n{text_of(table)}"
 
@@ -75,6 +78,7 @@ def opening(
     lines = [
         f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
         f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
+        *told(data),
         f"results in {folder}",
     ]
     if config.description:
@@ -82,6 +86,17 @@ def opening(
     if checkpoint is not None:
         lines.append(f"continuing after epoch {checkpoint['epoch']}")
     return "\n".join(lines)
+
+
+def chosen_by(selection: Selection) -> str:
+    """Return what is told of how the epoch of best.pt is chosen."""
+    if selection.metric == TRAIN_LOSS:
+        return (
+            "no validation rows: the training loss chooses the epoch of best.pt, and says nothing "
+            "of rows that were not trained on; --val-fraction 0.1 sets some aside"
+        )
+    better = "lowest" if selection.mode == MIN else "highest"
+    return f"the epoch that counts (best.pt): of the {better} {selection.metric}"
 
 
 def closing(result: FitResult, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Sums over the rows of an epoch."""
+"""What an epoch adds up."""
 
 from __future__ import annotations
 

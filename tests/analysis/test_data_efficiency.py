@@ -15,7 +15,7 @@ from hlvnn.analysis import data_efficiency as efficiency
 from hlvnn.commands import data_efficiency
 from hlvnn.config import DataConfig, run_config
 from hlvnn.data.assemble import assemble
-from hlvnn.data.grouped import GroupedDataset
+from hlvnn.data.grouped import GroupedDataset, Loaded
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.inference.metrics import group_table
 from hlvnn.inference.predict import score_rows
@@ -29,7 +29,7 @@ from tests.helpers import grouped_data, latent, tiny_model, write_folder
 def data() -> GroupedDataset:
     made = grouped_data(rows=150)
     config = DataConfig(dataset="made-up", hold_out=0.5, unseen="prior", val_fraction=0)
-    return assemble(config, made.schema, made.train, made.test)
+    return assemble(config, Loaded(made.schema, made.train, made.test))
 
 
 @pytest.fixture(scope="module")

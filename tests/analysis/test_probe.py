@@ -14,7 +14,6 @@ from hlvnn import load_run
 from hlvnn.analysis import places, probe
 from hlvnn.analysis.latent_space import space_of
 from hlvnn.config import LatentConfig, run_config
-from hlvnn.data import _loaded
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.build import build_model
 from tests.conftest import Ended
@@ -197,7 +196,6 @@ def test_rows_of_a_table_are_probed_too(analysis: Callable[..., Ended], tmp_path
     np.testing.assert_allclose(steps, steps[0], rtol=1e-3)  # z enters linearly
     assert abs(steps[0]) > 1e-4
     frame.iloc[::-1].to_csv(tmp_path / "wards.csv", index=False)
-    _loaded.cache_clear()  # as a new process would begin
     ended = analysis("probe", run, "--group", "b", "--out", tmp_path / "none")
     assert ended.code == 2
     assert "the data set wards has changed since" in ended.err

@@ -18,7 +18,7 @@ from hlvnn.analysis.report import coded, write_report
 from hlvnn.analysis.report.tables import fixed
 from hlvnn.commands.report import main
 from hlvnn.errors import run_command
-from hlvnn.records import outcomes
+from hlvnn.records import outcomes, trials_table
 from hlvnn.records.journal import JOURNAL
 from hlvnn.records.sweep_folder import locking
 from hlvnn.sweep import closing
@@ -75,7 +75,7 @@ def test_the_report_is_one_file_with_every_figure(report: Path) -> None:
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     assert "://" not in without_pictures  # nothing is fetched from anywhere
     assert "Not drawn" not in html
-    assert "Not everything could be read" not in html
+    assert "not everything could be read" not in html
     for name in FIGURES:
         assert f'<figure id="{name}">' in html
 
@@ -162,6 +162,8 @@ def test_a_sweep_that_has_nothing_yet_has_a_report(small_sweep: Path, tmp_path: 
     copy = Path(shutil.copytree(small_sweep, tmp_path / "copy"))
     for folder in copy.glob("trial_*"):
         shutil.rmtree(folder)
+    for name in (trials_table.TRIALS, JOURNAL):
+        (copy / name).unlink()
     html = write_report(load_sweep(copy)).read_text(encoding="utf-8")
     assert "No trial has a result" in html
     assert html.count("Not drawn") == len(FIGURES) + 1
@@ -176,7 +178,7 @@ def test_a_damaged_sweep_has_a_report_that_says_so(small_sweep: Path, tmp_path: 
     for path in copy.glob("trial_*/*.pt"):
         path.write_bytes(b"cut short")
     html = write_report(load_sweep(copy)).read_text(encoding="utf-8")
-    assert "Not everything could be read" in html
+    assert "not everything could be read" in html
     assert "trial_0003/outcome.json: not readable as JSON" in html
     assert "optuna.journal cannot be read" in html
     assert "could not be drawn" not in html

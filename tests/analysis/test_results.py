@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import hlvnn
 import hlvnn.analysis
 from hlvnn.analysis import Results, compare, load_runs, load_sweep
 from hlvnn.analysis.gains import Summary, gains
+from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.errors import RunError
 from hlvnn.inference.metrics import across_groups
 from hlvnn.records import outcomes, run_folder, trials_table
@@ -132,8 +134,48 @@ def test_groups_are_read_by_column_trial_and_epoch(swept: Results) -> None:
     pd.testing.assert_frame_equal(own[written.columns], written, check_dtype=False)
     assert groups.read(["acc"], trials=[1], epochs=[1]).columns.tolist() == ["acc"]
     assert len(groups.read(trials=[DRAWN])) == 0
-    with pytest.raises(RunError, match="unknown column 'accuracy'"):
-        groups.read(["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"columns": ["accuracy"]}, "unknown column 'accuracy'"),
+        ({"level": "writter"}, "unknown level 'writter'; did you mean 'writer'"),
+        ({"split": "vall"}, "unknown split 'vall'; did you mean 'val'"),
+        ({"trials": [1, 77]}, "no trial 77; there are 10 trials, from 0 to 9"),
+        ({"trials": [STOPPED], "epochs": [3]}, "no epoch 3; there are 2 epochs, from 1 to 2"),
+    ],
+)
+def test_what_there_is_not_is_an_error_and_not_an_empty_table(
+    swept: Results, asked: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RunError, match=words):
+        swept.groups.read(**asked)
+    assert len(swept.groups.read(trials=[1, STOPPED], epochs=[3])) > 0  # one of them has it
+
+
+def test_a_number_of_a_group_is_not_read_as_that_of_another_level(tmp_path: Path) -> None:
+    """Group 0 of the lower level has accuracy 1, group 0 of the upper one 0."""
+    folder = tmp_path / "trial" / run_folder.STATS
+    folder.mkdir(parents=True)
+    levels = {"character": [1.0, 0.5, 0.5], "play": [0.0, 0.1]}
+    parts = [
+        pd.DataFrame({"epoch": 1, "level": level, "gid": range(len(acc)), "split": "val"}).assign(
+            n=5, acc=acc, f1=acc, loss=1.0
+        )
+        for level, acc in levels.items()
+    ]
+    pd.concat(parts).to_parquet(folder / "epoch_0001.parquet", index=False)
+    groups = GroupTables({0: tmp_path / "trial"}, {0: None})
+    frame = groups.read(["gid", "acc"])
+    assert frame.to_dict("list") == {
+        "level": ["character"] * 3,
+        "gid": [0, 1, 2],
+        "acc": levels["character"],
+    }
+    assert groups.read(["acc"], level="play")["acc"].tolist() == levels["play"]
+    both = groups.read(["gid", "acc"], level=groups.levels)
+    assert both.groupby("level")["acc"].first().to_dict() == {"character": 1.0, "play": 0.0}
 
 
 def test_files_of_other_trials_and_epochs_are_not_opened(copy: Path) -> None:
@@ -167,8 +209,6 @@ def test_a_regressions_spread_has_its_weak_end_where_the_error_is(tmp_path: Path
     frame.insert(1, "level", "ward")
     frame.insert(3, "split", "val")
     frame.to_parquet(folder / "epoch_0001.parquet", index=False)
-    from hlvnn.analysis.group_tables import GroupTables
-
     groups = GroupTables({0: tmp_path / "trial"}, {0: None})
     row = groups.spread().iloc[0]
     expected = across_groups(frame)
@@ -217,7 +257,7 @@ def test_gains_set_each_group_beside_itself(swept: Results) -> None:
     assert weighted == pytest.approx(pooled["best_test_loss"] - best["best_test_loss"])
     with pytest.raises(RunError, match="compared with itself"):
         gains(swept, trial=swept.pooled_trial)
-    summary = Summary.of(pd.Series([0.1, 0.3, 0.0, -0.2]))
+    summary = Summary.of(pd.DataFrame({"gain": [0.1, 0.3, 0.0, -0.2]}))
     assert (summary.better, summary.worse, summary.same) == (2, 1, 1)
     assert summary.mean == pytest.approx(0.05)
     assert summary.error == pytest.approx(pd.Series([0.1, 0.3, 0.0, -0.2]).sem())

@@ -63,5 +63,6 @@ def test_a_report_of_the_median_rule_speaks_of_no_rungs(copy: Path) -> None:
 def test_a_scheduler_that_is_not_known_has_no_rungs(copy: Path) -> None:
     results = under(copy, scheduler="another")
     assert (results.scheduler, results.rungs) == (None, [])
+    (copy / SWEEP).unlink()
     runs = load_runs(copy)
     assert (runs.scheduler, runs.rungs) == (None, [])

@@ -23,6 +23,7 @@ from hlvnn.records.checkpoint import load_checkpoint
 from hlvnn.records.journal import NUMBER, Journal
 from hlvnn.training import execution
 from tests.helpers import ROOT
+from tests.runs import TIMED
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -37,7 +38,6 @@ def space(trial):
 """
 PATIENCE = 240.0
 """Seconds in which what is waited for must happen."""
-TIMED = ["seconds", "rows_per_second"]
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.recipes import RAY, RECIPES, Job, environment, running
+from tests.helpers import wait_until
 
 SCRIPTS = sorted(RECIPES.glob("*.sh"))
 # What stands for Ray where only the words given to it matter: listens until it is told to end.
@@ -156,10 +155,3 @@ def test_a_second_try_goes_on_with_the_sweep_of_the_first(job: Job) -> None:
         "tune_search.py tiny --name one --address auto",
         "tune_search.py --resume results/digits/one --address auto",
     ]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.1)

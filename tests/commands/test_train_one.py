@@ -20,9 +20,9 @@ from hlvnn.records.run_folder import CHECKPOINT, LOG, METRICS, read_config, read
 from hlvnn.training.execution import execute
 from hlvnn.training.loop import EpochReport
 from tests.helpers import ROOT, same_bits, write_folder
+from tests.runs import TIMED
 
 TINY = ("--channels", 2, 3, "--hidden", 4)
-TIMED = ["seconds", "rows_per_second"]
 
 TrainOne = Callable[..., Any]
 
@@ -196,7 +196,7 @@ def test_debug_shows_the_shapes_of_the_first_batch(
 ) -> None:
     ended = train_one("--dataset", "plays", "--debug", "--num-epochs", 1, *here)
     assert ended.code == 0, ended.err
-    assert "first batch  x: [54, 8, 8] uint8" in ended.out
+    assert "first batch  x: [53, 8, 8] uint8" in ended.out
 
 
 # what is wrong is told, with the nearest
@@ -303,7 +303,8 @@ def finished(train_one: TrainOne, here: tuple[object, ...], tmp_path: Path) -> P
 
 
 def test_a_trial_is_repeated_with_the_same_numbers(train_one: TrainOne, finished: Path) -> None:
-    ended = train_one("--from-trial", finished, "--name", "again")
+    into = ("--results-dir", finished.parent.parent)
+    ended = train_one("--from-trial", finished, "--name", "again", *into)
     assert ended.code == 0, ended.err
     again = finished.parent / "again"
     assert read_config(again) == read_config(finished)
@@ -312,7 +313,7 @@ def test_a_trial_is_repeated_with_the_same_numbers(train_one: TrainOne, finished
 
 def test_further_flags_change_a_repeated_trial(train_one: TrainOne, finished: Path) -> None:
     flags = ("--num-epochs", 1, "--latent-config", "bias", "--testing", "--name", "other")
-    ended = train_one("--from-trial", finished, *flags)
+    ended = train_one("--from-trial", finished, *flags, "--results-dir", finished.parent.parent)
     assert ended.code == 0, ended.err
     config = read_config(finished.parent.parent / "tests" / "other")
     expected = read_config(finished)

@@ -265,7 +265,10 @@ def test_a_file_cut_short(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"levels.json: .*JSON"),
-        ('{"level": ["writer"]}', r"levels.json: level: no such setting.*any of: levels, labels"),
+        (
+            '{"level": ["writer"]}',
+            r"levels.json: level: no such setting.*any of: x_kind, .*levels, labels",
+        ),
         ('{"levels": ["writer"]}', r"names 1 levels \(writer\), but the folder has gid, gid2"),
         ('{"labels": {"gid": ["a"]}}', r"1 labels for level 'gid', but the arrays have 6 groups"),
         ('{"num_classes": 4}', r"y_train.npy: row 4 .*is 4, .*0 to 3 \(num_classes in levels.json"),

@@ -80,7 +80,9 @@ def test_a_categorical_keeps_its_order_and_drops_unused_categories() -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "labels"),
     [
-        ([0, 1, 1, 0], "real", None),
+        ([0, 1, 1, 0], "class", (0, 1)),
+        ([2.0, 0.0, 2.0, 2.0], "class", (0, 2)),
+        ([0, 3, 2, 0], "real", None),
         ([0.5, 1.5, 1.0, 0.0], "real", None),
         ([True, False, True, True], "class", (False, True)),
         (["yes", "no", "no", "yes"], "class", ("no", "yes")),

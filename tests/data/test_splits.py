@@ -13,7 +13,7 @@ import torch
 from hlvnn.config import DataConfig
 from hlvnn.data import splits
 from hlvnn.data.assemble import assemble
-from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target, TensorRows
+from hlvnn.data.grouped import GroupedDataset, Level, Loaded, Schema, Split, Target, TensorRows
 from hlvnn.errors import ConfigError, DataError
 
 
@@ -174,7 +174,7 @@ def label_rows(data: GroupedDataset) -> dict[str, list[tuple[int, int, str | int
 def test_assembly_keeps_every_row_its_label(hold_out: float) -> None:
     schema, train, test = raw()
     config = DataConfig(hold_out=hold_out, unseen="prior", val_fraction=0.1)
-    data = assemble(config, schema, train, test)
+    data = assemble(config, Loaded(schema, train, test))
     parts = label_rows(data)
     assert sorted(row for part in parts.values() for row in part) == [
         (i, i % 10, LABELS[i % 10], i % 10 // 3) for i in range(400)
@@ -186,7 +186,7 @@ def test_assembly_keeps_every_row_its_label(hold_out: float) -> None:
 def test_held_out_groups_are_new_and_told_apart() -> None:
     schema, train, test = raw()
     config = DataConfig(hold_out=0.5, unseen="prior", val_fraction=0.1)
-    data = assemble(config, schema, train, test)
+    data = assemble(config, Loaded(schema, train, test))
     writer = data.schema.levels[0]
     assert (writer.size, len(writer.new)) == (5, 5)
     assert set(writer.labels or ()) | set(writer.new) == set(LABELS)
@@ -206,7 +206,7 @@ def test_held_out_groups_are_new_and_told_apart() -> None:
 def test_hold_out_needs_the_prior() -> None:
     schema, train, test = raw()
     with pytest.raises(ConfigError, match=r"hold_out is 0.2 while unseen is 'error'.*prior"):
-        assemble(DataConfig(hold_out=0.2), schema, train, test)
+        assemble(DataConfig(hold_out=0.2), Loaded(schema, train, test))
 
 
 def test_hold_out_needs_two_groups() -> None:
@@ -214,22 +214,22 @@ def test_hold_out_needs_two_groups() -> None:
     schema = replace(schema, levels=(Level("writer", 1), Level("site", 1)))
     train = Split(train.x, torch.zeros_like(train.groups), train.y)
     with pytest.raises(DataError, match="one group with training rows"):
-        assemble(DataConfig(hold_out=0.2, unseen="prior"), schema, train, None)
+        assemble(DataConfig(hold_out=0.2, unseen="prior"), Loaded(schema, train, test_fraction=0.0))
 
 
 def test_validation_rows_come_from_training_rows_of_their_group() -> None:
     schema, train, test = raw()
-    data = assemble(DataConfig(val_fraction=0.2), schema, train, test)
+    data = assemble(DataConfig(val_fraction=0.2), Loaded(schema, train, test))
     before = set(train.x.all().flatten().tolist())
     parts = {name: set(split.x.all().flatten().tolist()) for name, split in data.splits().items()}
     assert parts["train"] | parts["val"] == before
     assert not parts["train"] & parts["val"]
     assert torch.bincount(data.val.groups[:, 0]).tolist() == [6] * 10
-    assert assemble(DataConfig(val_fraction=0), schema, train, test).val is None
+    assert assemble(DataConfig(val_fraction=0), Loaded(schema, train, test)).val is None
 
 
 def test_validation_of_tokens_is_the_end_of_each_group() -> None:
     schema, train, test = raw(kind="tokens")
-    data = assemble(DataConfig(val_fraction=0.2), schema, train, test)
+    data = assemble(DataConfig(val_fraction=0.2), Loaded(schema, train, test))
     assert data.val.x.all().min() == 240
     assert data.train.x.all().max() == 239

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 import hlvnn
@@ -11,14 +9,9 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import latent
 
-SHORT = hlvnn.TrainConfig(num_epochs=60, batch_size=None, lr=0.05)
+SHORT = hlvnn.TrainConfig(num_epochs=60, batch_size=None, lr=0.05, eval_every=60)
 
 
-def table(shared: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(shared / f"data/grouped/{name}.csv.gz")
-
-
-SLEEP = {"target": "Reaction", "features": ["Days"], "groups": ["Subject"]}
 PASTES = {
     "nested": (
         hlvnn.LatentConfig(level="batch", width=1, prior="learned"),

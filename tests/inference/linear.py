@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,9 +11,10 @@ import pandas as pd
 import hlvnn
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.training.loop import FitResult
+from hlvnn.training.fit_result import FitResult
 
-QUICK = hlvnn.TrainConfig(num_epochs=400, batch_size=None, lr=0.05)
+SLEEP = {"target": "Reaction", "features": ["Days"], "groups": ["Subject"]}
+QUICK = hlvnn.TrainConfig(num_epochs=400, batch_size=None, lr=0.05, eval_every=400)
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,8 @@ def fitted(
     data = GroupedDataset.from_frame(frame, **columns)
     model = hlvnn.build_model(config, data, seed=0)
     return Fit(frame, model, hlvnn.fit(model, data, train))
+
+
+def table(shared: Path, name: str) -> pd.DataFrame:
+    """Return a table of grouped data."""
+    return pd.read_csv(shared / "data" / "grouped" / f"{name}.csv.gz")

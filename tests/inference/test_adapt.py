@@ -12,20 +12,21 @@ import torch
 import hlvnn
 from hlvnn.config import DataConfig
 from hlvnn.data.assemble import assemble
-from hlvnn.data.grouped import GroupedDataset, Split
+from hlvnn.data.grouped import GroupedDataset, Loaded, Split
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.inference.objective import full_elbo
 from hlvnn.inference.predict import evaluate, predict
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import POSTERIORS, grouped_data, latent, same_bits, small_config, tiny_model
-from tests.inference.adapting import SLEEP, pastes_model, table
+from tests.inference.adapting import pastes_model
+from tests.inference.linear import SLEEP, table
 
 
 def held_out(kind: str = "features", hold_out: float = 0.4) -> GroupedDataset:
     """Return made-up data of which two of six writers are new."""
     data = grouped_data(kind, rows=90)
     config = DataConfig(dataset="made-up", hold_out=hold_out, unseen="prior", val_fraction=0)
-    return assemble(config, data.schema, data.train, data.test)
+    return assemble(config, Loaded(data.schema, data.train, data.test))
 
 
 def new_rows(data: GroupedDataset) -> Split:

@@ -13,9 +13,10 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.inference.predict import predict
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import latent
-from tests.inference.adapting import PASTES, SLEEP, pastes_model, table
+from tests.inference.adapting import PASTES, pastes_model
+from tests.inference.linear import SLEEP, table
 
-TRAIN = hlvnn.TrainConfig(num_epochs=300, batch_size=None, lr=0.05)
+TRAIN = hlvnn.TrainConfig(num_epochs=300, batch_size=None, lr=0.05, eval_every=300)
 
 
 def estimate(model: HierarchicalModel, part: str, term: str = "", level: str = "") -> float:

@@ -12,7 +12,7 @@ import pytest
 
 import hlvnn
 from hlvnn.data.grouped import GroupedDataset
-from tests.inference.linear import Fit, fitted, random_intercept, random_slopes
+from tests.inference.linear import SLEEP, Fit, fitted, random_intercept, random_slopes
 
 
 def computed(shared: Path, name: str) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def computed(shared: Path, name: str) -> dict[str, Any]:
     return found
 
 
-SLEEP = {"target": "Reaction", "features": ["Days"], "groups": ["Subject"]}
+pytestmark = pytest.mark.xdist_group("sleepstudy")  # one fit serves it and the README's test
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +31,9 @@ def sleep_frame(shared: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def sleepstudy(sleep_frame: pd.DataFrame) -> Fit:
-    frame = sleep_frame
-    data = hlvnn.GroupedDataset.from_frame(
-        frame, target="Reaction", features=["Days"], groups=["Subject"]
-    )
-    model_config = hlvnn.ModelConfig(
-        backbone="linear",
-        likelihood="gaussian",
-        latents=[
-            hlvnn.LatentConfig(
-                level="Subject",
-                stage="output",
-                placement="weights",
-                posterior="full_rank",
-                prior="learned_full",
-            )
-        ],
-    )
-    model = hlvnn.build_model(model_config, data, seed=0)
-    result = hlvnn.fit(model, data, hlvnn.TrainConfig(num_epochs=2000, batch_size=None, lr=0.05))
-    return Fit(frame, model, result)
+def sleepstudy(readme_example: dict[str, Any]) -> Fit:
+    """Return the fit of the README, as a user writes it."""
+    return Fit(*(readme_example[name] for name in ("frame", "model", "result")))
 
 
 @pytest.mark.data

@@ -169,7 +169,7 @@ def test_every_groups_posterior_is_the_exact_one(wards: Fit) -> None:
 
 
 def test_minibatches_come_as_close_to_the_exact_likelihood() -> None:
-    train = hlvnn.TrainConfig(num_epochs=100, batch_size=32, lr=0.02)
+    train = hlvnn.TrainConfig(num_epochs=100, batch_size=32, lr=0.02, eval_every=100)
     columns = {"target": "y", "features": ["dose", "visit"], "groups": ["ward"]}
     whole = fitted(simulated(), random_intercept("ward"), **columns)
     parts = fitted(simulated(), random_intercept("ward"), train=train, **columns)

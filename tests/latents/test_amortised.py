@@ -157,7 +157,9 @@ def test_it_finds_the_exact_posterior_of_a_random_intercept(shared: Path) -> Non
     )
     config = ModelConfig(backbone="linear", likelihood="gaussian", latents=(entry,))
     model = hlvnn.build_model(config, data)
-    result = hlvnn.fit(model, data, TrainConfig(num_epochs=1500, batch_size=None, lr=0.02))
+    result = hlvnn.fit(
+        model, data, TrainConfig(num_epochs=600, batch_size=None, lr=0.02, eval_every=600)
+    )
     assert -2 * result.elbo == pytest.approx(327.3271, abs=0.02)
 
 
@@ -257,7 +259,7 @@ def random_intercepts() -> tuple[HierarchicalModel, float]:
     )
     config = ModelConfig(backbone="linear", likelihood="gaussian", latents=(entry,))
     model = hlvnn.build_model(config, data)
-    hlvnn.fit(model, data, TrainConfig(num_epochs=12, batch_size=60, lr=0.01))
+    hlvnn.fit(model, data, TrainConfig(num_epochs=12, batch_size=60, lr=0.01, eval_every=12))
     summary = model.summary().set_index("part")["estimate"]
     return model, float(summary["prior sd"] / summary["noise sd"]) ** 2
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from hlvnn.backbones.base import Backbone
 from hlvnn.config import (
     DataConfig,
     EntryConfig,
@@ -23,7 +24,8 @@ from hlvnn.config import (
     validated,
 )
 from hlvnn.errors import ConfigError
-from hlvnn.models.build import build_model
+from hlvnn.families import member_class, members
+from hlvnn.models.build import OF_BACKBONES, build_model
 from tests.helpers import grouped_data, latent, same_bits, small_config
 
 # configuration
@@ -251,3 +253,32 @@ def test_a_model_without_latents_needs_no_draws() -> None:
     model = build_model(small_config(), data)
     assert not model.is_sampling
     assert model(data.train.x.all(), []).shape == (1, 48, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("image", {"skip": True}, r"--skip True does not belong to backbone cnn .*--channels"),
+        ("image", {"lstm": (8, 8)}, r"--lstm 8 8 does not belong to backbone cnn"),
+        ("tokens", {"kernel_size": 5}, r"--kernel-size 5 does not belong to backbone lstm"),
+        ("features", {"embedding": 8}, r"--embedding 8 does not belong to backbone mlp"),
+        (
+            "features",
+            {"backbone": "linear", "dropout": 0.5},
+            r"--dropout 0.5 does not belong to backbone linear \(it has none\)",
+        ),
+    ],
+)
+def test_settings_of_another_backbone_are_refused(
+    kind: str, settings: dict[str, object], message: str
+) -> None:
+    data = grouped_data(kind)
+    config = ModelConfig.model_validate(settings)
+    with pytest.raises(ConfigError, match=message):
+        build_model(config, data)
+    build_model(config, data, recorded=True)  # an older run goes on as it was configured
+
+
+@pytest.mark.parametrize("name", members("backbones"))
+def test_each_backbone_takes_the_settings_that_it_names(name: str) -> None:
+    assert member_class("backbones", name, Backbone, "backbone").settings <= OF_BACKBONES

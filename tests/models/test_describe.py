@@ -129,7 +129,9 @@ def test_a_group_is_shrunk_the_less_the_more_rows_it_has() -> None:
     entry = hlvnn.LatentConfig(level="who", stage="output", placement="bias", prior="learned")
     config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=[entry])
     model = hlvnn.build_model(config, data, seed=0)
-    hlvnn.fit(model, data, hlvnn.TrainConfig(num_epochs=100, batch_size=None, lr=0.1))
+    hlvnn.fit(
+        model, data, hlvnn.TrainConfig(num_epochs=100, batch_size=None, lr=0.1, eval_every=100)
+    )
     table = model.shrinkage("who")
     assert table["rows"].tolist() == sizes.tolist()
     assert table["shrinkage_(Intercept)"].is_monotonic_increasing

@@ -14,13 +14,22 @@ from hlvnn import files, search_space
 from hlvnn.commands import train_one, tune_search
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError, HlvnnError, RunError
-from hlvnn.records import journal, outcomes, perturbations, run_folder, sweep_folder, trials_table
+from hlvnn.records import (
+    journal,
+    outcomes,
+    perturbations,
+    predictions,
+    run_folder,
+    sweep_folder,
+    trials_table,
+)
 from hlvnn.records.journal import Journal
 from hlvnn.records.outcomes import Outcome, Status
 from hlvnn.records.perturbations import Change
 from hlvnn.sweep import plan
 from hlvnn.training import execution
 from tests.rayless import proposer_of
+from tests.runs import contents
 
 TRIES = 60
 """Damages of each file."""
@@ -86,6 +95,12 @@ def read_best(sweep: Path, space: search_space.Space) -> None:
     run_folder.load_run(outcomes.trial_folder(sweep, 0), "best")
 
 
+def read_rows(sweep: Path, space: search_space.Space) -> None:
+    found = predictions.read_predictions(outcomes.trial_folder(sweep, 0))
+    assert found is not None
+    assert found.epoch in (1, 2)
+
+
 def repeat(sweep: Path, space: search_space.Space) -> None:
     train_one.parse(["--from-trial", str(outcomes.trial_folder(sweep, 0))])
 
@@ -106,6 +121,7 @@ READERS: dict[str, tuple[Callable[[Path, search_space.Space], None], ...]] = {
     f"{TRIAL}/{run_folder.STATS}/epoch_0001.parquet": (read_run,),
     f"{TRIAL}/{run_folder.CHECKPOINT}": (read_run,),
     f"{TRIAL}/{run_folder.BEST}": (read_best,),
+    f"{TRIAL}/{predictions.PREDICTIONS}": (read_rows,),
     CHANGED: (read_table,),
 }
 UNREAD = {
@@ -113,11 +129,6 @@ UNREAD = {
     *(f"{TRIAL}/{name}" for name in (run_folder.LOG, run_folder.RESULT, run_folder.PREVIOUS)),
 }
 """Files that none of these readers opens."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def damaged(whole: bytes, chosen: random.Random) -> bytes:
@@ -161,7 +172,12 @@ def test_a_damaged_file_is_read_or_named_and_left_as_it_is(
             except HlvnnError as error:
                 errors += 1
                 text = str(error)
-                named = (Path(name).name, "unknown search space", "has changed since sweep began")
+                named = (
+                    Path(name).name,
+                    "unknown search space",
+                    "has changed since sweep began",
+                    "than the configuration describes",
+                )
                 assert any(words in text for words in named), text
                 assert "Traceback" not in text
         assert contents(sweep) == before, f"attempt {attempt}: reading changed the folder"

@@ -122,8 +122,11 @@ def test_defaults_come_from_the_space_and_flags_win(here: Path) -> None:
 def test_a_resumed_sweep_keeps_its_meaning() -> None:
     before = SweepConfig(space="study", seed=1)
     check_changes(before, before.model_copy(update={"cpus_per_trial": 2, "num_trials": 50}))
-    with pytest.raises(ConfigError, match=r"--seed cannot change .*was 1, got 2"):
+    with pytest.raises(ConfigError, match=r"^--seed \(was 1, got 2\) cannot change"):
         check_changes(before, before.model_copy(update={"seed": 2}))
+    fixed = SweepConfig.model_validate({"fixed": {"lr": 0.5, "data_dir": "elsewhere"}}).fixed
+    with pytest.raises(ConfigError, match=r"^--lr \(was None, got 0.5\) cannot change"):
+        check_changes(before, before.model_copy(update={"fixed": fixed}))
     with pytest.raises(ConfigError, match="can only be raised"):
         check_changes(before, before.model_copy(update={"num_trials": 3}))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import math
 import subprocess
@@ -15,7 +14,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 
 from hlvnn import files, search_space
 from hlvnn.analysis import load_sweep
@@ -26,11 +24,12 @@ from hlvnn.errors import ConfigError
 from hlvnn.optim import lr_factor
 from hlvnn.records import outcomes, perturbations, run_folder
 from hlvnn.records.checkpoint import load_checkpoint
-from hlvnn.sweep import driver, plan, warm
+from hlvnn.sweep import plan, warm
 from hlvnn.training import execution
 from hlvnn.training.loop import EpochReport
 from tests.helpers import ROOT
 from tests.sweep.populations import FLAGS, SPACE  # noqa: F401 (`here` writes it)
+from tests.sweep.running import sweep
 
 
 def lineage(folder: Path, number: int, end: int) -> list[tuple[int, dict[str, Any]]]:
@@ -63,12 +62,6 @@ def replayed(folder: Path, number: int, into: Path) -> dict[str, Any]:
         with contextlib.suppress(InterruptedError):
             execution.execute(config, into, report=report, resume=True)
     return load_checkpoint(into / run_folder.CHECKPOINT)
-
-
-def sweep(*args: str) -> tuple[int, str]:
-    output = io.StringIO()
-    code = driver.run(plan.of(tune_search.parse([*args])), Console(file=output, width=160))
-    return code, output.getvalue()
 
 
 @pytest.mark.ray
@@ -143,6 +136,7 @@ def test_a_population_trains_and_tells_what_each_trial_ran(here: Path, local_ray
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_population_whose_driver_was_killed_goes_on_as_if_it_had_not(here: Path) -> None:
     def started(*args: str) -> subprocess.Popen[bytes]:

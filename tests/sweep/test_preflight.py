@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,18 +125,9 @@ def test_a_node_that_differs_is_named(here: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(here.glob(".preflight*"))
 
 
-@pytest.fixture
-def declared_gpu() -> Iterator[None]:
-    """A Ray whose GPU is only a number."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
 def test_nodes_are_asked_and_trials_packed_where_the_gpu_is_only_declared(
-    here: Path, declared_gpu: None
+    here: Path, local_ray: None
 ) -> None:
     planned = plan.of(SweepConfig(space="study", gpus_per_trial="auto", gpu_memory=16))
     page = preflight.Page()

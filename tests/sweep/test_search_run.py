@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 
-from hlvnn.commands import train_one, tune_search
+from hlvnn.commands import train_one
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.journal import Journal
-from hlvnn.sweep import driver, plan
+from tests.sweep.running import sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
@@ -29,13 +27,6 @@ def space(trial):
         drawn["hidden"] = [10**13]
     return drawn
 """
-
-
-def sweep(*args: str) -> tuple[int, str]:
-    planned = plan.of(tune_search.parse(list(args)))
-    output = io.StringIO()
-    code = driver.run(planned, Console(file=output, width=160))
-    return code, output.getvalue()
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

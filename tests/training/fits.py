@@ -15,9 +15,9 @@ from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.loop import Checkpoint, EpochReport
 from tests.helpers import grouped_data, small_config
+from tests.runs import TIMED
 
 LEVELS = ("character", "play")
-TIMED = ["seconds", "rows_per_second"]
 
 
 def train(**settings: Any) -> TrainConfig:

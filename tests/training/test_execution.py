@@ -15,12 +15,12 @@ from hlvnn.records.run_folder import (
     HYPERPARAMS,
     LOG,
     METRICS,
-    RESULT,
     SCHEMA,
     STATS,
     read_metrics,
 )
 from hlvnn.training.execution import execute, new_folder
+from hlvnn.training.going_on import SUPERSEDED
 from hlvnn.training.loop import EpochReport
 from tests.helpers import write_folder
 from tests.runs import (
@@ -74,22 +74,44 @@ def test_a_run_killed_before_its_first_checkpoint_starts_afresh(
     assert_same_run(folder, whole.folder)
 
 
-def test_what_an_earlier_start_left_is_not_mixed_in(
-    whole: Finished, image_folder: Path, tmp_path: Path
+def test_what_an_earlier_start_measured_is_put_aside_and_not_mixed_in(
+    image_folder: Path, tmp_path: Path
 ) -> None:
-    """All files of a longer run but the checkpoints: none of its epochs may survive."""
-    folder = tmp_path / "run"
-    shutil.copytree(whole.folder, folder)
-    for name in (CHECKPOINT, PREVIOUS):
-        (folder / name).unlink()
+    """Killed after three epochs and before its first checkpoint, then after one more."""
+    folder, config = tmp_path / "run", configured(image_folder, checkpoint_every=4)
 
     def stop(epoch: EpochReport) -> None:
-        assert not (folder / RESULT).exists(), "an old result stands beside a running run"
+        if epoch.epoch == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        execute(config, folder, report=stop)
+    (folder / CHECKPOINT).unlink()
+    measured = {name: (folder / name).read_bytes() for name in WRITES[:2]}
+
+    def look(epoch: EpochReport) -> None:
         assert len(read_metrics(folder)) == len(stats_of(folder)) == epoch.epoch == 1
         raise KilledError
 
     with pytest.raises(KilledError):
-        execute(configured(image_folder, num_epochs=2), folder, report=stop, resume=True)
+        execute(config, folder, report=look, resume=True)
+    for name, content in measured.items():
+        assert (folder / SUPERSEDED / name).read_bytes() == content
+    assert "epochs 1 to 3 are trained again" in (folder / LOG).read_text()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_whose_weights_are_gone_is_refused_and_left_alone(
+    whole: Finished, tmp_path: Path, ended: bool
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder if ended else whole.after[3], folder)
+    for name in (CHECKPOINT, PREVIOUS, BEST):
+        (folder / name).unlink()
+    before = contents(folder)
+    with pytest.raises(RunError, match=r"4 epochs.*checkpoint.pt is missing" if ended else "3 ep"):
+        execute(whole.config, folder, resume=True)
+    assert contents(folder) == before
 
 
 def test_a_report_that_raises_leaves_a_run_to_go_on_with(whole: Finished, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from hlvnn import evaluate
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.inference.objective import full_elbo
 from hlvnn.models.build import build_model
-from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, fit
+from hlvnn.training.fit_result import FitResult
+from hlvnn.training.loop import Checkpoint, EpochReport, fit
 from tests.helpers import ROOT, grouped_data, same_bits, small_config
 from tests.training.fits import LEVELS, TIMED, case, saved, train
 
@@ -321,7 +322,7 @@ from hlvnn.training.loop import fit
 frame = load_iris(as_frame=True).frame
 frame["group"] = frame.index % 5
 features = [name for name in frame if name.endswith("(cm)")]
-data = GroupedDataset.from_frame(frame, "target", features, ["group"])
+data = GroupedDataset.from_frame(frame, "target", features, ["group"], target_kind="class")
 config = ModelConfig(backbone="mlp", latent_config=("factor",))
 settings = TrainConfig(num_epochs=1, batch_size=20, clip_grad=1.0, device="cpu")
 fit(build_model(config, data), data, settings)

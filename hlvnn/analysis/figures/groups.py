@@ -18,8 +18,13 @@ BINS = 6
 
 
 def weakest(groups: pd.DataFrame, measure: str, count: int = NAMED) -> pd.DataFrame:
-    """Return the weakest groups of one epoch's table, the weakest first."""
-    ordered = groups.sort_values(measure, ascending=measure in BETTER_HIGH, kind="stable")
+    """Return the weakest groups of one epoch's table, the weakest first.
+
+    A group that is predicted perfectly is none of them.
+    """
+    perfect = 1.0 if measure in BETTER_HIGH else 0.0
+    ordered = groups[groups[measure] != perfect]
+    ordered = ordered.sort_values(measure, ascending=measure in BETTER_HIGH, kind="stable")
     return ordered.head(count)
 
 
@@ -55,7 +60,8 @@ def group_spread(
         f"{row.label} {getattr(row, measure):.2f} ({row.n} rows)" for row in named.itertuples()
     ]
     lines = [", ".join(words[i : i + PER_LINE]) for i in range(0, len(words), PER_LINE)]
-    title = f"weakest at the end, of those with {fair} rows or more (red):"
+    where = f"at epoch {end:g}, on {style.SPLITS[split]} rows, of those with {fair} or more"
+    title = f"weakest {where} (red):" if words else f"no group is weak {where}"
     made.supxlabel("\n".join([title, *lines]), fontsize=7.5, color=style.RED)
     made.legend(loc="outside upper left", fontsize=7, ncols=2, frameon=False)
     axes.set_xlabel("epoch")

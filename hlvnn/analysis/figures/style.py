@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hlvnn.analysis.plain_figure import PlainFigure
 from hlvnn.columns import TEST, TRAIN, VAL
 from hlvnn.records.outcomes import Status
 
@@ -51,7 +52,7 @@ def figures(
     rows: int, columns: int, size: tuple[float, float] = SIZE, *, sharex: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with several axes, row by row."""
-    made = Figure(figsize=size, layout="constrained")
+    made = PlainFigure(figsize=size, layout="constrained")
     FigureCanvasAgg(made)
     axes = made.subplots(rows, columns, squeeze=False, sharex=sharex)
     for one in axes.flat:

@@ -5,14 +5,15 @@ python -m hlvnn.analysis results/handwriting/SWEEP
 
 from __future__ import annotations
 
+import json
 import re
-import shlex
 import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup, escape
 
 from hlvnn import search_space
@@ -24,7 +25,7 @@ from hlvnn.columns import best_of
 from hlvnn.files import replacing
 from hlvnn.records.outcomes import Status
 from hlvnn.records.sweep_folder import SPACE_COPY
-from hlvnn.storage import shown_path
+from hlvnn.storage import shown_path, typed
 
 REPORT = "report.html"
 """The page, in the sweep's folder."""
@@ -87,7 +88,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         best=results.best_trial,
         has_test=best_of(findings.test_column(results.metric)) in results.trials,
         short=findings.in_short(results, measured.evidence),
-        problems=[*results.problems, *results.groups.problems, *measured.faults],
+        problems=list(dict.fromkeys([*results.problems, *measured.faults])),
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
         groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
@@ -128,18 +129,25 @@ def commands(results: Results) -> list[tuple[str, str]]:
     best = results.best_trial
     if best is None:
         return []
-    folder = shlex.quote(shown_path(results.path / str(results.row(best)["name"])))
+    if pd.isna(results.row(best)["folder"]):
+        return []  # it is gone: what there was to repeat is told among the problems
+    path = results.path / str(results.row(best)["name"])
+    folder = typed(path)
     return [
         ("Train it again, exactly:", f"python train_one.py --from-trial {folder}"),
         ("The same with another seed:", f"python train_one.py --from-trial {folder} --seed 1"),
-        ("Take its model, with the weights of its best epoch:", _loaded(folder)),
+        ("Take its model, with the weights of its best epoch:", _loaded(path)),
     ]
 
 
-def _loaded(folder: str) -> str:
-    return (
-        f'import hlvnn\nrun = hlvnn.load_run("{folder}", "best")  # run.model, run.data, run.groups'
-    )
+def _loaded(path: Path) -> str:
+    place = in_quotes(shown_path(path))
+    return f'import hlvnn\nrun = hlvnn.load_run({place}, "best")  # run.model, run.data, run.groups'
+
+
+def in_quotes(text: str) -> str:
+    """Return text as Python has it, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def in_python(results: Results) -> str:
@@ -147,7 +155,7 @@ def in_python(results: Results) -> str:
     load = "load_sweep" if results.record is not None else "load_runs"
     return (
         "import hlvnn.analysis\n"
-        f'sweep = hlvnn.analysis.{load}("{shown_path(results.path)}")\n'
+        f"sweep = hlvnn.analysis.{load}({in_quotes(shown_path(results.path))})\n"
         "sweep.trials, sweep.epochs, sweep.best(10), sweep.latents(), "
         "sweep.groups.read(trials=[sweep.best_trial], labels=True)"
     )

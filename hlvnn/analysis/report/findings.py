@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from hlvnn.analysis.figures.curves import COLLAPSED
-from hlvnn.analysis.figures.style import SPLITS, WORDS, said
+from hlvnn.analysis.figures.style import SPLITS, said
 from hlvnn.analysis.figures.uncertainty import expected_error
-from hlvnn.analysis.gains import Summary
+from hlvnn.analysis.report import comparing
+from hlvnn.analysis.report.comparing import plural
 from hlvnn.analysis.results import Results
-from hlvnn.columns import BEST_EPOCH, VAL_ACC, VAL_LOSS, WORST_DECILE, best_of, on_test
+from hlvnn.columns import BEST_EPOCH, VAL_ACC, VAL_LOSS, best_of, on_test
 from hlvnn.records.outcomes import Status, open_ones
+from hlvnn.records.run_folder import GUESSING
 from hlvnn.storage import shown_path
 from hlvnn.words import duration, number, text
 
@@ -35,9 +37,8 @@ class Evidence:
 
     gains: pd.DataFrame | None = None
     gains_in_nats: pd.DataFrame | None = None
+    other_gains: dict[str, pd.DataFrame] = field(default_factory=dict)
     alike: tuple[int, ...] = ()
-    spread: pd.DataFrame | None = None
-    pooled_spread: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
 
 
@@ -52,12 +53,6 @@ class Step:
 def test_column(metric: str) -> str:
     """Return the column of the same measure on test rows."""
     return on_test(metric)
-
-
-def plural(count: int, noun: str, verb: str = "") -> str:
-    """Return a count with its noun and verb: "1 group loses", "3 groups lose"."""
-    one = count == 1
-    return f"{count} {noun}{'' if one else 's'}" + (f" {verb}{'s' if one else ''}" if verb else "")
 
 
 def counts(results: Results) -> str:
@@ -80,20 +75,22 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
         return [*sentences, "No trial has a result, so there is no best one."]
     row = results.row(best)
     sentences.append(_best(results, row))
+    if GUESSING in str(row["reason"]):
+        sentences.append(f"Beware of it, {row['status']} as it is: {row['reason']}.")
     if evidence.alike:
         others = ", ".join(map(str, evidence.alike))
         sentences.append(
             f"The validation rows cannot tell it from {plural(len(evidence.alike), 'other trial')} "
             f"(less than two standard errors over groups behind): {others}."
         )
-    pooled = results.pooled_trial
-    if pooled is None:
+    latent = results.latent_trial
+    pooled = None if latent is None else next(iter(results.baselines(latent)), None)
+    if pooled is None and results.pooled_trial is None:
         sentences.append("No trial without latents has ended: what latents bring is not known.")
-    elif (latent := results.latent_trial) is None:
+    elif latent is None:
         sentences.append("No trial with latents has ended: what they bring is not known.")
-    else:
+    elif pooled is not None:
         sentences += _against_pooled(results, results.row(latent), results.row(pooled), evidence)
-    sentences += _weak_end(evidence)
     if (frame := evidence.calibration) is not None and "confidence" in frame:
         sentences.append(_sureness(frame))
     return sentences
@@ -129,50 +126,17 @@ def _against_pooled(
 ) -> list[str]:
     test = test_column(results.metric)
     column = test if not pd.isna(latent.get(best_of(test))) else results.metric
-    sentences = [
-        (
-            f"The best without latents (the pooled model, trial {pooled['trial']}) has "
-            f"{said(column)} {_of(pooled, column)}; the best with latents (trial "
-            f"{latent['trial']}) has {_of(latent, column)}."
-        )
-    ]
-    if (gains := evidence.gains) is not None and len(gains) > 1:
-        measure = str(gains.attrs["measure"])
-        found = Summary.of(gains["gain"])
-        near = " That is within noise." if abs(found.mean) < 2 * found.error else ""
-        split = SPLITS[str(gains.attrs["split"])]
-        sentences.append(
-            f"Over the {len(gains)} groups the mean gain by latents in {split} {WORDS[measure]} is "
-            f"{found.mean:+.4f} ± {found.error:.4f} (standard error over groups, of one "
-            "seed each): "
-            f"{plural(found.better, 'group', 'gain')}, {plural(found.worse, 'group', 'lose')}, "
-            f"{found.same} as before.{near}"
-        )
-    if (gains := evidence.gains_in_nats) is not None and len(gains) > 1:
-        found = Summary.of(gains["gain"])
-        near = " That is within noise." if abs(found.mean) < 2 * found.error else ""
-        sentences.append(
-            f"In {SPLITS[str(gains.attrs['split'])]} nats a row, which tell more of a few rows "
-            f"than accuracy does, the mean gain is {found.mean:+.4f} ± {found.error:.4f} (the "
-            f"drop; fewer is better): {plural(found.better, 'group', 'gain')}, "
-            f"{plural(found.worse, 'group', 'lose')}.{near}"
-        )
+    gains, nats = evidence.gains, evidence.gains_in_nats
+    fair = gains.attrs["fair"] if gains is not None else None
+    called = results.called(int(pooled["trial"]))
+    sentences = [comparing.of_pair(fair, latent, pooled, column, called)]
+    for frame in (gains, nats):
+        if frame is not None and len(frame) > 1:
+            sentences += comparing.over_groups(frame)
+    sentences += comparing.against_others(evidence.other_gains)
+    if gains is not None and len(gains) > 1:
+        sentences.append(comparing.weak_end(gains))
     return sentences
-
-
-def _weak_end(evidence: Evidence) -> list[str]:
-    own, other = evidence.spread, evidence.pooled_spread
-    if own is None or other is None or not len(own) or not len(other):
-        return []
-    word = WORDS[str(own.attrs.get("measure", "acc"))]
-    mine, theirs = own[WORST_DECILE].iloc[-1], other[WORST_DECILE].iloc[-1]
-    return [
-        (
-            f"The weakest tenth of groups has a mean {word} of {float(mine):.3g} on validation "
-            f"rows at the end of the best trial with latents, {float(theirs):.3g} in the pooled "
-            "model."
-        )
-    ]
 
 
 def sureness(frame: pd.DataFrame) -> float:
@@ -228,13 +192,18 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
         steps.append(
             f"{plural(len(failed), 'trial')} failed; see why below before you trust the search."
         )
+    return [*map(Step, steps), *_again(results, row), *_unfinished(results)]
+
+
+def _again(results: Results, row: pd.Series[Any]) -> list[Step]:
+    if pd.isna(row["folder"]):
+        return []
     folder = shlex.quote(shown_path(results.path / str(row["name"])))
-    again = Step(
+    said_so = (
         "One trial is one seed. Repeat the best with other seeds before you believe a small "
-        "difference:",
-        f"python train_one.py --from-trial {folder} --seed 1",
+        "difference:"
     )
-    return [*map(Step, steps), again, *_unfinished(results)]
+    return [Step(said_so, f"python train_one.py --from-trial {folder} --seed 1")]
 
 
 def _edges(results: Results, best: int) -> list[str]:
@@ -262,6 +231,8 @@ def _edges(results: Results, best: int) -> list[str]:
 
 def _collapsed(results: Results, trial: int) -> list[str]:
     own = results.epochs[results.epochs["trial"] == trial]
+    if not len(own):
+        return []  # its folder is gone
     found = []
     for name, latent in results.latent_columns.items():
         value = own[name].iloc[-1]

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import pandas as pd
@@ -19,9 +20,10 @@ from hlvnn.analysis.figures.style import said
 from hlvnn.analysis.gains import alike, gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
-from hlvnn.columns import VAL
+from hlvnn.columns import BEST_EPOCH, VAL
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.records.outcomes import Status
+from hlvnn.words import text
 
 logger = logging.getLogger("hlvnn")
 
@@ -51,35 +53,51 @@ class Measured:
         self.results, self.num_samples = results, num_samples
         self.faults: list[str] = []
         self.why: dict[str, str] = {}
-        best, pooled = results.best_trial, results.pooled_trial
+        best = results.best_trial
         groups = results.groups
         self.gains = self._try("gain", lambda: gains(results))
         self.alike = self._try("alike", lambda: alike(results)) or []
         self.gains_in_nats = None
         if self.gains is not None and {"acc", "loss"} <= set(groups.measures):
             self.gains_in_nats = self._try("nats", lambda: gains(results, measure="loss"))
+        self.other_gains = {}
+        latent = results.latent_trial
+        for other in [] if latent is None else results.baselines(latent)[1:]:
+            frame = self._try("other gain", partial(gains, results, pooled=other))
+            if frame is not None and len(frame) > 1:
+                self.other_gains[results.called(other)] = frame
         self.spread = self._try("spread", lambda: groups.spread(trials=self._one(best)))
         self.last = self._try("last", lambda: self._last_groups(self._one(best)[0]))
-        latent = results.latent_trial
-        self.pooled_spread = self.latent_spread = None
-        if pooled is not None and latent is not None:
-            self.pooled_spread = self._try("pooled", lambda: groups.spread(trials=[pooled]))
-            self.latent_spread = self._try("latent", lambda: groups.spread(trials=[latent]))
         self.latents = self._try("latents", lambda: results.latents(self._latent_trial()))
         self.calibration = self._try(
             "calibration", lambda: results.calibration(num_samples=num_samples)
         )
+        for frame in (self.latents, self.calibration):
+            self._check_epoch(frame)
 
     @property
     def evidence(self) -> Evidence:
         return Evidence(
             self.gains,
             self.gains_in_nats,
+            self.other_gains,
             tuple(self.alike),
-            self.latent_spread,
-            self.pooled_spread,
             self.calibration,
         )
+
+    def _check_epoch(self, frame: pd.DataFrame | None) -> None:
+        """Tell where weights are of another epoch than the tables."""
+        if frame is None or not len(frame):
+            return
+        trial, epoch = int(frame["trial"].iloc[0]), int(frame["epoch"].iloc[0])
+        chosen = self.results.row(trial)[BEST_EPOCH]
+        if epoch != chosen and self.results.row(trial)["status"] != Status.RUNNING:
+            sentence = (
+                f"the weights of trial {trial} are of epoch {epoch}, its tables of epoch "
+                f"{text(chosen)}: earlier versions kept those of the lowest validation loss"
+            )
+            if sentence not in self.faults:
+                self.faults.append(sentence)
 
     def _latent_trial(self) -> int:
         trial = self.results.latent_trial

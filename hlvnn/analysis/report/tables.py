@@ -16,6 +16,7 @@ from hlvnn.analysis.report.findings import test_column
 from hlvnn.analysis.results import Results
 from hlvnn.columns import (
     BEST_EPOCH,
+    BETTER_HIGH,
     DATA_HASH,
     PARAMETER,
     TEST_ACC,
@@ -158,16 +159,21 @@ def all_trials(results: Results) -> Table:
 def some_groups(results: Results, gains: pd.DataFrame) -> Table:
     """Return the weakest groups, and those that gain and lose most."""
     measure = WORDS[str(gains.attrs["measure"])]
-    weak = gains.sort_values("trial", ascending=measure in (WORDS["acc"], WORDS["f1"]))
+    name = str(gains.attrs["measure"])
+    high = name in BETTER_HIGH
+    weak = gains.sort_values("trial", ascending=high, kind="stable")
+    weakest = weak[weak["trial"] != (1.0 if high else 0.0)]  # a perfect group is not weak
     by_gain = gains.sort_values("gain", kind="stable")
-    index = weak.head(ENDS).index.union(by_gain.head(ENDS).index).union(by_gain.tail(ENDS).index)
+    index = weakest.head(ENDS).index.union(by_gain.head(ENDS).index).union(by_gain.tail(ENDS).index)
     level = str(gains.attrs["level"])
     columns = [(level, False), ("training rows", True), (f"{gains.attrs['split']} rows", True)]
     columns += [(f"{measure}, with latents", True), (f"{measure}, pooled", True), ("gain", True)]
+    columns += [("± over its rows", True), ("p", True)]
     shown = weak.loc[weak.index.isin(index)]
     both = fixed(pd.concat([shown["trial"], shown["pooled"]]), 3)
     own, pooled = both[: len(shown)], both[len(shown) :]
     gain = fixed(shown["gain"], 3, sign="+")
+    errors = fixed(shown["error"], 3)
     rows = [
         [
             value(str(row["label"])),
@@ -176,13 +182,17 @@ def some_groups(results: Results, gains: pd.DataFrame) -> Table:
             own[place],
             pooled[place],
             gain[place],
+            errors[place],
+            value(None if pd.isna(row["p"]) else float(f"{row['p']:.2g}")),
         ]
         for place, (_, row) in enumerate(shown.iterrows())
     ]
+    fair = gains.attrs["fair"]
     caption = (
         f"{len(rows)} of {len(gains)} groups: the weakest, and those that gain and lose most "
-        f"(level {level}). Where a group has few {SPLITS[str(gains.attrs['split'])]} rows, being "
-        "at an end is mostly chance."
+        f"(level {level}), at epochs {fair.epochs[0]} and {fair.epochs[1]}; a gain is positive "
+        "where the group is better off with latents. Where a group has few "
+        f"{SPLITS[str(gains.attrs['split'])]} rows, being at an end is mostly chance."
     )
     return Table("groups", caption, columns, rows)
 

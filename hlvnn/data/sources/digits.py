@@ -4,9 +4,7 @@ x: [N, 8, 8] uint8, ink 0..255 (the original's 0..16, times 255/16)
 groups: writer, 14 of them
 y: the digit, 0..9
 
-A row is one digit; 1,797 in all. The rows come writer by writer, in 14 stretches. The test split
-holds a fifth of each writer's rows, the validation split `val_fraction` of the others. There is one
-size only, so that small and large are the same.
+A row is one digit; 1,797 in all. The rows come writer by writer, in 14 stretches.
 
 Source: E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine
 Learning Repository (CC BY 4.0); the part written by 14 people.
@@ -21,19 +19,16 @@ import numpy as np
 import torch
 
 from hlvnn.config import DataConfig
-from hlvnn.data import splits
-from hlvnn.data.assemble import assemble
-from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target
+from hlvnn.data.grouped import Level, Loaded, Schema, Split, Target
 from hlvnn.data.rows import TensorRows
 from hlvnn.errors import DataError
 
 BOUNDARIES = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667, 1797)
 """The row at which each writer's stretch begins, and the end of the last."""
-TEST_FRACTION = 0.2
 
 
-def load(config: DataConfig) -> GroupedDataset:
-    """Load the digits; `split_seed` decides the rows of the splits."""
+def load(config: DataConfig) -> Loaded:
+    """Load the digits."""
     table = read_table()
     images = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     writer = np.repeat(np.arange(14, dtype=np.int32), np.diff(BOUNDARIES))
@@ -48,9 +43,7 @@ def load(config: DataConfig) -> GroupedDataset:
         x_shape=(8, 8),
         target=Target("digit", "class", num_classes=10),
     )
-    keep, cut = splits.within_groups(writer, TEST_FRACTION, (config.split_seed, splits.TEST))
-    train, test = (rows.subset(torch.from_numpy(part)) for part in (keep, cut))
-    return assemble(config, schema, train, test)
+    return Loaded(schema, rows)
 
 
 def read_table() -> np.ndarray:

@@ -8,8 +8,9 @@ A row is 80 successive characters of one part, and the next as its target. A par
 character says in a play, in order, the lines joined by newlines. Names that differ only in case or
 punctuation are one character; labels such as "All" or "First Citizen" are characters too.
 
-The split is in time inside each part: the last 10 % for testing, before it `val_fraction` of the
-rest for validation, with 80 starts dropped at each cut, so that no character of text is in two.
+The split is in time inside each part: the last tenth (or `test_fraction`) for testing, before it
+`val_fraction` of the rest for validation, with 80 starts dropped at each cut, so that no character
+of text is in two.
 
 small: the 60 characters with the most text, a window every 28 characters
 large: every character with a window in each split, a window every 5 characters
@@ -31,8 +32,7 @@ import torch
 
 from hlvnn.config import DataConfig
 from hlvnn.data import splits
-from hlvnn.data.assemble import assemble, check_hold_out
-from hlvnn.data.grouped import GroupedDataset, Level, Schema, Split, Target
+from hlvnn.data.grouped import Level, Loaded, Schema, Split, Target
 from hlvnn.data.rows import WindowRows
 from hlvnn.errors import DataError
 
@@ -44,6 +44,8 @@ TEST_FRACTION = 0.1
 SMALL_CHARACTERS = 60
 STRIDE = {"small": 28, "large": 5}
 """Characters between window starts: 28 gives the small set about 41,000 training windows."""
+
+SETTINGS = ("data_size",)
 
 SPEAKER = re.compile(r"\*\*(.+?)\*\* *")
 DIRECTION = re.compile(
@@ -63,16 +65,16 @@ class Part:
     tokens: np.ndarray
 
 
-def load(config: DataConfig) -> GroupedDataset:
-    """Load the plays; the split is in time, so that `split_seed` only decides held-out groups."""
-    check_hold_out(config)
+def load(config: DataConfig) -> Loaded:
+    """Load the plays, split in time."""
     parts = sorted(read_parts(), key=lambda part: (-len(part.tokens), part.play, part.character))
-    share = config.val_fraction * (1 - TEST_FRACTION)
+    test_share = TEST_FRACTION if config.test_fraction is None else config.test_fraction
+    share = config.val_fraction * (1 - test_share)
     stride = STRIDE[config.data_size]
     chosen: list[tuple[Part, list[np.ndarray]]] = []
     for part in parts[: SMALL_CHARACTERS if config.data_size == "small" else None]:
-        starts = splits.in_time(len(part.tokens), WINDOW, stride, share, TEST_FRACTION)
-        needed = [starts[0], *([starts[1]] if share else []), starts[2]]
+        starts = splits.in_time(len(part.tokens), WINDOW, stride, share, test_share)
+        needed = [starts[0], *([starts[1]] if share else []), *([starts[2]] if test_share else [])]
         if all(len(part_starts) for part_starts in needed):
             chosen.append((part, list(starts)))
     plays = sorted({part.play for part, _ in chosen})
@@ -99,7 +101,14 @@ def load(config: DataConfig) -> GroupedDataset:
         vocabulary=VOCABULARY,
         target=Target("next character", "class", tuple(VOCABULARY), len(VOCABULARY)),
     )
-    return assemble(config, schema, split(0), split(2), split(1) if share else None)
+    return Loaded(
+        schema,
+        split(0),
+        test=split(2) if test_share else None,
+        val=split(1) if share else None,
+        test_fraction=0.0,
+        obeyed=frozenset({"test_fraction", "val_fraction"}),
+    )
 
 
 def read_parts() -> list[Part]:

@@ -1,0 +1,112 @@
+"""How a model is fitted: the settings, their defaults, and what does not go together."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from hlvnn.columns import VAL_LOSS, is_validation
+from hlvnn.strict import Config
+
+
+class TrainConfig(Config):
+    """How the model is fitted."""
+
+    num_epochs: int = Field(10, gt=0)
+    """Passes over the training rows."""
+    batch_size: int | None = Field(200, gt=0)
+    """Rows a step; None takes the whole training set at once."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    objective: Literal["elbo", "iwae"] = "elbo"
+    """What is maximised: the evidence lower bound, or the importance-weighted bound of
+    --num-samples draws (20 to 50, say) by doubly reparameterised gradients. The latter's batches
+    hold whole blocks of groups (a top-level group with all within it; where levels cross,
+    everything), about --batch-size rows on average."""
+    lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
+    latent_lr: float | None = Field(None, gt=0)
+    """Learning rate of the groups' posteriors, as a multiple of --lr; None takes 10 for minibatches
+    (a group is in few of them; 5 without a prior), and 1 for the whole training set at once or
+    where the ELBO has a closed form."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of the backbone's and placements' matrices."""
+    augment: float = Field(0.0, ge=0)
+    """Strength of random small moves, turns, scalings and slants of training images, anew in each
+    batch; 0 leaves them as they are, 1 is moderate."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest norm of a step's gradient; None does not clip."""
+    kl_weight: float = Field(1.0, ge=0)
+    """Weight β of the KL terms; 1 is the true ELBO."""
+    kl_annealing: float = Field(0.0, ge=0)
+    """Epochs over which β rises linearly from 0 to --kl-weight."""
+    prior_warmup: float = Field(0.1, ge=0, le=1)
+    """Share of the run during which learned priors and the noise are held at their start."""
+    prior_updates: Literal["gradient", "closed_form"] = "gradient"
+    """How learned priors move: with the rest, or after each epoch to their maximum given the
+    posteriors (an EM step; steadier with small minibatches)."""
+    num_samples: int = Field(1, gt=0)
+    """Draws of z a training step, where no closed form serves; for --objective iwae the number of
+    importance samples (with 1 its bound is the ELBO)."""
+    eval_samples: int = Field(10, gt=0)
+    """Draws of z averaged in evaluation and prediction."""
+    eval_every: int = Field(1, gt=0)
+    """Epochs between evaluations (the last epoch is always evaluated)."""
+    checkpoint_every: int = Field(1, gt=0)
+    """Evaluated epochs between checkpoints (the last is always kept)."""
+    print_freq: int = Field(0, ge=0)
+    """Steps between progress lines inside an epoch; 0 prints none."""
+    select_on: str = VAL_LOSS
+    """Column of metrics.csv that chooses the epoch whose weights (best.pt), rows
+    (predictions.parquet) and metrics count, by which --patience waits too; among equals the lower
+    validation loss, then the earlier. A sweep's trials have its METRIC."""
+    select_mode: Literal["auto", "max", "min"] = "auto"
+    """Whether --select-on is better high or low; auto knows it of every measure of ours."""
+    keep_predictions: int = Field(200_000, ge=0)
+    """Rows a split of which predictions.parquet keeps what was predicted at the chosen epoch; of
+    more a random choice, the same in every run on these data; 0 writes none."""
+    patience: int | None = Field(None, gt=0)
+    """Stop after this many evaluations without a better one by --select-on; None never does."""
+    device: str = "auto"
+    """cpu, cuda, cuda:0 …; auto takes a GPU where there is one."""
+    cuda_graph: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, record the training step once and replay it, where its operations are the
+    same each time; small networks are several times faster. off: launch each step anew."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of the network's matrix products and convolutions; latents, losses and updates stay float32.
+    On a GPU tf32 and bf16 are faster for large networks and do little for small ones."""
+    threads: int = Field(1, gt=0)
+    """CPU threads of torch during the fit. One suits small networks, and does not suffer when other
+    processes share the cores; in a sweep it is --cpus-per-trial unless said otherwise."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files into the run's folder, the groups as histograms; look with
+    tensorboard --logdir results."""
+    debug: bool = False
+    """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
+
+    @field_validator("select_on")
+    @classmethod
+    def _of_validation_rows(cls, name: str) -> str:
+        if not is_validation(name):
+            raise ValueError(
+                "only measures of validation rows may choose, such as val_loss or val_acc"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _bound_as_it_is(self) -> Self:
+        if self.objective == "iwae":
+            reasons = {
+                "kl_weight": (1.0, "a bound on log p(y) counts the prior and q once"),
+                "kl_annealing": (0.0, "a bound on log p(y) counts the prior and q once"),
+                "prior_updates": ("gradient", "the closed form maximises the ELBO, not the bound"),
+            }
+            for name, (needed, reason) in reasons.items():
+                if getattr(self, name) != needed:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ValueError(
+                        f"{flag} {getattr(self, name)} does not go with --objective iwae: "
+                        f"{reason}; use {flag} {needed}, or --objective elbo"
+                    )
+        return self

@@ -1,0 +1,46 @@
+"""By what the epoch of a fit is chosen, checked before it begins."""
+
+from __future__ import annotations
+
+import torch
+
+from hlvnn.columns import TRAIN_LOSS, VAL, VAL_LOSS, of_split
+from hlvnn.config import TrainConfig
+from hlvnn.data.grouped import GroupedDataset
+from hlvnn.errors import ConfigError, unknown
+from hlvnn.inference.predict import evaluate
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.selection import MIN, Selection, mode_of
+
+FEW_ROWS = 32
+"""Rows that are scored before a fit, to see what is measured."""
+
+
+def selection_of(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -> Selection:
+    """Return what chooses the epoch of a fit: --select-on.
+
+    Without validation rows it is the training loss.
+    Raises `ConfigError` for a metric that is not measured, or whose better end is not known.
+    """
+    metric, flag = config.select_on, f"--select-on {config.select_on}"
+    is_loss = metric == VAL_LOSS
+    if data.val is None:
+        if is_loss:
+            return Selection(TRAIN_LOSS, MIN)
+        raise ConfigError(
+            f"{flag}: the data have no validation rows to select on; set some aside "
+            "(--val-fraction 0.1), or leave it out"
+        )
+    mode = mode_of(metric, model.likelihood.target == "class")
+    if config.select_mode != "auto":
+        if is_loss and config.select_mode != mode:
+            raise ConfigError(f"{flag} --select-mode {config.select_mode}: a loss is better low")
+        mode = config.select_mode
+    if not is_loss:
+        some = data.val.subset(torch.arange(min(FEW_ROWS, len(data.val))))
+        measured = [of_split(VAL, name) for name in evaluate(model, some, 1).scalars]
+        if metric not in measured:
+            raise ConfigError(f"--select-on: {unknown('validation column', metric, measured)}")
+    if mode is None:
+        raise ConfigError(f"{flag}: say whether it is better high or low: --select-mode max")
+    return Selection(metric, mode)

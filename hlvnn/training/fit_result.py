@@ -1,0 +1,34 @@
+"""How a fit ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit ended.
+
+    elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
+    standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
+    history: a row per evaluated epoch.
+    """
+
+    elbo: float
+    elbo_error: float
+    kl: dict[str, float]
+    epochs: int
+    diverged: bool
+    stopped_early: bool
+    history: pd.DataFrame
+    objective: str = "elbo"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a fit. `result`: how far it came; its ELBO was not computed (NaN)."""
+
+    def __init__(self, result: FitResult) -> None:
+        super().__init__(f"interrupted after epoch {result.epochs}")
+        self.result = result
