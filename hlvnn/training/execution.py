@@ -55,15 +55,9 @@ from hlvnn.storage import typed
 from hlvnn.training.checks import check
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.epoch_line import epoch_line
-from hlvnn.training.fit_result import FitResult
 from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
 from hlvnn.training.guessing import guess_losses
-from hlvnn.training.loop import (
-    SELECTION,
-    Checkpoint,
-    EpochReport,
-    fit,
-)
+from hlvnn.training.loop import SELECTION, Checkpoint, EpochReport, FitResult, fit
 from hlvnn.training.row_tables import tables_of
 from hlvnn.training.run_log import (
     chosen_by,

@@ -32,7 +32,8 @@ from hlvnn.training.checks import check, log_shapes
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.epoch_line import epoch_line
-from hlvnn.training.fit_result import FitResult, Interrupted
+from hlvnn.training.fit_result import FitResult as FitResult
+from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.not_finite import EVERY, Watch
 from hlvnn.training.progress import is_notebook, showing_progress

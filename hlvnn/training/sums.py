@@ -1,4 +1,4 @@
-"""What an epoch adds up."""
+"""Sums over the rows of an epoch."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from hlvnn.terminal import plain_console
 from tests.rayless import run_sweep
 
 AGE, WARD, UNIT, HEART = "age[/yr]", "[bold]ward", "unit [/]", ":heart:"
-BOTH = f'["{AGE}", "{HEART}"]'
+BOTH = f"{AGE} {HEART}"
 SPACE = f'''"""Does {AGE} matter {HEART}?"""
 BASE = {{"dataset": "table", "table": "a[b].csv", "target": "y", "num_epochs": 1, "hidden": [4]}}
 METRIC, MODE = "val_loss", "min"

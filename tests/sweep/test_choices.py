@@ -87,9 +87,7 @@ def test_every_searcher_draws_them_past_its_first_trials_and_trials_get_them(
         assert one.params["structure"] in {"none", "factor"}
         assert type(one.params["skip"]) is bool
     drawn = [draw.drawn for draw in found.draws().values()]
-    assert {one["hidden"] for one in drawn} == {"[8]", "[8, 4]", "[4]"}
-    settings = [draw.settings["hidden"] for draw in found.draws().values()]
-    assert {tuple(hidden) for hidden in settings} == {(8,), (8, 4), (4,)}
+    assert {tuple(one["hidden"]) for one in drawn} == {(8,), (8, 4), (4,)}
     if searcher == "grid":
         assert len({json.dumps(one, sort_keys=True) for one in drawn}) == 14
 
@@ -99,7 +97,7 @@ def test_a_sweep_of_them_runs_is_shown_and_teaches_another(here: Path, capsys: A
     space = loaded(SPACE)
     assert tune_search.main(["study", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "[8, 4]" in shown
+    assert "8 4" in shown
     assert "factor" in shown
     journal = Journal.open(sweep)
     for number, trial in enumerate(journal.study.trials):
@@ -162,7 +160,8 @@ def test_what_a_searcher_cannot_draw_is_seen_before_the_sweep(
     def raw(trial: optuna.Trial) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {"hidden": trial.suggest_categorical("hidden", [(8,), (8, 4)])}  # type: ignore[list-item]
+            own = trial._trial  # type: ignore[attr-defined]  # past what keeps them as text
+            return {"hidden": own.suggest_categorical("hidden", [(8,), (8, 4)])}  # type: ignore[list-item]
 
     object.__setattr__(space, "function", raw)
     with pytest.raises(ConfigError, match=r"--searcher tpe: .*cannot be drawn from in trial 1"):

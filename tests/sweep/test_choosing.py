@@ -55,7 +55,7 @@ def test_the_study_is_given_it_when_the_trial_ends(tmp_path: Path) -> None:
         study_name=STUDY,
         sampler=optuna.samplers.RandomSampler(seed=0),
     )
-    ending: Any = SimpleNamespace(interrupted=False, cut=set())
+    ending: Any = SimpleNamespace(is_winding_down=False, cut=set())
     search.take_up(ending, [])
     search.suggest("a")
     telling = _Telling(tmp_path, 4, WORST)

@@ -15,7 +15,6 @@ from ray.cluster_utils import Cluster
 from hlvnn import errors
 from hlvnn.commands import tune_search
 from hlvnn.config import DataConfig, flatten
-from hlvnn.data import _loaded
 from hlvnn.errors import HlvnnError, ResourceError
 from hlvnn.sweep import cluster, packing, plan, preflight
 from hlvnn.sweep.options import SweepConfig
@@ -42,7 +41,6 @@ def here(here: Path) -> Path:
 def write_rows(first: float) -> None:
     rows = [{"y": first + n, "x": n % 7, "ward": n % 3} for n in range(60)]
     pd.DataFrame(rows).to_csv("rows.csv", index=False)
-    _loaded.cache_clear()
 
 
 def told(capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
@@ -112,7 +110,6 @@ def test_a_node_that_differs_is_named(here: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(HlvnnError, match=f"the data differ from this.*{changed.digests[0]}"):
             preflight.check_data([mine, changed])  # 11
         (here / "rows.csv").unlink()
-        _loaded.cache_clear()
         with pytest.raises(HlvnnError, match=r"the data are not on every node: .*rows\.csv"):
             preflight.check_data([mine, preflight.inspect(request)])
 
