@@ -13,7 +13,8 @@ from hlvnn import load_run
 from hlvnn.config import RunConfig, run_config
 from hlvnn.records.run_folder import RESULT, STATS, read_metrics
 from hlvnn.training.execution import execute
-from hlvnn.training.loop import EpochReport, FitResult
+from hlvnn.training.fit_result import FitResult
+from hlvnn.training.loop import EpochReport
 from tests.helpers import same_bits
 
 EPOCHS = 4

@@ -44,7 +44,7 @@ class Backbone(nn.Module, ABC):
         return None
 
     def offset(self, stage: str) -> Tensor | None:
-        """Return the means [D] of a stage's inputs over the training rows, in SDs of each.
+        """Return the means [D] of a stage's inputs over the training rows, in SDs; float64.
 
         None (the default) where they are not known: where no input is a column of the data. Those
         that are no columns count as 0.
@@ -126,6 +126,10 @@ class InputScale(nn.Module):
         """Return each column's mean in its own units, [D] float64 on the CPU."""
         center = self.center.detach().double().cpu()
         return center if self.kept_from is None else center + self.kept_from.cpu()
+
+    def distance(self) -> Tensor:
+        """Return the means of what `forward` returns, in SDs: [D] float64 on the CPU."""
+        return self.mean() / self.scale.detach().double().cpu()
 
     def offset(self) -> Tensor:
         """Return the mean by the scale, [D]: what is taken of `forward`'s columns to centre them."""

@@ -44,7 +44,7 @@ class Linear(Backbone):
         return self.input.scale.detach().double().cpu()
 
     def offset(self, stage: str) -> Tensor:
-        return self.input.offset()
+        return self.input.distance()
 
     def fixed_effects(self) -> tuple[Tensor, Tensor]:
         weight = self.output.weight.detach().double().cpu()

@@ -81,10 +81,10 @@ class MLP(Backbone):
     def offset(self, stage: str) -> Tensor | None:
         first = next(iter(self.layers))
         if stage == first:
-            return self.input.offset()
+            return self.input.distance()
         if stage == "output" and self.skip:
             units = self.stages[stage].in_features - len(self.input.scale)
-            return F.pad(self.input.offset(), (units, 0))
+            return F.pad(self.input.distance(), (units, 0))
         return None
 
     def columns_at_output(self) -> Tensor | None:

@@ -21,7 +21,8 @@ from hlvnn.data.grouped import GroupedDataset, Level, Schema
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.selection import MIN, Selection
 from hlvnn.terminal import text_of
-from hlvnn.training.loop import Checkpoint, FitResult
+from hlvnn.training.fit_result import FitResult
+from hlvnn.training.loop import Checkpoint
 
 logger = logging.getLogger("hlvnn")
 

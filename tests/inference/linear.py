@@ -11,7 +11,7 @@ import pandas as pd
 import hlvnn
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.training.loop import FitResult
+from hlvnn.training.fit_result import FitResult
 
 SLEEP = {"target": "Reaction", "features": ["Days"], "groups": ["Subject"]}
 QUICK = hlvnn.TrainConfig(num_epochs=400, batch_size=None, lr=0.05, eval_every=400)

@@ -113,6 +113,21 @@ def test_a_slope_on_years_is_the_slope_on_years_since_the_first() -> None:
     assert np.allclose(*predicted, atol=0.1)
 
 
+def test_a_slope_on_seconds_since_1970_is_the_slope_on_days() -> None:
+    """Their mean is taken away in float64 where they are coded; slopes by group get it back."""
+    days = frame(20, 5)
+    seconds = days.assign(year=1_700_000_000 + 86_400 * days["year"])
+    truth = deviance(days, slopes=True, full=True)
+    model, value = fitted(seconds, prior="learned_full")
+    assert value == pytest.approx(truth, abs=0.02)
+    other, _ = fitted(days, prior="learned_full")
+    a, b = estimates(other), estimates(model)
+    for name in ("fixed year", "prior sd year"):
+        assert 86_400 * b[name] == pytest.approx(a[name], rel=2e-3)
+    with pytest.raises(ConfigError, match=r"mean of column 'year' is 8,58\d of its SDs from 0"):
+        fitted(seconds, prior="learned")
+
+
 def test_a_model_saved_before_slopes_were_centred_is_read_as_it_was() -> None:
     model, _ = fitted(frame(20, 5), prior="learned_full", epochs=3)
     x, groups = torch.tensor([[2.0]]), torch.tensor([[4]])
@@ -127,11 +142,11 @@ def test_a_model_saved_before_slopes_were_centred_is_read_as_it_was() -> None:
     for state, offset in ((weights, weights[key]), (old, torch.zeros(1))):
         again = assemble(config, model.schema)
         again.load_state_dict(state)
-        z = again.latents[0].posterior(groups[0]).mean[0]
+        z = again.latents[0].posterior(groups[0]).mean[0].detach()
         h = x[0, 0] / again.backbone.input.scale - offset
         shared = again.backbone(x)[0, 0]
         mean, _ = again.predictor_moments(x, again.latents.at(groups, unseen=True))
-        assert float(mean) == pytest.approx(float(shared + z[0] + z[1] * h[0]), abs=1e-5)
+        assert float(mean) == pytest.approx(float(shared.detach() + z[0] + z[1] * h[0]), abs=1e-5)
         intercept = again.posterior("who")["mean_(Intercept)"][4]
         expected = (z[0] - z[1] * offset[0]) * again.likelihood.scale
         assert intercept == pytest.approx(float(expected), rel=1e-4)

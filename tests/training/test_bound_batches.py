@@ -17,7 +17,8 @@ from hlvnn.errors import ConfigError
 from hlvnn.inference.importance import evidence
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.bound import Bound
-from hlvnn.training.loop import Checkpoint, FitResult, fit
+from hlvnn.training.fit_result import FitResult
+from hlvnn.training.loop import Checkpoint, fit
 from tests.helpers import grouped_data, latent, same_bits, small_config, tiny_model
 from tests.training.fits import StoppedHere, stopping_after, untimed
 

@@ -13,7 +13,8 @@ import hlvnn
 from hlvnn.config import TrainConfig
 from hlvnn.errors import run_command
 from hlvnn.training import loop, progress
-from hlvnn.training.loop import EpochReport, Interrupted, fit
+from hlvnn.training.fit_result import Interrupted
+from hlvnn.training.loop import EpochReport, fit
 from tests.helpers import grouped_data, tiny_model
 
 CONFIG = TrainConfig(num_epochs=5, batch_size=12, device="cpu")

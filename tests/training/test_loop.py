@@ -15,7 +15,8 @@ from hlvnn import evaluate
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.inference.objective import full_elbo
 from hlvnn.models.build import build_model
-from hlvnn.training.loop import Checkpoint, EpochReport, FitResult, fit
+from hlvnn.training.fit_result import FitResult
+from hlvnn.training.loop import Checkpoint, EpochReport, fit
 from tests.helpers import ROOT, grouped_data, same_bits, small_config
 from tests.training.fits import LEVELS, TIMED, case, saved, train
 
