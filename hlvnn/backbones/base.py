@@ -132,7 +132,7 @@ class InputScale(nn.Module):
         return self.mean() / self.scale.detach().double().cpu()
 
     def offset(self) -> Tensor:
-        """Return the mean by the scale, [D]: what is taken of `forward`'s columns to centre them."""
+        """Return the mean by the scale, [D]: what centres the columns that `forward` returns."""
         if self.kept_from is None:
             return self.center / self.scale
         return ((self.center.double() + self.kept_from) / self.scale).to(self.center.dtype)

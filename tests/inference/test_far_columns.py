@@ -1,4 +1,4 @@
-"""A column's origin changes nothing where slopes are centred inside: weeks, or seconds since 1970."""
+"""The origin of a column changes nothing where slopes are centred inside: weeks, or seconds."""
 
 from __future__ import annotations
 
