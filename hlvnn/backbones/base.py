@@ -131,12 +131,6 @@ class InputScale(nn.Module):
         """Return the means of what `forward` returns, in SDs: [D] float64 on the CPU."""
         return self.mean() / self.scale.detach().double().cpu()
 
-    def offset(self) -> Tensor:
-        """Return the mean by the scale, [D]: what centres the columns that `forward` returns."""
-        if self.kept_from is None:
-            return self.center / self.scale
-        return ((self.center.double() + self.kept_from) / self.scale).to(self.center.dtype)
-
 
 def one_width(given: tuple[int, ...] | None, default: int) -> int:
     """Return the width of a backbone's only hidden layer: as given, or the size's own."""
