@@ -68,8 +68,11 @@ def test_a_sweep_stops_diverges_fails_and_completes(here: Path, local_ray: None)
     best = frame.loc[frame["best_val_acc"].idxmax()]
     metrics = run_folder.read_metrics(Path(best["folder"]))
     assert best["best_val_acc"] == metrics["val_acc"].max()
-    chosen = metrics.loc[metrics["val_acc"].idxmax()]
-    assert best["best_test_acc"] == chosen["test_acc"]
+    rule = metrics.sort_values(["val_acc", "val_loss", "epoch"], ascending=[False, True, True])
+    assert best["best_test_acc"] == rule.iloc[0]["test_acc"]
+    told = Journal.open(folder).latest()[int(best["trial"])].value
+    assert told == best["best_val_acc"], "the searcher was told another epoch's value"
+    assert run_folder.load_run(best["folder"], "best").epoch == best["best_epoch"]
 
     assert "trials by val_acc" in printed
     assert "1 diverged, 1 failed" in printed or "1 failed, 1 diverged" in printed
