@@ -11,6 +11,7 @@ from hlvnn.columns import DIVERGED, EPOCH
 from hlvnn.config import RunConfig
 from hlvnn.errors import RunError
 from hlvnn.files import read_json
+from hlvnn.records.predictions import PREDICTIONS
 from hlvnn.records.run_folder import (
     CHECKPOINT,
     METRICS,
@@ -64,6 +65,7 @@ def set_aside(folder: Path, epoch: int) -> list[int]:
         table = folder / STATS / stats_name(number)
         if table.exists():
             table.replace(aside / STATS / table.name)
-    if (folder / METRICS).exists():
-        shutil.copyfile(folder / METRICS, aside / METRICS)
+    for name in (METRICS, PREDICTIONS):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, aside / name)
     return again

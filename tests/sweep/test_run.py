@@ -70,7 +70,7 @@ def test_a_sweep_stops_diverges_fails_and_completes(here: Path, local_ray: None)
     assert best["best_val_acc"] == metrics["val_acc"].max()
     rule = metrics.sort_values(["val_acc", "val_loss", "epoch"], ascending=[False, True, True])
     assert best["best_test_acc"] == rule.iloc[0]["test_acc"]
-    told = Journal.open(folder).latest()[int(best["trial"])].value
+    told = Journal.open(folder).latest()[int(str(best.name))].value
     assert told == best["best_val_acc"], "the searcher was told another epoch's value"
     assert run_folder.load_run(best["folder"], "best").epoch == best["best_epoch"]
 
