@@ -258,6 +258,19 @@ def in_todays_terms(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "test_fraction"}
 
 
+OLD_POSTERIOR = "mean_field"
+"""What a latent's posterior was where none was said, before that depended on its prior."""
+
+
+def with_posteriors(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return flat settings to compare with older ones: a posterior not said is `OLD_POSTERIOR`."""
+    latents = [
+        latent | {"posterior": latent["posterior"] or OLD_POSTERIOR}
+        for latent in settings["latents"]
+    ]
+    return settings | {"posterior": settings["posterior"] or OLD_POSTERIOR, "latents": latents}
+
+
 def run_config(settings: dict[str, Any], where: str) -> RunConfig:
     """Build a `RunConfig` from flat settings (the flags' names with underscores).
 

@@ -21,7 +21,14 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 from hlvnn.choices import ChoosingTrial
 from hlvnn.columns import DATA_HASH
-from hlvnn.config import DATA_PLACES, NOT_REPEATED, flatten, run_config
+from hlvnn.config import (
+    DATA_PLACES,
+    NOT_REPEATED,
+    flatten,
+    in_todays_terms,
+    run_config,
+    with_posteriors,
+)
 from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.files import read_json
@@ -80,7 +87,10 @@ def _replayed(
     if draw.problem:
         return
     try:
-        before, after = (flatten(run_config(one, "")) for one in (draw.settings, settings))
+        before, after = (
+            with_posteriors(flatten(run_config(one, "")))
+            for one in (in_todays_terms(draw.settings), settings)
+        )
     except ConfigError:  # a rule of this program's version, and no other space
         return
     for name in draw.settings.keys() - MAY_DIFFER:

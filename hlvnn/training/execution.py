@@ -9,10 +9,9 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
-from hlvnn.config import DATA_PLACES, RunConfig, flatten
+from hlvnn.config import DATA_PLACES, RunConfig, flatten, with_posteriors
 from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
@@ -73,8 +72,6 @@ logger = logging.getLogger("hlvnn")
 
 OF_BEST = ("epoch", "model", SELECTION)
 """What best.pt holds of a checkpoint."""
-OLD = "mean_field"
-"""What a latent's posterior was where none was said."""
 
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
@@ -154,7 +151,7 @@ def execute(
 
 def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     """Raise unless the run goes on as it was configured, on the data it began with."""
-    now, before = (_with_posteriors(flatten(c)) for c in (config, read_config(folder)))
+    now, before = (with_posteriors(flatten(c)) for c in (config, read_config(folder)))
     changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
     if changed:
         listed = ", ".join(
@@ -173,12 +170,6 @@ def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
             f"(hash {data.digest()}, was {digest}); "
             + (f"{why}; start a new run" if why else "restore the data, or start a new run")
         )
-
-
-def _with_posteriors(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings in which `mean_field`, once the default, stands for a posterior not said."""
-    latents = [latent | {"posterior": latent["posterior"] or OLD} for latent in settings["latents"]]
-    return settings | {"posterior": settings["posterior"] or OLD, "latents": latents}
 
 
 def _checkpoint_to_continue(
