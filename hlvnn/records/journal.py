@@ -22,6 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hlvnn.choices import meant
+from hlvnn.config import in_todays_terms
 from hlvnn.errors import RunError
 from hlvnn.patience import Patience
 from hlvnn.search_space import quieting_optuna
@@ -131,6 +132,7 @@ class Journal:
                 if not isinstance(number, int):
                     raise RunError(f"a trial's number must be an integer, got {number!r}")
                 draw = Draw(number, **trial.user_attrs.get(DRAW, {}))
+                draw = replace(draw, settings=in_todays_terms(draw.settings))
                 found[number] = replace(draw, drawn=_meant(trial.params)) if trial.params else draw
         return dict(sorted(found.items()))
 
