@@ -320,7 +320,8 @@ def _structures(frame: pd.DataFrame) -> list[str | None]:
 def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
     """Return the rows of trials.parquet that are still true, by the trial's number.
 
-    Those of trials that have ended, and whose files have not changed since the table was written.
+    Those of trials that have ended, and whose files have not changed since the table was written,
+    by today's rule for the chosen epoch; and those of which nothing else is left.
     """
     path = sweep / trials_table.TRIALS
     try:
@@ -331,8 +332,13 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
         rows = {int(row["trial"]): {str(k): v for k, v in row.items()} for row in records}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+    is_todays = frame.attrs.get(trials_table.RULE) == trials_table.CHOSEN_BY
+    folders = {number: outcomes.trial_folder(sweep, number) for number in rows}
     return {
-        n: row for n, row in rows.items() if _is_unchanged(outcomes.trial_folder(sweep, n), written)
+        number: rows[number]
+        for number, folder in folders.items()
+        if not (folder / outcomes.OUTCOME).exists()  # it is gone, or its folder is
+        or (is_todays and _is_unchanged(folder, written))
     }
 
 

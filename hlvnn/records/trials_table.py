@@ -33,6 +33,11 @@ PARETO = "pareto"
 CUT_OFF = "the sweep's driver ended before it did; --resume goes on with it"
 
 
+RULE, CHOSEN_BY = "chosen_epoch", "metric, then loss, then earlier"
+"""What the table's file says of its rule for the chosen epoch; older tables say nothing, and took
+the first of several best epochs."""
+
+
 class Ranking(Protocol):
     """By what the best trial is chosen; a `Space` is one."""
 
@@ -77,6 +82,7 @@ class TrialsTable:
     def write(self, draws: dict[int, Draw], num_trials: int, alive: bool) -> pd.DataFrame:
         """Write the table into the sweep's folder, whole or not at all; return it."""
         frame = self.collect(draws, num_trials, alive)
+        frame.attrs = {RULE: CHOSEN_BY}
         with files.replacing(self.sweep / TRIALS) as temporary:
             frame.to_parquet(temporary, index=False)
         return frame
