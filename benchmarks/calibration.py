@@ -29,6 +29,7 @@ import hlvnn
 from hlvnn.backbones.linear import Linear
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.inference.importance import first_of
+from hlvnn.latents.origin import to_origin
 from hlvnn.likelihoods.gaussian import Gaussian
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
@@ -95,6 +96,13 @@ def units(model: HierarchicalModel) -> NDArray[np.float64]:
     return y_scale / np.array([1.0, float(model.backbone.input.scale)])
 
 
+def at_origin(model: HierarchicalModel) -> Tensor:
+    """Return R [2, 2]: R z is z at x = 0; z itself may be at the mean of x."""
+    (latent,) = model.latents
+    turn = to_origin(latent)
+    return torch.eye(2, dtype=torch.float64) if turn is None else turn
+
+
 @torch.no_grad()
 def fix_globals(model: HierarchicalModel, truth: Truth) -> None:
     """Set all but the posterior to the truth, in the model's units, and freeze it there."""
@@ -107,8 +115,9 @@ def fix_globals(model: HierarchicalModel, truth: Truth) -> None:
     model.backbone.output.weight.fill_(slope / units(model)[1])
     if isinstance(model.likelihood, Gaussian):
         model.likelihood.log_noise.fill_(np.log(truth.noise / scale))
-    inside = truth.covariance / np.outer(units(model), units(model))
-    latent.prior.update(torch.from_numpy(inside))
+    inside = torch.from_numpy(truth.covariance / np.outer(units(model), units(model)))
+    turn = at_origin(model)
+    latent.prior.update(torch.linalg.solve(turn, torch.linalg.solve(turn, inside).T))
     model.requires_grad_(False)
     latent.posterior.requires_grad_(True)
 
@@ -171,8 +180,8 @@ def resampled(z: Tensor, log_weight: Tensor, seed: int) -> Tensor:
 
 def ranks(model: HierarchicalModel, draws: Tensor, z: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return how many of its group's draws lie below each true coordinate, [G, 2]."""
-    inside = torch.from_numpy(z / units(model)).to(draws.dtype)
-    return np.asarray((draws < inside).sum(0))
+    inside = torch.from_numpy(z / units(model))
+    return np.asarray((draws.double() @ at_origin(model).T < inside).sum(0))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import torch
 
 from hlvnn.columns import TRAIN
 from hlvnn.data.grouped import GroupedDataset
-from hlvnn.likelihoods.gaussian import Gaussian
 from hlvnn.models.model import HierarchicalModel
 
 
@@ -25,7 +24,7 @@ def guess_losses(model: HierarchicalModel, data: GroupedDataset) -> dict[str, fl
         counts = torch.bincount(y.long(), minlength=classes).double() + 1
         nll = -(counts / counts.sum()).log()
         return {name: float(nll[of_split.long()].mean()) for name, of_split in scored.items()}
-    if isinstance(model.likelihood, Gaussian) and len(y) > 1 and float(y.double().std()) > 0:
+    if model.likelihood.noisy and len(y) > 1 and float(y.double().std()) > 0:
         mean, sd = float(y.double().mean()), float(y.double().std())
         constant = math.log(sd) + 0.5 * math.log(2 * math.pi)
         return {

@@ -218,7 +218,7 @@ def test_a_known_cask_cannot_move_and_a_new_one_has_one_batch(shared: Path) -> N
     with pytest.raises(DataError, match="lay in another group of batch"):
         hlvnn.adapt(model, moved)
     split = frame[frame["batch"].isin(["I", "J"])].assign(sample="new")
-    with pytest.raises(DataError, match="has rows in more than one group"):
+    with pytest.raises(DataError, match="has rows in 2 groups of batch"):
         hlvnn.adapt(model, split)
 
 

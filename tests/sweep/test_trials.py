@@ -129,7 +129,7 @@ def test_binomial_is_the_likelihood_of_trials(frame: pd.DataFrame) -> None:
         with pytest.raises(ConfigError, match=f"{name} cannot use the trials in 'size'; leave"):
             build_model(config(name), dataset(frame))
     with pytest.raises(ConfigError, match=r"binomial needs .* behind each 'cured'; name their"):
-        build_model(config("binomial"), dataset(frame, trials=None))
+        build_model(config("binomial"), dataset(frame, trials=None, target_kind="count"))
 
 
 def test_scores_are_of_the_rows_counts_and_their_proportion(frame: pd.DataFrame) -> None:
