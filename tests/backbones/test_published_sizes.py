@@ -162,10 +162,10 @@ def test_the_mlp_is_relu_layers_on_standardised_columns() -> None:
 def test_an_mlp_that_skips_adds_a_linear_part_whose_columns_latents_see() -> None:
     model, x = backbone("mlp", skip=True), rows_for("mlp")
     assert isinstance(model, MLP)
-    h = F.relu(model.layers["hidden1"](model.input(x) - model.input.offset()))
+    h = F.relu(model.layers["hidden1"](model.input(x) - model.input.distance().float()))
     h = F.relu(model.layers["hidden2"](h))
     weight = model.layers["output"].weight
-    linear = F.linear(model.input(x) - model.input.offset(), weight[:, h.shape[1] :])
+    linear = F.linear(model.input(x) - model.input.distance().float(), weight[:, h.shape[1] :])
     plain = F.linear(h, weight[:, : h.shape[1]], model.layers["output"].bias) + linear
     torch.testing.assert_close(model(x), plain)
     seen, _ = entered_stages(model, x)["output"]
