@@ -182,8 +182,11 @@ def configuration(options: Options, job: Job) -> RunConfig:
     fixed = {
         "dataset": f"seed{job.seed}",
         "data_dir": options.results / "data",
-        "val_fraction": VALIDATION if job.part == "val" else 0.0,
-        "split_seed": job.seed,
+        **(
+            {"val_fraction": VALIDATION, "split_seed": job.seed}
+            if job.part == "val"
+            else {"val_fraction": 0.0}
+        ),
         "eval_every": 1000,
         "device": "cpu",
     }
