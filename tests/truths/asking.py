@@ -17,6 +17,8 @@ from hlvnn.commands import analysis, train_one
 
 EXACT = ("--batch-size", "None", "--lr", "0.05", "--num-epochs", "400", "--eval-every", "400")
 """Flags of a fit of a linear model, to its end."""
+COUNTED = re.compile(r"(\d+) groups? gains? and (\d+) loses? beyond their own error")
+"""What a report says of how many groups gain."""
 
 
 def table(

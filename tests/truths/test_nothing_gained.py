@@ -14,11 +14,10 @@ from hlvnn.analysis import load_runs
 from hlvnn.analysis.gains import Summary, gains
 from hlvnn.records.predictions import PREDICTIONS
 from tests.truths import worlds
-from tests.truths.asking import first_screen, reported, runs, table, trained
+from tests.truths.asking import COUNTED, first_screen, reported, runs, table, trained
 
 OWN = "weights@output level=ward posterior=full_rank prior=learned_full"
 FIT = ("--batch-size", "None", "--lr", "0.1", "--num-epochs", "150", "--eval-every", "50")
-COUNTED = re.compile(r"(\d+) groups? gains? and (\d+) loses? beyond their own error")
 
 
 def pair(root: Path, name: str) -> str:
