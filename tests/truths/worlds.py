@@ -220,9 +220,9 @@ def level_ground(path: Path, seed: int = 0) -> None:
 
 
 def clinics(path: Path, seed: int = 0) -> pd.Series[float]:
-    """24 clinics of 100 patients, cured with a chance of 0.1, 0.5 or 0.9; return it by clinic."""
+    """24 clinics of 100 patients, cured with a chance of 0.1, 0.3 or 0.9; return it by clinic."""
     random = np.random.default_rng(seed)
-    chance = pd.Series(np.tile([0.1, 0.5, 0.9], 8), names(24, "c"))
+    chance = pd.Series(np.tile([0.1, 0.3, 0.9], 8), names(24, "c"))
     frame = pd.DataFrame({"clinic": np.repeat(chance.index, 100), "age": random.normal(size=2400)})
     cured = random.random(2400) < chance[frame["clinic"]].to_numpy()
     frame["cured"] = np.where(cured, "yes", "no")

@@ -178,22 +178,31 @@ def _against_pooled(
     return sentences
 
 
-def sureness(frame: pd.DataFrame) -> float:
-    """Return the mean confidence less the accuracy."""
+def sureness(frame: pd.DataFrame) -> tuple[float, float]:
+    """Return the mean confidence less the accuracy, and its standard error were they honest."""
     rows = frame[frame["n"] > 0]
-    gap = (rows["confidence"] - rows["accuracy"]) * rows["n"]
-    return float(gap.sum() / rows["n"].sum())
+    n, confidence = rows["n"], rows["confidence"]
+    over = float(((confidence - rows["accuracy"]) * n).sum() / n.sum())
+    return over, math.sqrt(float((n * confidence * (1 - confidence)).sum())) / float(n.sum())
+
+
+def _is_beyond(over: float, error: float) -> bool:
+    """Whether so much confidence too much (or, negative, too little) is no chance."""
+    return over > max(TOO_SURE, 2 * error)
 
 
 def _sureness(frame: pd.DataFrame) -> str:
-    over = sureness(frame)
-    word = "too sure" if over > TOO_SURE else "not sure enough" if over < -TOO_SURE else "honest"
+    over, error = sureness(frame)
+    sure, unsure = _is_beyond(over, error), _is_beyond(-over, error)
+    word = "too sure" if sure else "not sure enough" if unsure else "honest"
+    if word == "honest" and abs(over) > TOO_SURE:
+        word = "honest as far as these rows can tell"
     rows = frame[frame["n"] > 0]
     right = float((rows["accuracy"] * rows["n"]).sum() / rows["n"].sum())
     split = SPLITS[str(frame["split"].iloc[0])]
     return (
         f"The best trial's probabilities are {word}: on {split} rows its mean confidence is "
-        f"{right + over:.3f}, its accuracy {right:.3f} (expected calibration error "
+        f"{right + over:.3f}, its accuracy {right:.3f} ± {error:.3f} (expected calibration error "
         f"{expected_error(rows):.3f})."
     )
 
@@ -219,13 +228,12 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
         )
     if results.latent_trial is not None:
         steps += _collapsed(results, results.latent_trial)
-    if evidence.calibration is not None and "confidence" in evidence.calibration:
-        over = sureness(evidence.calibration)
-        if over > TOO_SURE:
-            steps.append(
-                "The best trial is too sure of itself, though it won: read its probabilities with "
-                "care. Stronger regularisation or fewer epochs may help."
-            )
+    frame = evidence.calibration
+    if frame is not None and "confidence" in frame and _is_beyond(*sureness(frame)):
+        steps.append(
+            "The best trial is too sure of itself, though it won: read its probabilities with "
+            "care. Stronger regularisation or fewer epochs may help."
+        )
     failed = results.trials[results.trials["status"] == Status.FAILED]
     if len(failed):
         steps.append(
