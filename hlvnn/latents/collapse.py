@@ -16,6 +16,7 @@ from hlvnn.latents.posteriors.base import LevelPosterior
 if TYPE_CHECKING:
     from hlvnn.latents.latent_set import LatentSet
 
+HAS_COLLAPSED = "a prior SD has collapsed"
 COLLAPSED = 0.02
 """Share of its first SD below which a learned prior counts as collapsed."""
 LOST = (
@@ -38,7 +39,7 @@ def collapsed(latents: LatentSet) -> Iterator[tuple[Latent, str]]:
         if share < COLLAPSED:
             reason = LOST if len(levels) > 1 and independent else TOO_SHORT
             sentence = (
-                f"latent {latent.name}: a prior SD has collapsed to {share:.2g} of its start; "
+                f"latent {latent.name}: {HAS_COLLAPSED} to {share:.2g} of its start; "
                 f"either its groups hardly differ, or {reason}"
             )
             yield latent, sentence

@@ -24,6 +24,7 @@ FAR = 5.0
 """Mean of a column in its SDs from which slopes on it that cannot be centred are warned of …"""
 TOO_FAR = 100.0
 """… and refused: intercept and slope are then one number, to the fourth digit of a correlation."""
+SINGULAR = "singular fit"
 FALLEN = 0.3
 """Share of its first size below which a prior's smallest SD may be on its way to 0."""
 NOISE_ALONE = 1.01
@@ -150,7 +151,7 @@ def singular(model: HierarchicalModel) -> Iterator[tuple[Latent, str]]:
         which = "its prior variance" if latent.width == 1 else f"a prior variance (of {least})"
         more = " or a correlation ±1" if latent.prior.full and latent.width > 1 else ""
         sentence = (
-            f"latent {latent.name}: singular fit, {which} is at its boundary, 0{more}: its groups "
+            f"latent {latent.name}: {SINGULAR}, {which} is at its boundary, 0{more}: its groups "
             "differ no more than the noise of their rows makes them, and a longer fit only brings "
             f"it nearer (prior SD: {told}); leave it out, or give more rows or groups"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL, VAL_ACC, VAL_LOSS
+from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL_ACC, VAL_LOSS
 from hlvnn.config import RunConfig, in_todays_terms, run_config
 from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset
@@ -63,9 +63,6 @@ RESULT = "result.json"
 """How the run ended: ELBO, KL per latent, epochs; absent until it has."""
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.parquet")
 """Names of the per-group tables."""
-GUESS = "guess"
-"""Entry of `HYPERPARAMS`: by split the loss of guessing by the training rows' frequencies."""
-GUESSING = "guessing by the training rows' frequencies"
 NUMERIC = (EPOCH, SECONDS, DIVERGED)
 """Columns that every row of metrics.csv has."""
 
@@ -113,23 +110,6 @@ def chosen_by(select_on: str, select_mode: str, metrics: pd.DataFrame) -> Select
         return Selection(TRAIN_LOSS, MIN)
     known = select_mode if select_mode != "auto" else mode_of(select_on, VAL_ACC in metrics)
     return Selection(select_on, known or MIN)
-
-
-def worse_than_guessing(folder: Path, metrics: pd.DataFrame) -> str:
-    """Return a sentence where a run's least validation loss is above that of guessing, else "".
-
-    Guessing is by the training rows' frequencies (see `GUESS`), which an older run does not know.
-    """
-    if VAL_LOSS not in metrics or not metrics[VAL_LOSS].notna().any():
-        return ""
-    try:
-        guess = float(read_json(folder / HYPERPARAMS)[GUESS][VAL])
-    except (RunError, KeyError, TypeError, ValueError):
-        return ""
-    least = float(metrics[VAL_LOSS].min())
-    if least <= guess:
-        return ""
-    return f"its validation loss never fell below {least:.4g}, and {GUESSING} alone has {guess:.4g}"
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from hlvnn.columns import BEST_EPOCH, EPOCH, FINAL, PARAMETER, VAL_LOSS, best_of
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
 from hlvnn.records import outcomes, perturbations, run_folder
+from hlvnn.records.beware import told_of
 from hlvnn.records.journal import Draw
 from hlvnn.records.outcomes import PLACED, Outcome, Status, trial_folder
 from hlvnn.search_space import Space
@@ -130,8 +131,7 @@ def row_of(
         row |= _renamed(final_of, frame.iloc[-1].to_dict())
         best = Selection(selection.metric, selection.mode).chosen_of(frame)
         if outcome.status.facts.is_placed:
-            told = run_folder.worse_than_guessing(folder, frame)
-            row["reason"] = "; ".join(filter(None, [row["reason"], told]))
+            row["reason"] = "; ".join(filter(None, [row["reason"], *told_of(folder, frame)]))
         if best is not None:
             row[BEST_EPOCH] = int(best["epoch"])
             row |= _renamed(best_of, best)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from hlvnn.columns import best_of
-from hlvnn.records import run_folder, trials_table, weight_files
+from hlvnn.records import trials_table, weight_files
+from hlvnn.records.beware import is_in_doubt
 from hlvnn.records.outcomes import PLACED, open_ones
 from hlvnn.records.perturbations import PERTURBATIONS, params_now
 from hlvnn.storage import Remote, readable, shown_path
@@ -39,7 +40,7 @@ def conclude(context: Context, frame: pd.DataFrame) -> int:
         lines.append(write_report(context.sweep, plan.remote))
     best = ranked.iloc[0]
     found = best["status"] in PLACED and not pd.isna(best.get(best_of(space.metric)))
-    if found and run_folder.GUESSING in best["reason"]:
+    if found and is_in_doubt(best["reason"]):
         lines.append(f"beware of trial {best['trial']}, the best: {best['reason']}")
     if found:
         lines.append(_repeat_line(context, int(best["trial"])))

@@ -27,6 +27,7 @@ from hlvnn.files import (
 )
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel, parameter_count
+from hlvnn.records.beware import DOUBTS, GUESS, worse_than_guessing
 from hlvnn.records.checkpoint import (
     load_latest,
     load_weights,
@@ -36,7 +37,6 @@ from hlvnn.records.predictions import PREDICTIONS, write_predictions
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,
-    GUESS,
     HYPERPARAMS,
     LOG,
     METRICS,
@@ -48,7 +48,6 @@ from hlvnn.records.run_folder import (
     read_metrics,
     stats_name,
     versions,
-    worse_than_guessing,
 )
 from hlvnn.storage import typed
 from hlvnn.training.checks import check
@@ -328,5 +327,5 @@ class _Writer:
         record = {name: getattr(result, name) for name in names}
         if result.diverged:
             record |= {"elbo": None, ELBO_ERROR: None}
-        write_json(self.folder / RESULT, record)
+        write_json(self.folder / RESULT, record | {DOUBTS: list(result.doubts)})
         (self.folder / WRITER).unlink(missing_ok=True)

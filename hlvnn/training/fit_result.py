@@ -13,7 +13,7 @@ class FitResult:
 
     elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
     standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
-    history: a row per evaluated epoch.
+    history: a row per evaluated epoch. doubts: sentences on variances at their boundary.
     """
 
     elbo: float
@@ -24,6 +24,7 @@ class FitResult:
     stopped_early: bool
     history: pd.DataFrame
     objective: str = "elbo"
+    doubts: tuple[str, ...] = ()
 
 
 class Interrupted(KeyboardInterrupt):

@@ -17,8 +17,8 @@ from torch import Tensor
 from hlvnn import columns
 from hlvnn.columns import DIVERGED, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS, of_split
 from hlvnn.config import TrainConfig
+from hlvnn.data import describe
 from hlvnn.data.batches import Batch, Batches, is_fitting
-from hlvnn.data.describe import told
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.errors import ConfigError
@@ -196,7 +196,7 @@ class _Fit:
         if resume is not None:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
-        for sentence in told(self.data) if show is not None and resume is None else ():
+        for sentence in describe.told(self.data) if show is not None and resume is None else ():
             logger.info(sentence)
         for sentence in doubts(model, self.data) if resume is None else ():
             logger.warning(sentence)
@@ -225,11 +225,19 @@ class _Fit:
         if diverged:
             self.watch.tell(len(self.batches), validating=True)
         elbo = None if diverged else self._elbo()
-        for sentence in [] if diverged else told_of_variances(model):
+        told = () if diverged else tuple(told_of_variances(model))
+        for sentence in told:
             logger.warning(sentence)
-        return self.result(elbo, diverged=diverged, stopped=stopped)
+        return self.result(elbo, told, diverged=diverged, stopped=stopped)
 
-    def result(self, elbo: Elbo | None = None, *, diverged: bool, stopped: bool) -> FitResult:
+    def result(
+        self,
+        elbo: Elbo | None = None,
+        doubts: tuple[str, ...] = (),
+        *,
+        diverged: bool,
+        stopped: bool,
+    ) -> FitResult:
         """Return how far the fit has come."""
         elbo = elbo or Elbo(math.nan, math.nan, math.nan, {})
         return FitResult(
@@ -241,6 +249,7 @@ class _Fit:
             stopped,
             pd.DataFrame(self.state.history),
             self.config.objective,
+            doubts,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:

@@ -111,7 +111,7 @@ def test_a_run_that_is_worse_than_guessing_says_so_beside_completed(
     assert row["best_val_loss"] > nats + 0.3
     told = (
         f"its validation loss never fell below {row['best_val_loss']:.4g}, and guessing by the "
-        f"training rows' frequencies alone has {nats:.4g}"
+        f"training rows' distribution alone has {nats:.4g}"
     )
     assert row["status"] == "completed"
     assert row["reason"] == told

@@ -176,6 +176,9 @@ def test_a_level_that_does_not_differ_is_at_its_boundary(here: Path) -> None:
     latents = runs("results/flat").latents()
     assert latents["mean"].abs().max() < 0.01 * found["noise sd", "", ""]
     page = reported("results/flat")
+    singular = "latent shop bias@output: singular fit, its prior variance is at its boundary, 0"
+    assert singular in runs("results/flat").row(0)["reason"]
+    assert f"Beware of it, completed as it is: {singular}" in first_screen(page)
     assert "The latent shop bias@output tells next to nothing of its groups" in page
     assert "It was chosen on training rows, for there are no validation rows" in page
     assert "epoch that was best on training rows" in page

@@ -31,8 +31,8 @@ from hlvnn.columns import (
     of_split,
     on_test,
 )
+from hlvnn.records.beware import is_in_doubt
 from hlvnn.records.outcomes import Status, open_ones
-from hlvnn.records.run_folder import GUESSING
 from hlvnn.storage import shown_path
 from hlvnn.words import duration, number, text
 
@@ -91,7 +91,7 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
         return [*sentences, "No trial has a result, so there is no best one."]
     row = results.row(best)
     sentences.append(_best(results, row))
-    if GUESSING in str(row["reason"]):
+    if is_in_doubt(str(row["reason"])):
         sentences.append(f"Beware of it, {row['status']} as it is: {row['reason']}.")
     if evidence.alike:
         others = ", ".join(results.called(one).removeprefix("trial ") for one in evidence.alike)
