@@ -38,8 +38,8 @@ from train_step import BATCH, SHAPES, Loop, dataset, loader_of
 from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset, Split
+from hlvnn.inference.chunks import rows_at_once
 from hlvnn.inference.objective import full_elbo
-from hlvnn.inference.predict import rows_at_once
 from hlvnn.latents.table import keeping_gradients_dense
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
@@ -86,7 +86,7 @@ def bare_inference(model: HierarchicalModel, rows: Split, draws: int) -> Tensor:
     total = torch.zeros((), device=model.device)
     samples = draws if model.is_sampling else 1
     with torch.inference_mode():
-        for batch in Batches(rows, rows_at_once(model.device) // samples, device=model.device):
+        for batch in Batches(rows, rows_at_once(model, rows, samples), device=model.device):
             loss, _ = scored(model, batch, samples)
             total += loss.sum()
     model.train()
@@ -151,7 +151,7 @@ def lightning_seconds(data: GroupedDataset, config: ModelConfig, options: Option
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        size = rows_at_once(torch.device(options.device)) // options.draws
+        size = rows_at_once(module.model.eval(), data.val, options.draws)
         trainer.fit(module, loader(data.train, BATCH, True), loader(data.val, size, False))
     return module.seconds[1:]
 

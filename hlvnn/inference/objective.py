@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import Split
+from hlvnn.inference.chunks import rows_at_once
 from hlvnn.latents.strata import is_kl_sampled, stratified
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
@@ -117,7 +118,7 @@ def full_elbo(
     train: Split,
     *,
     num_samples: int = 20,
-    batch_size: int = 8192,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Elbo:
     """Return the ELBO of the training rows at β = 1.
@@ -125,15 +126,16 @@ def full_elbo(
     Exact with a closed form or where nothing is random; otherwise an estimate from `num_samples`
     draws, with the standard error of their mean. So is a KL without a closed form (a mixture's),
     from `KL_RUNS` runs.
-    batch_size: rows × draws at a time.
+    batch_size: rows × draws at a time; None = what is quick.
     """
     was_training = model.training
     model.eval()
     exact = has_closed_form(model) or not model.is_sampling
     draws = 1 if exact else num_samples
     totals = torch.zeros(draws, dtype=torch.float64)
+    size = rows_at_once(model, train, draws) if batch_size is None else batch_size // draws or 1
     with seeding(seed, model.device):
-        for batch in Batches(train, max(1, batch_size // draws), device=model.device):
+        for batch in Batches(train, size, device=model.device):
             rows = model.latents.at(batch.groups, unseen=False)
             if has_closed_form(model):
                 mean, variance = model.predictor_moments(batch.x, rows)

@@ -18,6 +18,7 @@ from hlvnn.data.batches import Batches
 from hlvnn.data.describe import listed
 from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
 from hlvnn.errors import ConfigError, DataError
+from hlvnn.inference.chunks import rows_at_once
 from hlvnn.inference.importance import Drawn, can_reweight, reweighted, warn_of_poor
 from hlvnn.inference.metrics import (
     RowScores,
@@ -31,10 +32,6 @@ from hlvnn.random import seeding
 
 logger = logging.getLogger("hlvnn")
 
-ROWS_AT_ONCE = 16384
-"""Rows × samples of one evaluation batch on a CPU …"""
-ROWS_AT_ONCE_GPU = 65536
-"""… and on a GPU, which fewer rows would not fill."""
 MANY = 10
 """New groups, and their rows, that are named."""
 SMALLEST = 1e-30
@@ -53,11 +50,6 @@ class Evaluation:
     scalars: dict[str, float]
     groups: pd.DataFrame
     rows: RowScores
-
-
-def rows_at_once(device: torch.device) -> int:
-    """Return rows × samples of one evaluation batch."""
-    return ROWS_AT_ONCE_GPU if device.type == "cuda" else ROWS_AT_ONCE
 
 
 def output_draws(
@@ -89,7 +81,7 @@ def output_draws(
             rest = split if len(places) == len(split) else split.subset(places)
             # by name: a group without training rows may have a latent by now (see `adapt`)
             rest = Split(rest.x, rest.gids, rest.y)
-            size = max(1, rows_at_once(model.device) // draws)
+            size = rows_at_once(model, rest, draws)
             for batch in Batches(rest, size, device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
                 eta = model(batch.x, model.latents.sample(rows, draws))
@@ -121,7 +113,8 @@ def integrated(model: HierarchicalModel, split: Split) -> Iterator[Integrated]:
     named = Split(split.x, split.gids, split.y)
     try:
         with torch.no_grad():
-            for batch in Batches(named, rows_at_once(model.device), device=model.device):
+            size = rows_at_once(model, named, 1)
+            for batch in Batches(named, size, device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
                 mean, variance = model.predictor_moments(batch.x, rows)
                 law = model.likelihood.marginal(mean, variance)

@@ -77,7 +77,8 @@ class Describer:
         intercepts, slopes = effects
         intercepts = self.y_center + self.y_scale * intercepts
         values = torch.cat([intercepts[:, None], self.y_scale * slopes], dim=1).flatten().tolist()
-        names = coefficient_names(self._outputs(len(slopes), True), self.schema.columns or ())
+        inputs = self.schema.columns or [f"x{i}" for i in range(1, slopes.shape[1] + 1)]
+        names = coefficient_names(self._outputs(len(slopes), True), inputs)
         rows = [
             {"part": "fixed", "level": "", "term": term, "estimate": value}
             for term, value in zip(names, values, strict=True)

@@ -86,6 +86,18 @@ class HierarchicalModel(nn.Module):
             )
         return _exact(eta if eta.dim() == 3 else eta.unsqueeze(0))
 
+    def bytes_a_row(self, x: Tensor, samples: int) -> int:
+        """Return the size of a row's largest activation at a stage, all its draws of z together.
+
+        x: [1, …], any row.
+        """
+        draws = [torch.zeros(samples, 1, latent.width, device=x.device) for latent in self.latents]
+        scaled = [latent.scaled(z) for latent, z in zip(self.latents, draws, strict=True)]
+        hook = _Measured(self._entries, scaled)
+        with multiplying_in(self.precision, x.device):
+            eta: Tensor = self.backbone(x, hook)
+        return max(hook.largest, eta.nbytes)
+
     def predictor_moments(self, x: Tensor, rows: LatentRows) -> tuple[Tensor, Tensor]:
         """Return the output's mean and variance under q, [B, out] each (see `is_linear_at_output`).
 
@@ -201,6 +213,23 @@ class _Draws:
         for index, placement in self.entries.get(stage, ()):
             given = given + placement.recurrence(self.draws[index])
             self.entered = True
+        return given
+
+
+class _Measured(_Draws):
+    """The same, looking at the size of what passes."""
+
+    largest = 0
+
+    def __call__(self, stage: str, h: Tensor, pre: Tensor) -> Tensor:
+        out = super().__call__(stage, h, pre)
+        self.largest = max(self.largest, h.nbytes, pre.nbytes, out.nbytes)
+        return out
+
+    def recurrence(self, stage: str) -> Recurrence:
+        before, given = self.entered, super().recurrence(stage)
+        if self.entered and not before:  # every step of a row is then computed for each draw
+            self.largest *= len(self.draws[0])
         return given
 
 

@@ -18,6 +18,7 @@ from hlvnn import columns
 from hlvnn.columns import DIVERGED, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS, of_split
 from hlvnn.config import TrainConfig
 from hlvnn.data.batches import Batch, Batches, is_fitting
+from hlvnn.data.describe import told
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.errors import ConfigError
@@ -195,6 +196,8 @@ class _Fit:
         if resume is not None:
             self._load(resume)
         model, config, state = self.model, self.config, self.state
+        for sentence in told(self.data) if show is not None and resume is None else ():
+            logger.info(sentence)
         for sentence in doubts(model, self.data) if resume is None else ():
             logger.warning(sentence)
         diverged, stopped = False, self._is_out_of_patience()

@@ -59,10 +59,13 @@ class Step:
         learned = {id(p) for p in self.learned}
         matrices = [p for p in self.dense if p.dim() >= 2 and id(p) not in learned]
         others = [p for p in self.dense if p.dim() < 2 or id(p) in learned]
+        decay = self.config.weight_decay
         groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
+            {"params": matrices, "weight_decay": decay},
             {"params": others, "weight_decay": 0.0},
         ]
+        if not decay:  # a second group costs 2 % of a small network's step
+            groups = [{"params": matrices + others, "weight_decay": 0.0}]
         capturable = self.model.device.type == "cuda"
         optimizers: list[torch.optim.Optimizer] = [
             AdamW(groups, lr=lr, fused=True, capturable=capturable)

@@ -13,7 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from hlvnn import evaluate
 from hlvnn.data.grouped import GroupedDataset, Split
 from hlvnn.errors import DataError
-from hlvnn.inference.predict import ROWS_AT_ONCE, is_exact, output_draws, predict, score_rows
+from hlvnn.inference.chunks import ROWS_AT_ONCE
+from hlvnn.inference.predict import is_exact, output_draws, predict, score_rows
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from tests.helpers import grouped_data, latent, randomise, small_config, tiny_model

@@ -309,3 +309,11 @@ def test_impossible_requests_are_refused() -> None:
     for ask in (plain.shrinkage, lambda level: plain.nearest(level, 1)):
         with pytest.raises(ConfigError, match="no latent for level 'writer'"):
             ask("writer")
+
+
+def test_inputs_without_names_are_numbered() -> None:
+    data = grouped_data(target="real")
+    model = tiny_model(data, "linear", latents=(), likelihood="gaussian")
+    terms = model.summary().query("part == 'fixed'")["term"].tolist()
+    width = data.schema.x_shape[0]
+    assert terms == ["(Intercept)", *(f"x{i}" for i in range(1, width + 1))]

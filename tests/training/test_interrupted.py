@@ -101,6 +101,8 @@ def test_a_terminal_shows_a_line_of_progress_and_what_is_told(
     data = grouped_data()
     hlvnn.fit(tiny_model(data), data, CONFIG)
     text = screen.getvalue()
+    assert "target: " in text.split("\repoch")[0]  # what the data were taken for comes first
+    assert "group ids: " in text.split("\repoch")[0]
     assert [f"\repoch {n}/5 | train " in text for n in range(1, 6)] == [True] * 5
     assert text.endswith("\n")
     bad = CONFIG.model_copy(update={"lr": 1e30})

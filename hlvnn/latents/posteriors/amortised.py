@@ -88,6 +88,7 @@ class Amortised(Posterior):
     def tables(self) -> list[nn.Parameter]:
         return []
 
+    @torch.no_grad()
     def observe(self, rows: Split, level: int) -> None:
         """Take the training rows that the encoder reads, and the scales of what it reads."""
         self.rows = rows
