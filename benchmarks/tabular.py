@@ -301,7 +301,7 @@ def run(options: Options, name: str, model: str) -> tuple[dict[str, Any], pd.Dat
 def label(name: str, model: str) -> str:
     """Return what a model that ran here is called."""
     if peer := TABLES[name].peers.get(model):
-        by = "statsmodels" if len(TABLES[name].groups) == 1 else "GPBoost"
+        by = "statsmodels" if peer.slopes else "GPBoost"
         return f"{peer.label} ({f'{by}, ' if peer.settings is None else ''}fitted here)"
     return NETWORKS[model]
 

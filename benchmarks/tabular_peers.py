@@ -1,8 +1,8 @@
 """What `tabular.py` sets beside our networks and fits itself: mixed models and CatBoost.
 
-Nothing here is ours but the calls: the mixed models are statsmodels' (one kind of group: random
-effects with every covariance) and GPBoost's (several, crossed: random intercepts), both by maximum
-likelihood. `pip install -e '.[comparisons]'` brings all three.
+Nothing here is ours but the calls: the mixed models are statsmodels' (random slopes of one kind of
+group, with every covariance) and GPBoost's (random intercepts, of several kinds crossed), both by
+maximum likelihood. `pip install -e '.[comparisons]'` brings all three.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def scaled(train: pd.DataFrame, rows: pd.DataFrame, columns: list[str]) -> np.nd
 
 def independent(columns: pd.DataFrame) -> list[str]:
     """Return the names of columns that are no combination of those before them and of 1."""
-    values = scaled(columns, columns, list(columns))
+    varied = [name for name in columns if columns[name].nunique() > 1]
+    values = scaled(columns, columns, varied)
     diagonal = np.abs(np.diag(np.linalg.qr(values / np.sqrt(len(values)), mode="r")))
-    return [name for name, size in zip(columns, diagonal[1:], strict=True) if size > 1e-6]
+    return [name for name, size in zip(varied, diagonal[1:], strict=True) if size > 1e-6]
 
 
 def mixed_model(
@@ -47,15 +48,15 @@ def mixed_model(
 ) -> Mixed:
     """Fit target ~ all other columns + (1 + slopes | group), and predict the test rows.
 
-    A group without training rows has the mean of its prior, 0. Several kinds of groups are crossed
-    and have intercepts alone.
+    A group without training rows has the mean of its prior, 0. Several kinds of groups are crossed,
+    and their intercepts alone are random.
     """
     others = [name for name in train if name not in (target, *groups)]
     features = independent(train[others])
     x, x_new = scaled(train, train, features), scaled(train, test, features)
     y = train[target].to_numpy(float)
-    if len(groups) > 1:
-        return crossed(y, x, x_new, train[list(groups)], test[list(groups)])
+    if not slopes:
+        return intercepts(y, x, x_new, train[list(groups)], test[list(groups)])
     import statsmodels.api as sm
 
     z, z_new = scaled(train, train, list(slopes)), scaled(train, test, list(slopes))
@@ -70,10 +71,10 @@ def mixed_model(
     return Mixed(-2 * float(fit.llf), bool(fit.converged), predicted)
 
 
-def crossed(
+def intercepts(
     y: np.ndarray, x: np.ndarray, x_new: np.ndarray, groups: pd.DataFrame, new: pd.DataFrame
 ) -> Mixed:
-    """Fit random intercepts of crossed groups with GPBoost; predict other rows."""
+    """Fit random intercepts with GPBoost, which stops by its own rule; predict other rows."""
     import gpboost as gpb
 
     model = gpb.GPModel(group_data=groups.to_numpy(), likelihood="gaussian")

@@ -31,7 +31,7 @@ def test_a_mixed_model_reaches_lme4s_deviance_whatever_the_columns_repeat(
     path = ROOT.parent / "shared/data/grouped/sleepstudy.csv.gz"
     if not path.exists():
         pytest.skip("no sleepstudy here")
-    frame = pd.read_csv(path).assign(Twice=lambda rows: 2 * rows["Days"] + 1)
+    frame = pd.read_csv(path).assign(Twice=lambda rows: 2 * rows["Days"] + 1, Same=1.0)
     new = frame.iloc[[0, 9]].assign(Subject=[308, 999])
     fit = scripts.mixed_model(frame, new, "Reaction", ("Subject",), ("Days",))
     assert fit.converged
