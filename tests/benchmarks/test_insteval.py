@@ -38,11 +38,11 @@ def test_tries_double_until_the_criterion_stands_still(insteval: ModuleType) -> 
     assert len(insteval.doubled(halving, 1, tolerance=1.0, limit=0)) == 1
 
 
-def test_a_method_that_stops_by_itself_is_asked_for_the_same_tolerance(
+def test_a_method_that_stops_by_itself_is_asked_for_the_tolerance_or_its_own(
     insteval: ModuleType,
 ) -> None:
-    tries = insteval.stopped_by_itself(halving, (1.0, 0.1), 200)
-    assert [one.budget for one in tries] == [1 / 200, 0.1 / 200]
+    tries = insteval.stopped_by_itself(halving, (1.0, 0.1), 2e5)
+    assert [one.budget for one in tries] == [insteval.GPBOOST_TOLERANCE, 0.1 / 2e5]
 
 
 def test_what_was_not_reached_is_printed_as_such(insteval: ModuleType) -> None:
