@@ -14,8 +14,8 @@ is how many seconds a method takes to within a tolerance of it. Nobody's budget 
   came within the tolerance, *known* when the rule stopped: who does not know the answer pays that.
 - GPBoost stops by its own tolerance, `delta_rel_conv`: its default, or the one asked for where that
   is finer. (Coarser than its default, 4e-6, it stops 39 from the least with three factors.) Its
-  likelihood of crossed factors is approximate (`iterative`, its default) or exact (`cholesky`); the table has the exact
-  likelihood at the parameters it found.
+  likelihood of crossed factors is approximate (`iterative`, its default) or exact (`cholesky`); the
+  table has the exact likelihood at the parameters it found.
 
 Each fit is a process of its own under OMP_NUM_THREADS=1 and the like, and runs everything twice:
 seconds are first run / second run, the second without compilation and warm-up. They are CPU seconds
