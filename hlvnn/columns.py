@@ -100,7 +100,12 @@ def measure_of(column: str) -> str:
 
 
 def on_test(column: str) -> str:
-    """Return the column of the same measure on test rows; others stay as they are."""
+    """Return the column of the same measure on test rows, of the training loss the test loss.
+
+    Others stay as they are.
+    """
+    if column == TRAIN_LOSS:  # what chooses where there are no validation rows
+        return of_split(TEST, "loss")
     return of_split(TEST, measure_of(column)) if is_validation(column) else column
 
 

@@ -29,6 +29,10 @@ class DataError(HlvnnError):
     """A data file, array, column or row is not what it must be."""
 
 
+class DataChangedError(DataError):
+    """The data loaded now are not those that a run was trained on."""
+
+
 class CheckpointError(HlvnnError):
     """A checkpoint is cut short, foreign, or does not fit its model."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from hlvnn.columns import BEST_EPOCH, best_of, final_of
+from hlvnn.columns import BEST_EPOCH, DATA_HASH, best_of, final_of
 from hlvnn.data.schema import SCHEMA
 from hlvnn.records.journal import JOURNAL, Drawn
 from hlvnn.records.outcomes import OUTCOME, Outcome, Status, trial_folder
+from hlvnn.records.predictions import PREDICTIONS
 from hlvnn.records.run_folder import HYPERPARAMS, METRICS, STATS, stats_files
 from hlvnn.records.trials_table import TRIALS, Ranking
 from hlvnn.search_space import worst
@@ -41,8 +42,8 @@ def of_folder(folder: Path, row: Mapping[str, Any]) -> Iterable[str]:
 
     row: of `trials`. Per-group tables are looked at for the chosen and for the last epoch.
     """
-    epochs = int(row.get("epochs") or 0)
-    if not folder.is_dir() or not epochs:
+    epochs, files = int(row.get("epochs") or 0), stats_files(folder)
+    if not folder.is_dir() or not (epochs or files):
         return
     for name, lost in (
         (METRICS, "its curve is not known"),
@@ -51,9 +52,13 @@ def of_folder(folder: Path, row: Mapping[str, Any]) -> Iterable[str]:
     ):
         if not (folder / name).exists():
             yield f"{folder.name}/{name} is missing: {lost}; restore it from a copy"
-    files = stats_files(folder)
+    if (folder / PREDICTIONS).exists() and not is_whole(folder / PREDICTIONS):
+        yield (
+            f"{folder.name}/{PREDICTIONS} is cut short: whether single groups gain beyond their "
+            "own error is not known; restore it from a copy"
+        )
     best = row.get(BEST_EPOCH)
-    wanted = {epochs} | ({int(best)} if best is not None and not pd.isna(best) else set())
+    wanted = ({epochs} - {0}) | ({int(best)} if best is not None and not pd.isna(best) else set())
     for epoch in sorted(wanted) if files else ():
         path = files.get(epoch)
         if path is None or not is_whole(path):
@@ -62,6 +67,20 @@ def of_folder(folder: Path, row: Mapping[str, Any]) -> Iterable[str]:
                 f"{folder.name}/{STATS}: the table of epoch {epoch} {state}: how its groups fared "
                 "then is not known; restore it from a copy"
             )
+
+
+def of_other_data(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Yield a sentence where runs that are ranked together were trained on different data."""
+    runs: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get(DATA_HASH):
+            runs.setdefault(str(row[DATA_HASH]), []).append(str(row["name"]))
+    if len(runs) > 1:
+        told = "; ".join(f"{digest}: {', '.join(names)}" for digest, names in runs.items())
+        yield (
+            f"these runs were trained on different data (by hash, {told}): unless these differ in "
+            "their features alone, what was measured on one does not compare with another"
+        )
 
 
 def is_whole(path: Path) -> bool:

@@ -29,9 +29,10 @@ def gains(
 
     Columns gid, label, rows (in training; NaN where the trial keeps no posterior of them), n (rows
     of the split), trial, pooled (the measure under each), gain: trial over pooled, turned so that
-    more is better; error: the gain's own standard error over the group's rows, and p: of McNemar's
-    exact test (accuracy), else of a paired t test (NaN where the runs keep no predictions.parquet
-    of these epochs). `attrs` holds measure, split, level; fair: the epochs compared
+    more is better; error: the gain's own standard error over the group's rows (of nats at least
+    what the spread of all groups' rows makes it: `pairs.of_groups`), and p: of McNemar's exact test
+    (accuracy), else of a paired t test (NaN where the runs keep no predictions.parquet of these
+    epochs). `attrs` holds measure, split, level; fair: the epochs compared
     (`pairs.Fair`); test: the same difference over all rows (`pairs.RowTest`), or None and why.
 
     Each trial is taken at its chosen epoch among those that both have trained (whole: among all of

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hlvnn.columns import PRIOR_SD, TEST, VAL
 from hlvnn.data.grouped import GroupedDataset, Split
-from hlvnn.errors import DataError
+from hlvnn.errors import DataChangedError, DataError
 from hlvnn.inference import calibration
 from hlvnn.latents.origin import marginal_at_origin, prior_sd_at_origin
 from hlvnn.models.describe import Describer
@@ -89,7 +89,7 @@ def calibration_table(trial: int, run: Run, num_samples: int) -> pd.DataFrame:
 def check_data(run: Run, digest: str) -> None:
     """Raise `DataError` unless the data loaded now are those that the run was trained on."""
     if digest and run.data.digest() != digest:
-        raise DataError(
+        raise DataChangedError(
             f"{run.folder}: the data set {run.config.data.title} has changed since (hash "
             f"{run.data.digest()}, was {digest})"
         )

@@ -71,6 +71,7 @@ def _with_references(results: Results, problems: list[str]) -> Results:
         outcome = Outcome(trial=-number, status=Status.COMPLETED, reason=one.said)
         frame = read_metrics(folder, problems)
         row = trials_table.row_of(outcome, folder, about.settings, frame, ranking)
+        problems += damage.of_folder(folder, row)
         rows.append(row | about.columns | {"winner": one.winner, "source": one.source})
         results.groups.add(-number, folder)
     if not rows:
@@ -175,7 +176,9 @@ def load_runs(path: Path | str, metric: str | None = None, mode: str | None = No
         own = _selection_of_run(about.settings, frame)
         selections += [own] if frame is not None else []
         row = trials_table.row_of(outcome, folder, about.settings, frame, _Ranking.of(own))
+        problems += damage.of_folder(folder, row)
         rows.append(row | about.columns)
+    problems += damage.of_other_data(rows)
     if metric is not None and mode is not None:
         common = Selection(metric, mode)
     elif len({*selections}) == 1:

@@ -190,8 +190,10 @@ class Results:
         return sorted(orders, key=lambda number: (orders[number] or (np.inf, np.inf), -number))
 
     def called(self, trial: int) -> str:
-        """Return what a trial, or a reference, is called in a sentence."""
-        return f"trial {trial}" if trial >= 0 else str(self.row(trial)["reason"])
+        """Return what a trial, or a reference, is called in a sentence; a run has a name, too."""
+        if trial < 0:
+            return str(self.row(trial)["reason"])
+        return f"trial {trial}" + (f" ({self.row(trial)['name']})" if self.record is None else "")
 
     @property
     def latent_trial(self) -> int | None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.report import REPORT, findings, headless, write_report
+from hlvnn.analysis.report.comparing import plural
 from hlvnn.errors import RunError
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, is_address, readable, shown_path
@@ -57,6 +58,6 @@ def main(args: Sequence[str]) -> int:
         results = load_runs(folder, command.metric, command.mode)
     out = command.out or (Path(REPORT) if is_address(command.path) else None)
     path = write_report(results, out, num_samples=command.num_samples)
-    print(f"{len(results.trials)} trials: {findings.counts(results)}")
+    print(f"{plural(len(results.trials), 'trial')}: {findings.counts(results)}")
     print(f"report: {shown_path(path)}")
     return 0

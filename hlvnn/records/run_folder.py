@@ -19,7 +19,14 @@ from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import SCHEMA as SCHEMA
 from hlvnn.data.schema import Schema
-from hlvnn.errors import CheckpointError, ConfigError, DataError, RunError, unknown
+from hlvnn.errors import (
+    CheckpointError,
+    ConfigError,
+    DataChangedError,
+    DataError,
+    RunError,
+    unknown,
+)
 from hlvnn.files import read_json
 from hlvnn.models.build import assemble
 from hlvnn.models.model import HierarchicalModel
@@ -193,7 +200,7 @@ class Run:
             )
         elif digest != data.digest():
             why = why_changed(self.config.data, digest)
-            raise DataError(
+            raise DataChangedError(
                 f"{self.folder}: the data set {self.config.data.title} has changed since (hash "
                 f"{data.digest()}, was {digest}){'; ' + why if why else ''}"
             )

@@ -6,6 +6,8 @@ from hlvnn.columns import (
     GPU_PERCENT,
     GROUP_P10,
     GROUP_WORST,
+    KNOWN,
+    NEW,
     ROWS_PER_SECOND,
     SCORED,
     TRAIN_LOSS,
@@ -25,6 +27,7 @@ def epoch_line(row: dict[str, float], num_epochs: int) -> str:
         words = [f"{split} {row[of_split(split, 'loss')]:.4f}"]
         known = [metric for metric in ("acc", "f1", "mse") if of_split(split, metric) in row]
         words += [f"{metric} {row[of_split(split, metric)]:.4f}" for metric in known]
+        words += _known_and_new(row, split)
         weak, worst = of_split(split, GROUP_P10), of_split(split, GROUP_WORST)
         if weak in row:
             words.append(f"p10 {row[weak]:.3f} worst {row[worst]:.3f}")
@@ -35,3 +38,12 @@ def epoch_line(row: dict[str, float], num_epochs: int) -> str:
         hint = " (below half: try a larger --batch-size)" if busy < GPU_BUSY else ""
         parts.append(f"GPU {busy:.0f} %{hint}")
     return " | ".join(parts)
+
+
+def _known_and_new(row: dict[str, float], split: str) -> list[str]:
+    """Return the accuracy (or error) of known groups and of new ones, where rows are of both."""
+    for measure in ("acc", "mse"):
+        both = [row.get(of_split(split, f"{which}{measure}")) for which in (KNOWN, NEW)]
+        if both[0] is not None and both[1] is not None:
+            return [f"(known groups {both[0]:.4f}, new {both[1]:.4f})"]
+    return []

@@ -6,74 +6,20 @@ they are worth lies in three wards. Of the learning rates one learns nothing.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from hlvnn.analysis import load_sweep
 from hlvnn.analysis.gains import gains
-from hlvnn.analysis.results import Results
-from hlvnn.commands import tune_search
 from hlvnn.records import run_folder
 from tests.conftest import Ended
-from tests.spaces import write_space
 from tests.truths import worlds
+from tests.truths.asking import words_of
+from tests.truths.swept import Swept, winner
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280), pytest.mark.xdist_group("ray")]
-
-SPACE = '''"""Wards: does a rule of the ward's own help?
-
-python tune_search.py wards
-"""
-
-BASE = {
-    "dataset": "table", "table": "wards.csv", "target": "outcome", "groups": ["ward"],
-    "features": ["dose", "age"], "backbone": "linear", "num_epochs": 12, "batch_size": 100,
-}
-METRIC, MODE = "val_acc", "max"
-SWEEP = {"num_trials": 4, "searcher": "grid", "scheduler": "none", "max_concurrent": 1}
-OWN = "weights@output level=ward posterior=full_rank prior=learned_full"
-
-
-def space(trial):
-    own = trial.suggest_categorical("own", [False, True])
-    lr = trial.suggest_categorical("lr", [1e-7, 5e-2])
-    return {"lr": lr, "latents": [OWN] if own else []}
-'''
-
-
-class Swept:
-    """A sweep that has ended: its folder and what the terminal showed."""
-
-    def __init__(self, folder: Path, printed: str) -> None:
-        self.folder, self.printed = folder, printed
-
-    @property
-    def results(self) -> Results:
-        return load_sweep(self.folder)
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
-    """Run the sweep as its command does, in this process."""
-    root = tmp_path_factory.mktemp("wards")
-    printed = io.StringIO()
-    with contextlib.chdir(root):
-        worlds.rules(root / "wards.csv")
-        write_space(SPACE, "wards")
-        with contextlib.redirect_stdout(printed):
-            assert tune_search.main(["wards", "--name", "one", "--device", "cpu"]) == 0
-        yield Swept(root / "results" / "wards" / "one", printed.getvalue())
-
-
-def winner(results: Results) -> pd.Series:
-    return results.row(int(results.best_trial))
 
 
 def test_the_winner_is_the_one_that_was_planted(swept: Swept) -> None:
@@ -94,10 +40,14 @@ def test_the_winner_is_the_one_that_was_planted(swept: Swept) -> None:
 
 def test_the_report_says_who_won(swept: Swept) -> None:
     best = winner(swept.results)
-    page = (swept.folder / "report.html").read_text(encoding="utf-8")
-    text = re.sub(r"<[^>]+>", "", page)
+    text = words_of(swept.folder / "report.html")
     assert f"Best is trial {best['trial']}, latents weights@output level=ward" in text
-    assert "over: 4 trials" in text or "4 trials: 4 completed" in text
+    assert "4 trials: 4 completed" in text
+    assert "3 groups gain and 0 lose beyond their own error" in text
+    # 30 % of the rows turn from nearly always wrong to right
+    gain = re.search(r"the mean gain by latents in test accuracy is \+(0\.\d+)", text)
+    assert gain is not None
+    assert float(gain[1]) == pytest.approx(0.3 * 0.9, abs=0.08)
 
 
 def test_the_groups_that_gain_are_those_whose_rule_is_turned_round(swept: Swept) -> None:
@@ -137,12 +87,3 @@ def test_the_winner_repeats_itself(
         again["val_acc"].tolist()
         == run_folder.read_metrics(Path(best["folder"]))["val_acc"].tolist()
     )
-
-
-def test_a_lost_folder_is_told(swept: Swept, tmp_path: Path) -> None:
-    copy = tmp_path / "one"
-    shutil.copytree(swept.folder, copy)
-    best = winner(swept.results)
-    (copy / f"trial_{best['trial']:04d}" / run_folder.METRICS).unlink()
-    (copy / f"trial_{best['trial']:04d}" / run_folder.HYPERPARAMS).write_text("{", "utf-8")
-    assert any(f"trial_{best['trial']:04d}" in problem for problem in load_sweep(copy).problems)

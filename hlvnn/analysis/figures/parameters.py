@@ -25,7 +25,10 @@ def shared_parameters(study: optuna.Study) -> list[str]:
     """Return the parameters that every trial has; others (of an `if`) cannot be compared."""
     trials = study.get_trials(deepcopy=False)
     if len(trials) < FEWEST:
-        raise RunError(f"only {len(trials)} trials have a result; at least {FEWEST} are needed")
+        raise RunError(
+            f"{len(trials) or 'none'} of the trials with a result drew parameters; at least "
+            f"{FEWEST} are needed"
+        )
     names = [name for name in trials[0].params if all(name in trial.params for trial in trials)]
     varied = [name for name in names if len({str(trial.params[name]) for trial in trials}) > 1]
     if not varied:

@@ -86,6 +86,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         description=record.description if record is not None else "",
         about=[paragraph for paragraph in about if paragraph],
         best=results.best_trial,
+        chosen_on=findings.chosen_on(results),
         has_test=best_of(findings.test_column(results.metric)) in results.trials,
         short=findings.in_short(results, measured.evidence),
         problems=list(dict.fromkeys([*results.problems, *measured.faults])),

@@ -26,18 +26,22 @@ def plural(count: int, noun: str, verb: str = "") -> str:
 
 
 def of_pair(
-    fair: Fair | None, latent: pd.Series[Any], pooled: pd.Series[Any], column: str, called: str
+    fair: Fair | None,
+    latent: pd.Series[Any],
+    pooled: pd.Series[Any],
+    column: str,
+    called: tuple[str, str],
 ) -> str:
     """Return the sentence that sets the best with latents beside the pooled model.
 
-    fair: at which epochs; None where that is not known. called: the name of the pooled one.
+    fair: at which epochs; None where that is not known. called: the names of the two.
     """
-    names = f"the pooled model, {called}"
+    own, names = called[0], f"the pooled model, {called[1]}"
     if fair is None or fair.is_whole:
         both = "" if fair is None else f" Both trained for {fair.within} epochs."
         return (
             f"The best without latents ({names}) has {said(column)} {_of(pooled, column)}; the "
-            f"best with latents (trial {latent['trial']}) has {_of(latent, column)}.{both}"
+            f"best with latents ({own}) has {_of(latent, column)}.{both}"
         )
     longer, shorter = fair.lengths
     mine, theirs = fair.rows
@@ -46,7 +50,7 @@ def of_pair(
     return (
         f"Within the first {fair.within} epochs of both, for {cut} {fate} then, the best without "
         f"latents ({names}) has {said(column)} {_shown(theirs, column)}, and the best with latents "
-        f"(trial {latent['trial']}) {_shown(mine, column)}; what each had in the end (after "
+        f"({own}) {_shown(mine, column)}; what each had in the end (after "
         f"{shorter} and {longer} epochs: {_of(pooled, column)} and {_of(latent, column)}) does not "
         "compare."
     )
@@ -89,6 +93,11 @@ def over_groups(gains: pd.DataFrame) -> list[str]:
         why = gains.attrs["why"]
         unknown = f"Whether single groups gain beyond their own error is not known: {why}."
         return [first, unknown]
+    if measure == "loss":
+        first += (
+            " A group's error is that of its own rows or of all groups' rows, whichever is larger: "
+            "few rows seldom hold the rare large losses."
+        )
     return [first, _by_row(test, str(gains.attrs["split"]), within)]
 
 

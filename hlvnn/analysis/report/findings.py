@@ -19,7 +19,18 @@ from hlvnn.analysis.figures.uncertainty import expected_error
 from hlvnn.analysis.report import comparing
 from hlvnn.analysis.report.comparing import plural
 from hlvnn.analysis.results import Results
-from hlvnn.columns import BEST_EPOCH, VAL_ACC, VAL_LOSS, best_of, on_test
+from hlvnn.columns import (
+    BEST_EPOCH,
+    DATA_HASH,
+    KNOWN,
+    NEW,
+    TRAIN_LOSS,
+    VAL_ACC,
+    VAL_LOSS,
+    best_of,
+    of_split,
+    on_test,
+)
 from hlvnn.records.outcomes import Status, open_ones
 from hlvnn.records.run_folder import GUESSING
 from hlvnn.storage import shown_path
@@ -55,6 +66,11 @@ def test_column(metric: str) -> str:
     return on_test(metric)
 
 
+def chosen_on(results: Results) -> str:
+    """Return on which rows epochs were chosen, and trials ranked: "validation" where there are."""
+    return "training" if results.metric == TRAIN_LOSS else "validation"
+
+
 def counts(results: Results) -> str:
     """Return how many trials ended how, most first: "20 stopped, 3 failed"."""
     numbers = results.trials["status"].value_counts().items()
@@ -66,8 +82,8 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
     total = results.trials["seconds"].sum()
     sentences = [
         (
-            f"{len(results.trials)} trials: {counts(results)}; {duration(float(total))} of "
-            "training and evaluation in all."
+            f"{plural(len(results.trials), 'trial')}: {counts(results)}; "
+            f"{duration(float(total))} of training and evaluation in all."
         )
     ]
     best = results.best_trial
@@ -78,7 +94,7 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
     if GUESSING in str(row["reason"]):
         sentences.append(f"Beware of it, {row['status']} as it is: {row['reason']}.")
     if evidence.alike:
-        others = ", ".join(map(str, evidence.alike))
+        others = ", ".join(results.called(one).removeprefix("trial ") for one in evidence.alike)
         sentences.append(
             f"The validation rows cannot tell it from {plural(len(evidence.alike), 'other trial')} "
             f"(less than two standard errors over groups behind): {others}."
@@ -98,6 +114,7 @@ def in_short(results: Results, evidence: Evidence) -> list[str]:
 
 def _best(results: Results, row: pd.Series[Any]) -> str:
     metric, test = results.metric, test_column(results.metric)
+    rows = chosen_on(results)
     structure = row["structure"]
     with_latents = (
         ""
@@ -109,16 +126,33 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
     measured = f"{said(metric)} {_of(row, metric)}"
     if not pd.isna(row.get(best_of(test))):
         measured += f"; {said(test)} {_of(row, test)}"
+    measured += _known_and_new(row, test)
     other = VAL_ACC if metric != VAL_ACC else VAL_LOSS
     for name in (other, test_column(other)):
         if not pd.isna(row.get(best_of(name))):
             measured += f"; {said(name)} {_of(row, name)}"
     running = " It is still running." if row["status"] == Status.RUNNING else ""
+    epochs = f"{text(row[BEST_EPOCH])} of {text(row.get('num_epochs', row['epochs']))}"
     return (
-        f"Best is trial {row['trial']}{with_latents} at epoch {text(row[BEST_EPOCH])} of "
-        f"{text(row.get('num_epochs', row['epochs']))}: {measured}.{running} It was chosen on "
-        "validation rows; test rows were only scored."
+        f"Best is {results.called(int(row['trial']))}{with_latents} at epoch {epochs}: "
+        f"{measured}.{running} It was chosen on {rows} rows{_unseen(rows, row, test)}."
     )
+
+
+def _unseen(rows: str, row: pd.Series[Any], test: str) -> str:
+    """Return the end of the sentence on which rows chose: what they, or others, say."""
+    alone = ", for there are no validation rows, so it says nothing of rows that it did not see"
+    scored = "" if pd.isna(row.get(best_of(test))) else "; test rows were only scored"
+    return (alone if rows == "training" else "") + scored
+
+
+def _known_and_new(row: pd.Series[Any], column: str) -> str:
+    """Return what test rows of known groups have and those of new ones, where there are both."""
+    split, _, measure = column.partition("_")
+    known, new = (of_split(split, f"{which}{measure}") for which in (KNOWN, NEW))
+    if pd.isna(row.get(best_of(known))) or pd.isna(row.get(best_of(new))):
+        return ""
+    return f" ({_of(row, known)} for groups that have training rows, {_of(row, new)} for new ones)"
 
 
 def _against_pooled(
@@ -128,8 +162,13 @@ def _against_pooled(
     column = test if not pd.isna(latent.get(best_of(test))) else results.metric
     gains, nats = evidence.gains, evidence.gains_in_nats
     fair = gains.attrs["fair"] if gains is not None else None
-    called = results.called(int(pooled["trial"]))
+    called = results.called(int(latent["trial"])), results.called(int(pooled["trial"]))
     sentences = [comparing.of_pair(fair, latent, pooled, column, called)]
+    if latent[DATA_HASH] != pooled[DATA_HASH]:
+        sentences.append(
+            "The two were trained on different data: unless these differ in their "
+            "features alone, the one does not compare with the other."
+        )
     for frame in (gains, nats):
         if frame is not None and len(frame) > 1:
             sentences += comparing.over_groups(frame)
@@ -139,22 +178,31 @@ def _against_pooled(
     return sentences
 
 
-def sureness(frame: pd.DataFrame) -> float:
-    """Return the mean confidence less the accuracy."""
+def sureness(frame: pd.DataFrame) -> tuple[float, float]:
+    """Return the mean confidence less the accuracy, and its standard error were they honest."""
     rows = frame[frame["n"] > 0]
-    gap = (rows["confidence"] - rows["accuracy"]) * rows["n"]
-    return float(gap.sum() / rows["n"].sum())
+    n, confidence = rows["n"], rows["confidence"]
+    over = float(((confidence - rows["accuracy"]) * n).sum() / n.sum())
+    return over, math.sqrt(float((n * confidence * (1 - confidence)).sum())) / float(n.sum())
+
+
+def _is_beyond(over: float, error: float) -> bool:
+    """Whether so much confidence too much (or, negative, too little) is no chance."""
+    return over > max(TOO_SURE, 2 * error)
 
 
 def _sureness(frame: pd.DataFrame) -> str:
-    over = sureness(frame)
-    word = "too sure" if over > TOO_SURE else "not sure enough" if over < -TOO_SURE else "honest"
+    over, error = sureness(frame)
+    sure, unsure = _is_beyond(over, error), _is_beyond(-over, error)
+    word = "too sure" if sure else "not sure enough" if unsure else "honest"
+    if word == "honest" and abs(over) > TOO_SURE:
+        word = "honest as far as these rows can tell"
     rows = frame[frame["n"] > 0]
     right = float((rows["accuracy"] * rows["n"]).sum() / rows["n"].sum())
     split = SPLITS[str(frame["split"].iloc[0])]
     return (
         f"The best trial's probabilities are {word}: on {split} rows its mean confidence is "
-        f"{right + over:.3f}, its accuracy {right:.3f} (expected calibration error "
+        f"{right + over:.3f}, its accuracy {right:.3f} ± {error:.3f} (expected calibration error "
         f"{expected_error(rows):.3f})."
     )
 
@@ -180,13 +228,12 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
         )
     if results.latent_trial is not None:
         steps += _collapsed(results, results.latent_trial)
-    if evidence.calibration is not None and "confidence" in evidence.calibration:
-        over = sureness(evidence.calibration)
-        if over > TOO_SURE:
-            steps.append(
-                "The best trial is too sure of itself, though it won: read its probabilities with "
-                "care. Stronger regularisation or fewer epochs may help."
-            )
+    frame = evidence.calibration
+    if frame is not None and "confidence" in frame and _is_beyond(*sureness(frame)):
+        steps.append(
+            "The best trial is too sure of itself, though it won: read its probabilities with "
+            "care. Stronger regularisation or fewer epochs may help."
+        )
     failed = results.trials[results.trials["status"] == Status.FAILED]
     if len(failed):
         steps.append(

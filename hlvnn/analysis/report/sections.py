@@ -21,7 +21,7 @@ from hlvnn.analysis.gains import alike, gains
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.results import Results
 from hlvnn.columns import BEST_EPOCH, VAL
-from hlvnn.errors import HlvnnError, RunError
+from hlvnn.errors import DamagedCheckpointError, DataChangedError, HlvnnError, RunError
 from hlvnn.records.outcomes import Status
 from hlvnn.words import text
 
@@ -120,6 +120,8 @@ class Measured:
             return measure()
         except HlvnnError as error:
             self.why[what] = str(error)
+            if isinstance(error, DataChangedError | DamagedCheckpointError):
+                self.faults.append(str(error))
         except Exception as error:
             self.why[what] = f"{type(error).__name__}: {error}"
             self.faults.append(f"{what}: {self.why[what]}")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hlvnn.analysis.figures.style import SPLITS, WORDS, said
+from hlvnn.analysis.report.comparing import plural
 from hlvnn.analysis.report.findings import test_column
 from hlvnn.analysis.results import Results
 from hlvnn.columns import (
@@ -112,7 +113,8 @@ def leaderboard(results: Results) -> Table:
     measured = {name: word for name, word in measured.items() if best_of(name) in best}
     drawn = [str(name) for name in best if str(name).startswith(PARAMETER)]
     drawn = [name for name in drawn if best[name].notna().any()]
-    columns = [("place", True), ("trial", True), ("status", False), ("best epoch", True)]
+    columns = [("place", True), ("trial", True), *_run_title(results), ("status", False)]
+    columns += [("best epoch", True)]
     columns += [(word, True) for word in measured.values()]
     columns += [
         (name.removeprefix(PARAMETER), pd.api.types.is_numeric_dtype(best[name])) for name in drawn
@@ -123,17 +125,29 @@ def leaderboard(results: Results) -> Table:
     }
     rows = []
     for place, (_, row) in enumerate(best.iterrows()):
-        cells = [value(row["rank"]), value(row["trial"]), status(row["status"])]
-        cells += [value(row[BEST_EPOCH])]
+        cells = [value(row["rank"]), value(row["trial"]), *_run_name(results, row)]
+        cells += [status(row["status"]), value(row[BEST_EPOCH])]
         cells += [told[name][place] for name in measured]
         rows.append([*cells, *(value(row[name]) for name in drawn)])
-    return Table("leaderboard", f"The best {len(best)} trials, by {said(metric)}", columns, rows)
+    return Table(
+        "leaderboard", f"The best {plural(len(best), 'trial')}, by {said(metric)}", columns, rows
+    )
+
+
+def _run_title(results: Results) -> list[tuple[str, bool]]:
+    """Return the column of runs' names, which a sweep's trials do not have."""
+    return [("run", False)] if results.record is None else []
+
+
+def _run_name(results: Results, row: pd.Series[Any]) -> list[Cell]:
+    return [value(str(row["name"]))] if results.record is None else []
 
 
 def all_trials(results: Results) -> Table:
     """Return every trial, failed and never-started ones too, with what became of it."""
     metric = results.metric
-    columns = [("trial", True), ("status", False), ("why", False), ("epochs", True)]
+    columns = [("trial", True), *_run_title(results), ("status", False), ("why", False)]
+    columns += [("epochs", True)]
     columns += [(said(metric), True), ("seconds", True), ("starts", True), ("latents", False)]
     absent = pd.Series(math.nan, results.trials.index)
     told = fixed(results.trials.get(best_of(metric), absent))
@@ -144,6 +158,7 @@ def all_trials(results: Results) -> Table:
         rows.append(
             [
                 value(row["trial"]),
+                *_run_name(results, row),
                 status(row["status"]),
                 value(why),
                 value(row["epochs"]),
@@ -153,7 +168,7 @@ def all_trials(results: Results) -> Table:
                 value(row["structure"]),
             ]
         )
-    return Table("trials", f"All {len(rows)} trials", columns, rows)
+    return Table("trials", f"All {plural(len(rows), 'trial')}", columns, rows)
 
 
 def some_groups(results: Results, gains: pd.DataFrame) -> Table:
