@@ -112,6 +112,13 @@ def epochs_to(level: float, search: Iterator[float], curves: Curves, limit: int)
     return float("inf")
 
 
+def quartiles(found: list[float], budget: int) -> str:
+    """Return the quartiles over seeds of epochs, as shares of a budget."""
+    ordered, half = sorted(found), len(found) // 2
+    lower, upper = statistics.median(ordered[:half]), statistics.median(ordered[-half:])
+    return f"{lower / budget:.2f} to {upper / budget:.2f}".replace("inf", "never")
+
+
 def compare(curves: Curves) -> None:
     budget = CONFIGURATIONS * recorded.EPOCHS
     levels = []
@@ -123,8 +130,8 @@ def compare(curves: Curves) -> None:
         f"random search of {CONFIGURATIONS} configurations, {budget} epochs: best {curves.metric} "
         f"{statistics.median(levels):.4f}, the median of {SEEDS} seeds (the table's: {best:.4f})"
     )
-    print(f"| {curves.metric} | epochs until as good | share of random's | seeds |")
-    print("|---|---|---|---|")
+    print(f"| {curves.metric} | epochs until as good | share of random's | quartiles | seeds |")
+    print("|---|---|---|---|---|")
     for search in SEARCHES:
         searcher, scheduler, grace_period = search
         found = [
@@ -138,7 +145,7 @@ def compare(curves: Curves) -> None:
         reached = sum(epochs <= budget for epochs in found)
         print(
             f"| {scheduler} + {searcher}{grace} | {middle:.0f} | {middle / budget:.3f} "
-            f"| {reached}/{SEEDS} |",
+            f"| {quartiles(found, budget)} | {reached}/{SEEDS} |",
             flush=True,
         )
     print()

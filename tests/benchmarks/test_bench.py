@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-HELPERS = {"__main__", "unipen", "recorded"}
+HELPERS = {"__main__", "unipen", "recorded", "tabular_peers"}
 """Files of benchmarks/ that measure nothing themselves."""
 
 
