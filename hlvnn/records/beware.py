@@ -18,7 +18,7 @@ GUESS = "guess"
 """Entry of `HYPERPARAMS`: by split the loss of guessing by what the training rows hold."""
 GUESSING = "guessing by the training rows' distribution"
 DOUBTS = "doubts"
-"""Entry of `RESULT`: sentences on the fit's variances."""
+"""Entry of `RESULT`, where there are any: sentences on the fit's variances."""
 
 
 def told_of(folder: Path, metrics: pd.DataFrame) -> list[str]:

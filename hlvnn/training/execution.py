@@ -327,5 +327,7 @@ class _Writer:
         record = {name: getattr(result, name) for name in names}
         if result.diverged:
             record |= {"elbo": None, ELBO_ERROR: None}
-        write_json(self.folder / RESULT, record | {DOUBTS: list(result.doubts)})
+        if result.doubts:
+            record |= {DOUBTS: list(result.doubts)}
+        write_json(self.folder / RESULT, record)
         (self.folder / WRITER).unlink(missing_ok=True)
