@@ -151,3 +151,41 @@ def test_a_dry_run_shows_a_drawn_seed(here: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert re.search(r"seed.*lr", shown)
     assert len(re.findall(r"│ 7\d ", shown)) == 5
+
+
+def test_a_dry_run_shows_what_was_drawn_also_where_it_is_bases_own_value(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_space(
+        """
+BASE = {"dataset": "digits", "backbone": "mlp", "batch_size": 64, "z_dim": 10, "num_epochs": 2}
+METRIC, MODE = "val_acc", "max"
+SWEEP = {"num_trials": 4, "searcher": "grid"}
+
+def space(trial):
+    structure = trial.suggest_categorical("latent_config", ["none", "factor"])
+    batch_size = trial.suggest_categorical("batch_size", [64, 128])
+    if structure == "none":
+        return {"latent_config": structure, "batch_size": batch_size}
+    z_dim = trial.suggest_categorical("z_dim", [10])
+    return {"latent_config": structure, "batch_size": batch_size, "z_dim": z_dim}
+"""
+    )
+    assert tune_search.main(["study", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in shown.splitlines()
+        if line.startswith("│")
+    ]
+    drawn = {tuple(row[1:]) for row in rows}
+    assert drawn == {
+        ("none", "64", ""),
+        ("none", "128", ""),
+        ("factor", "64", "10"),
+        ("factor", "128", "10"),
+    }
+    fixed = next(line for line in shown.splitlines() if line.startswith("fixed: "))
+    assert "backbone=mlp" in fixed
+    assert "batch_size" not in fixed
+    assert "z_dim" not in fixed
