@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.tune import PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 
-from hlvnn.errors import ConfigError
+from hlvnn.errors import ConfigError, NodeError
+
+NODE_ID = "ray.io/node-id"
+"""Ray's label of each node."""
 
 LOST_STARTS = 10
 """Times that a trial may be lost before it ran, which do not count as its failures; after as many
@@ -30,9 +36,12 @@ class Controller(TuneController):
     """The loss that it was told of last."""
     lost_starts: Counter[str]
     """How often each trial was lost before it ran, by Ray's id."""
+    bad_nodes: set[str]
+    """Ray's ids of the nodes that are not as they must be."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         self.lost_starts = Counter()
+        self.bad_nodes = set()
         super().__init__(*args, **named)
 
     def _process_trial_failure(self, trial: Any, exception: Any) -> None:
@@ -46,7 +55,42 @@ class Controller(TuneController):
                 trial.run_metadata.num_failures -= 1  # Ray is about to count it
         if isinstance(exception, RayTaskError) and isinstance(exception.cause, ConfigError):
             trial.run_metadata.num_failures = trial.max_failures  # it could only fail again
+        cause = exception.cause if isinstance(exception, RayTaskError) else None
+        is_elsewhere = isinstance(cause, NodeError) and self._avoid(cause.node_id, trial)
+        if is_elsewhere:
+            trial.run_metadata.num_failures -= 1  # Ray is about to count it
         super()._process_trial_failure(trial, exception)
+        if is_elsewhere:
+            for waiting in self._trials:
+                self._place(waiting)
+
+    def add_trial(self, trial: Any) -> None:
+        self._place(trial)
+        super().add_trial(trial)
+
+    def _avoid(self, node_id: str, trial: Any) -> bool:
+        """Give no trial to a node any more; return False where no other one could run this one."""
+        bad = {*self.bad_nodes, node_id}
+        asked = trial.placement_group_factory.required_resources
+        rest = [
+            node
+            for node in ray.nodes()
+            if node["Alive"] and node["NodeID"] not in bad
+            if all(node["Resources"].get(what, 0) >= size for what, size in asked.items())
+        ]
+        if rest:
+            self.bad_nodes = bad
+        return bool(rest)
+
+    def _place(self, trial: Any) -> None:
+        """Keep a trial that does not run away from the nodes that are not as they must be."""
+        if not self.bad_nodes or trial.status == Trial.RUNNING:
+            return
+        before = trial.placement_group_factory
+        away = [{NODE_ID: f"!in({','.join(sorted(self.bad_nodes))})"}]
+        trial.update_resources(
+            PlacementGroupFactory(before.bundles, before.strategy, bundle_label_selector=away)
+        )
 
     def _is_yet_to_run(self, trial: Any) -> bool:
         if trial in self._resetting_trials:
