@@ -79,11 +79,15 @@ for name in GPUS GPUS_PER_NODE GPUS_PER_TASK GPUS_PER_SOCKET MEM_PER_CPU MEM_PER
     unset "SLURM_$name"
 done
 
+# The driver's own temporary files: private, and swept up by slurm_node.sh where this job is killed.
+folder=$(mktemp -d "${HLVNN_TMP:-/tmp}/hlvnn.$SLURM_JOB_ID.XXXX")
+exec 9>"$folder/owner"
+! command -v flock >/dev/null || flock 9
 node_pids=()
 driver=
 on_node() { # NODE ROLE: start Ray on a node, in the background
     srun --nodes=1 --ntasks=1 --nodelist="$1" --overlap --mem=0 --export=ALL --kill-on-bad-exit=0 \
-        bash cluster/slurm_node.sh "$2" "$port" "${in_container[@]}" &
+        bash cluster/slurm_node.sh "$2" "$port" "${in_container[@]}" 9>&- &
     node_pids+=($!)
 }
 any_node_runs() {
@@ -103,8 +107,14 @@ finish() {
     set +e
     local swept=$status
     if [[ -n $driver ]] && kill -0 "$driver" 2>/dev/null; then
-        kill -TERM "$driver"
-        wait "$driver" # it writes its tables; --or-resume goes on
+        kill -TERM "$driver" # it writes its tables; --or-resume goes on
+        local alone=0 # half seconds without Ray: SLURM has ended it, and will soon end this script
+        while kill -0 "$driver" 2>/dev/null; do
+            any_node_runs || alone=$((alone + 1))
+            [[ $alone -lt 10 ]] || kill -KILL "$driver"
+            sleep 0.5
+        done
+        wait "$driver"
         swept=$?
     fi
     case $swept in
@@ -123,6 +133,7 @@ finish() {
         kill -TERM "$pid" 2>/dev/null
     done
     wait "${node_pids[@]}" 2>/dev/null
+    rm -rf "$folder"
     # A job that ends by itself is over for SLURM, also where it was told to make room, or where its
     # time is over and HLVNN_GO_ON asks for more.
     if is_preempted || { [[ -n ${HLVNN_GO_ON:-} && $status == 143 && $swept == 130 ]]; }; then
@@ -144,6 +155,6 @@ if [[ ${#hosts[@]} -gt 1 ]]; then
         --joining "${node_pids[@]:1}"
 fi
 
-"${python[@]}" tune_search.py "$@" --address "$RAY_ADDRESS" &
+TMPDIR="$folder" "${python[@]}" tune_search.py "$@" --address "$RAY_ADDRESS" &
 driver=$!
 wait "$driver"

@@ -53,7 +53,8 @@ unset RAY_ADDRESS # `ray start --head` refuses to start where it is set
 ended=
 trap 'ended=0; kill -TERM "$ray" 2>/dev/null || true' USR1
 trap 'ended=143; kill -TERM "$ray" 2>/dev/null || true' TERM INT
-"$@" ray start "${options[@]}" 9>&- &
+mkdir "$folder/t" # trials' own temporary files
+TMPDIR="$folder/t" "$@" ray start "${options[@]}" 9>&- &
 ray=$!
 status=0
 wait "$ray" || status=$?

@@ -15,25 +15,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+ANY = ("::", "0.0.0.0")
+LOOPBACK = "127.0.0.1"
+
 
 def look(private: Path, pids: list[int]) -> dict[str, Any]:
     """Return all that there is of the Ray in a private folder, with these processes."""
     import psutil
 
     listening = [
-        (process.name(), connection.laddr)
+        (process.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
         for process in map(psutil.Process, pids)
         for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
+        if connection.status == psutil.CONN_LISTEN and process.name() != "srun"
     ]
-    agents = {address.port for name, address in listening if "RuntimeEnv" in name}
+    reached = {(name, LOOPBACK if ip in ANY else ip, port) for name, ip, port in listening}
     everything = list(private.rglob("*"))
     return {
         "uid": private.stat().st_uid,
-        "hosts": sorted({address.ip.removeprefix("::ffff:") for _, address in listening}),
-        "host": "127.0.0.1",
-        "http": sorted(agents),
-        "grpc": sorted({address.port for _, address in listening} - agents),
+        "hosts": sorted({ip for _, ip, _ in listening}),
+        "http": sorted((ip, port) for name, ip, port in reached if "RuntimeEnv" in name),
+        "grpc": sorted((ip, port) for name, ip, port in reached if "RuntimeEnv" not in name),
         "files": [str(path) for path in everything if path.is_file()],
         "folders": [str(private), *(str(path) for path in everything if path.is_dir())],
         "sockets": [str(path) for path in everything if path.is_socket()],
@@ -72,10 +74,10 @@ def found(target: dict[str, Any]) -> list[str]:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as tried:
             tried.connect(name)
             done.append(f"connected to {name}")
-    for port in target["grpc"]:
-        done += let_in(target["host"], port)
-    for port in target["http"]:
-        done += answered(target["host"], port)
+    for host, port in target["grpc"]:
+        done += let_in(host, port)
+    for host, port in target["http"]:
+        done += answered(host, port)
     for pid in target["pids"]:
         for part in ("cmdline", "environ"):
             with suppress(OSError):

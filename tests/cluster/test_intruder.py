@@ -60,7 +60,6 @@ def test_an_open_place_is_not_safe_from_this_intruder(tmp_path: Path) -> None:
             tmp_path,
             {
                 "uid": os.geteuid(),
-                "host": "127.0.0.1",
                 "http": [],
                 "grpc": [],
                 "files": [str(place / "token")],

@@ -25,6 +25,7 @@ NODES = {"ctl": 254, "n1": 1, "n2": 2, "n3": 3}
 """Names, and the last number of each one's address."""
 NETWORK = "10.77.0"
 USERS = {"alice": 7101, "bob": 7102}
+PREFIX = "hlvnn-slurm-"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "nsenter", "unshare", "setpriv", "ss")
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
 CODE = ("hlvnn", "cluster", "search_spaces", "tune_search.py", "train_one.py")
@@ -78,7 +79,10 @@ class Kit:
         self.stack.close()
 
     def _begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="hlvnn-slurm-", dir="/var/lib"))
+        for left in Path("/var/lib").glob(f"{PREFIX}*"):  # of one whose process was killed
+            if not Path(f"/proc/{left.name.split('-')[2]}").exists():
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir="/var/lib"))
         self.stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.folder.chmod(0o755)
         for name in ("etc", "home", "log", "munge", "state", "dev"):
@@ -171,7 +175,7 @@ class Kit:
         spaces = ["--net", "--uts", "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
         command = ["bash", str(HERE / "node.sh"), str(self.folder), name, *map(str, needed)]
         init = subprocess.Popen(
-            ["unshare", *spaces, *command],
+            ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -279,6 +283,11 @@ class Kit:
         found = self.run("ctl", "sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D", check=False)
         return int(found) if found.strip().isdigit() else 0
 
+    def cancel_all(self) -> None:
+        """End every job."""
+        for user in USERS:
+            self.run("ctl", "scancel", "--user", user, check=False)
+
     def tree(self, user: str) -> Path:
         return self.folder / "home" / user / "hlvnn"
 
@@ -328,6 +337,13 @@ class Job:
             return wait_for(lambda: (s := self.state) in (states or OVER) and s, "the job", seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.state}\n{self.printed()[-3000:]}") from None
+
+    def wait_for_restart(self, seconds: float = 180) -> None:
+        """Wait until the job was requeued, and let it start at once: Slurm waits two minutes."""
+        wait_for(lambda: self.show("Restarts") == "1", f"a restart of {self.printed()}", seconds)
+        wait_for(lambda: self.state in ("PENDING", "RUNNING", *OVER), "the end of the first", 60)
+        words = ("update", f"JobId={self.number}", "StartTime=now")
+        self.kit.run("ctl", "scontrol", *words, check=False)
 
     def ends(self, state: str) -> None:
         """Wait until the job is over; fail unless it ended so."""

@@ -33,7 +33,8 @@ def kit() -> Iterator[Kit]:
 @pytest.fixture(autouse=True)
 def ready(kit: Kit) -> None:
     """Wait until the last test's job has left its nodes."""
-    wait_for(lambda: kit.idle() == 3, "three idle nodes", 60)
+    kit.cancel_all()  # of a test that failed
+    wait_for(lambda: kit.idle() == 3, "three idle nodes", 90)
 
 
 # to the end
@@ -140,7 +141,7 @@ def test_a_requeued_job_goes_on_by_itself(kit: Kit) -> None:
     job = sweep.submit("--nodes=2")
     sweep.wait_until_under_way()
     kit.run("ctl", "scontrol", "requeue", job.number, user="alice")
-    wait_for(lambda: job.show("Restarts") == "1" and job.state == "RUNNING", "its second start")
+    job.wait_for_restart()
     job.ends("COMPLETED")
     assert job.printed().count("sweep results/digits/requeued:") == 2  # the first's is kept
     sweep.check_whole()
@@ -160,6 +161,7 @@ def test_a_preempted_job_goes_on_by_itself(kit: Kit, parameters: str) -> None:
         frame = pd.read_parquet(sweep.folder / "trials.parquet")
         assert "running" not in set(frame["status"])
     above.ends("COMPLETED")
+    job.wait_for_restart()
     job.ends("COMPLETED")
     assert job.show("Restarts") == "1"
     sweep.check_whole()
