@@ -9,7 +9,6 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
 
 from hlvnn.errors import ConfigError, NodeError
 
@@ -56,17 +55,22 @@ class Controller(TuneController):
         if isinstance(exception, RayTaskError) and isinstance(exception.cause, ConfigError):
             trial.run_metadata.num_failures = trial.max_failures  # it could only fail again
         cause = exception.cause if isinstance(exception, RayTaskError) else None
-        is_elsewhere = isinstance(cause, NodeError) and self._avoid(cause.node_id, trial)
-        if is_elsewhere:
+        if isinstance(cause, NodeError) and self._avoid(cause.node_id, trial):
             trial.run_metadata.num_failures -= 1  # Ray is about to count it
+            self._place(trial)
         super()._process_trial_failure(trial, exception)
-        if is_elsewhere:
-            for waiting in self._trials:
-                self._place(waiting)
 
     def add_trial(self, trial: Any) -> None:
+        if not self.bad_nodes:
+            super().add_trial(trial)
+            return
+        trial.create_placement_group_factory()
         self._place(trial)
-        super().add_trial(trial)
+        trial.create_placement_group_factory = lambda: None  # Ray is about to make it anew
+        try:
+            super().add_trial(trial)
+        finally:
+            del trial.create_placement_group_factory
 
     def _avoid(self, node_id: str, trial: Any) -> bool:
         """Give no trial to a node any more; return False where no other one could run this one."""
@@ -83,13 +87,11 @@ class Controller(TuneController):
         return bool(rest)
 
     def _place(self, trial: Any) -> None:
-        """Keep a trial that does not run away from the nodes that are not as they must be."""
-        if not self.bad_nodes or trial.status == Trial.RUNNING:
-            return
+        """Have a trial, when it is started next, keep away from the nodes that are at fault."""
         before = trial.placement_group_factory
         away = [{NODE_ID: f"!in({','.join(sorted(self.bad_nodes))})"}]
-        trial.update_resources(
-            PlacementGroupFactory(before.bundles, before.strategy, bundle_label_selector=away)
+        trial.placement_group_factory = PlacementGroupFactory(
+            before.bundles, before.strategy, bundle_label_selector=away
         )
 
     def _is_yet_to_run(self, trial: Any) -> bool:

@@ -49,8 +49,8 @@ LOSSES = Mend(
         f"{LOOP}._resetting_trials",
         f"{LOOP}._trial_to_actor",
         f"{LOOP}._started_actors",
-        f"{LOOP}._trials",
         f"{LOOP}.add_trial",
+        "ray.tune.experiment:Trial.create_placement_group_factory",
         "ray.exceptions:RayActorError.preempted",
     ),
     without=(

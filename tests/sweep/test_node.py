@@ -54,19 +54,14 @@ class Loop(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def trial(status: str = "PENDING") -> Any:
-    def update(factory: Any) -> None:
-        made.placement_group_factory = factory
-
-    made = Loop(
+def trial() -> Any:
+    return Loop(
         trial_id="id",
-        status=status,
+        status="PENDING",
         run_metadata=SimpleNamespace(num_failures=0),
         max_failures=1,
         placement_group_factory=PlacementGroupFactory([{"CPU": 1, "GPU": 0.5}]),
-        update_resources=update,
     )
-    return made
 
 
 def alive(name: str, **resources: float) -> dict[str, Any]:
@@ -81,11 +76,12 @@ def test_the_trials_of_a_node_at_fault_go_elsewhere(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(TuneController, "add_trial", lambda self, one: None)
     nodes = [alive("aa", CPU=4, GPU=2), alive("bb", CPU=4, GPU=2), alive("cc", CPU=64)]
     monkeypatch.setattr(ray_controller.ray, "nodes", lambda: nodes)
-    faulty, running, later = trial(), trial("RUNNING"), trial()
+    faulty, running, later = trial(), trial(), trial()
+    type(later).create_placement_group_factory = lambda self: None
     loop: Any = object.__new__(Controller)
     vars(loop).update(
         _resetting_trials=set(), _trial_to_actor={}, _started_actors=set(), bad_nodes=set(),
-        lost_starts=Counter(), _trials=[faulty, running],
+        lost_starts=Counter(),
     )  # fmt: skip
 
     def fault(name: str) -> RayTaskError:
