@@ -49,6 +49,8 @@ elif [[ $HLVNN_NODES == shared ]]; then
     options+=(--num-cpus "${SLURM_CPUS_ON_NODE:-1}" --num-gpus "${SLURM_GPUS_ON_NODE:-0}")
 fi
 
+# When it is told to end, Ray would wait for its head for 30 seconds, which SLURM may not give it.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 unset RAY_ADDRESS # `ray start --head` refuses to start where it is set
 ended=
 trap 'ended=0; kill -TERM "$ray" 2>/dev/null || true' USR1
