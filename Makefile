@@ -13,7 +13,7 @@ STAMP := $(VENV)/.made
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-all chaos lint format bench clean
+.PHONY: help install sweep test test-all chaos slurm lint format bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -33,6 +33,11 @@ test-all: $(STAMP) ## run all tests, the slow ones too (minutes each), but those
 
 chaos: $(STAMP) ## kill parts of a cluster twenty times during one sweep; print what was survived
 	$(BIN)/python -m tests.chaos.twenty $(ARGS)
+
+slurm: $(STAMP) ## run sweeps on a real Slurm of three nodes on this machine (as root; installs Debian's)
+	@command -v slurmctld >/dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
+	timeout 1200 $(BIN)/python -m pytest -m slow tests/chaos/slurm $(ARGS)
 
 lint: $(STAMP) ## check style, types and the order of imports; change nothing
 	$(BIN)/ruff check .

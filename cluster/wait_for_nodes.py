@@ -1,8 +1,9 @@
-"""Wait until a Ray cluster has so many nodes: python cluster/wait_for_nodes.py 8 [--while PID ...].
+"""Wait until a Ray cluster has so many nodes: python cluster/wait_for_nodes.py 8.
 
-The cluster is the one at RAY_ADDRESS. Ends with 0 when they are there, and with 1 and a message
-after 10 minutes (HLVNN_WAIT seconds), or as soon as one of the processes PID, which start the
-nodes, has ended.
+The cluster is the one at RAY_ADDRESS. Ends with 0 when they are there. After 10 minutes (HLVNN_WAIT
+seconds) it makes do with the nodes that are there, and says so; with 1 and a message where nothing
+answers by then, or as soon as the process --while PID, which runs the head, has ended. A node whose
+process --joining PID has ended is not waited for.
 """
 
 import argparse
@@ -18,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("nodes", type=int)
     parser.add_argument("--while", type=int, nargs="+", default=[], dest="starters")
+    parser.add_argument("--joining", type=int, nargs="+", default=[])
     args = parser.parse_args()
     address = os.environ["RAY_ADDRESS"]
     until = time.monotonic() + float(os.environ.get("HLVNN_WAIT", "600"))
@@ -33,6 +35,10 @@ def main() -> None:
         except ConnectionError as error:  # a head on a busy machine listens before it answers
             check(args.starters, until, f"{address} lets nobody in ({error})")
     while (alive := sum(node["Alive"] for node in ray.nodes())) < args.nodes:
+        given_up = sum(not runs(pid) for pid in args.joining)
+        if alive >= args.nodes - given_up or time.monotonic() > until:
+            print(f"{alive} of {args.nodes} nodes have joined {address}: it begins with these")
+            return
         check(args.starters, until, f"{alive} of {args.nodes} nodes have joined {address}")
 
 
@@ -50,7 +56,7 @@ def check(starters: list[int], until: float, state: str) -> None:
     """Wait a moment; end the program when there is nothing to wait for any more."""
     time.sleep(0.5)
     if any(not runs(pid) for pid in starters):
-        sys.exit(f"error: {state}, and one node's Ray has ended; its messages are above")
+        sys.exit(f"error: {state}, and the head's Ray has ended; its messages are above")
     if time.monotonic() > until:
         sys.exit(f"error: {state} after the time of HLVNN_WAIT; are the nodes' ports open?")
 

@@ -7,6 +7,13 @@ import torch
 from hlvnn.errors import ResourceError
 
 
+def described(device: torch.device) -> str:
+    """Return a device in words: cpu, or the name of a GPU."""
+    if device.type != "cuda":
+        return device.type
+    return torch.cuda.get_device_name(device)
+
+
 def resolve_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda`, `cuda:1`; `ResourceError` if it is not there."""
     if name == "auto":

@@ -53,6 +53,13 @@ class ResourceError(HlvnnError):
     """More was asked for than the machine or the cluster has."""
 
 
+class NodeError(HlvnnError):
+    """A node of a cluster is not as it must be: no fault of what was to run there."""
+
+    node_id: str = ""
+    """Ray's id of the node."""
+
+
 class Problems(HlvnnError):
     """Several things are wrong; all are told at once."""
 

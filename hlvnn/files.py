@@ -51,6 +51,11 @@ def free_names(name: str) -> Iterator[str]:
         yield f"{name}-{number}"
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file is what `replacing` leaves where a process is killed as it writes."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to, which takes the place of `path` when the block ends well."""

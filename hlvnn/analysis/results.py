@@ -61,7 +61,8 @@ class Results:
 
     - `trial` its number, `status` (see `outcomes.Status`),
       `reason`, `epochs` (evaluated last), `best_epoch`, `seconds` (training and evaluation),
-      `wall_seconds`, `starts`, `cpus`, `gpus`, `node`, `error`, `unfinished`, `folder`;
+      `wall_seconds`, `starts`, `cpus`, `gpus`, `node`, `ran_on` (its device), `error`,
+      `unfinished`, `folder`;
     - `name` of its folder, `structure` (its latents as they are typed; `none` = pooled), `pooled`
       (no latents), `model`, `parameters` (their number), `started` (UTC), `data_hash`;
     - a column per setting of the run (`lr`, `latent_config`, …), and `param_…` as Optuna drew it;

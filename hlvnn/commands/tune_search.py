@@ -20,6 +20,7 @@ Examples:
   python tune_search.py shakespeare --num-trials 40 --time-budget 30m
   python tune_search.py femnist --num-trials 200 --gpus-per-trial 0.25 --address auto
   python tune_search.py --resume results/digits/SWEEP
+  python tune_search.py digits --name wide --or-resume
   python tune_search.py --extend results/digits/SWEEP --num-trials 40
   python tune_search.py digits --warm-start results/digits/SWEEP --searcher gp --scheduler hyperband
 
@@ -54,6 +55,8 @@ def parse(args: list[str]) -> SweepConfig:
         raise ConfigError("--resume and --extend: give only one of them")
     if first.retry is not None and first.resume is None:
         raise ConfigError(f"--retry {first.retry} is for a sweep that goes on: say --resume SWEEP")
+    if first.or_resume:
+        return _parse_or_resume(args, first)
     if first.resume is not None:
         from hlvnn.sweep.copies import open_sweep
         from hlvnn.sweep.plan import saved_options
@@ -69,6 +72,31 @@ def parse(args: list[str]) -> SweepConfig:
         space = search_space.load(first.space)
         default = validated(SweepConfig, space.sweep, f"{space.path}: SWEEP")
     return _parse(args, default)
+
+
+def _parse_or_resume(args: list[str], first: SweepConfig) -> SweepConfig:
+    """Return the options of a sweep that goes on if it has begun: its flags stand in its record."""
+    from hlvnn.sweep.copies import open_sweep
+    from hlvnn.sweep.naming import begun
+    from hlvnn.sweep.plan import saved_options
+
+    if (
+        first.resume is not None
+        or first.extend is not None
+        or first.name is None
+        or not first.space
+    ):
+        raise ConfigError(
+            "--or-resume begins a sweep or goes on with it: give a search space and --name NAME, "
+            "and neither --resume nor --extend"
+        )
+    space = search_space.load(first.space)
+    options = _parse(args, validated(SweepConfig, space.sweep, f"{space.path}: SWEEP"))
+    place = begun(options, space)
+    if place is None:
+        return options
+    saved = saved_options(open_sweep(place)[0])
+    return _parse(args, saved.model_copy(update={"resume": place}))
 
 
 def _parse(args: list[str], default: SweepConfig) -> SweepConfig:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hlvnn.columns import DIVERGED, VAL_GROUP_WORST
+from hlvnn.columns import DIVERGED, RAN_ON, VAL_GROUP_WORST
 from hlvnn.records.outcomes import OVER, PLACED, Outcome, Status
 from hlvnn.search_space import Space
 from hlvnn.words import shown
@@ -33,6 +33,7 @@ class Entry:
     started: float | None = None
     starts: int = 0
     node: str = ""
+    ran_on: str = ""
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Board:
         entry.epoch = int(result["epoch"])
         entry.num_epochs = int(result["num_epochs"])
         entry.node = str(result.get("hostname", ""))
+        entry.ran_on = str(result.get(RAN_ON, ""))
         value = float(result[self.space.metric])
         entry.worst_group = result.get(VAL_GROUP_WORST)
         entry.metric = value

@@ -157,6 +157,8 @@ class Outcome(Config):
     """GPUs it had."""
     node: str = ""
     """Machine it ended on."""
+    ran_on: str = ""
+    """Device it was trained on there: cpu, or the name of a GPU."""
 
     @property
     def is_open(self) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from typing import Any, TypeVar
 
 from hlvnn import files
 from hlvnn.errors import RunError
+from hlvnn.records import locks
 from hlvnn.storage import shown_path
 from hlvnn.words import Settings
 
@@ -26,28 +24,28 @@ README = "README.md"
 """What the sweep is about, for whoever opens its folder."""
 LOCK = "driver.lock"
 """Held by the driver that works on the sweep."""
+HEARTBEAT = "driver.alive"
+"""Written again and again by the driver that works on the sweep, where files cannot be locked."""
+RAY_LOGS = "ray_logs.zip"
+"""Ray's own logs, of a sweep that failed."""
+FIRST = (LOCK, HEARTBEAT, SPACE_COPY, README)
+"""What there is before there is SWEEP: of a driver that ended as it began."""
 
 
 @contextmanager
 def locking(sweep: Path) -> Iterator[None]:
-    """Hold the sweep's lock, which the system frees when this process ends, however it ends.
+    """Hold the sweep's lock, which is free when this process ends, however it ends.
 
     Raises `RunError` when another driver holds it.
     """
     sweep.mkdir(parents=True, exist_ok=True)
-    with (sweep / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RunError(
-                f"{shown_path(sweep)} is being worked on by {holder}; wait for it, or end it first"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
+    try:
+        with locks.holding(sweep / LOCK, sweep / HEARTBEAT):
+            yield
+    except locks.HeldError as error:
+        raise RunError(
+            f"{shown_path(sweep)} is being worked on by {error}; wait for it, or end it first"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -137,15 +135,8 @@ def _expect(value: Any, kind: type[T]) -> T:
 
 
 def has_driver(sweep: Path) -> bool:
-    """Whether a driver works on the sweep now, as the system's locks know.
+    """Whether a driver works on the sweep now, as the system's locks or its heartbeat tell.
 
-    A driver on another machine is seen only where the file system shares its locks.
+    A driver on another machine is seen only where the file system shares its locks, or has none.
     """
-    try:
-        with (sweep / LOCK).open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return locks.is_held(sweep / LOCK, sweep / HEARTBEAT)

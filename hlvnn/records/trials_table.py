@@ -59,10 +59,11 @@ class TrialsTable:
     """The table of one sweep. Rows of trials that ended are read once.
 
     Columns: trial, status (see `Status`), reason, epochs (evaluated last), best_epoch, seconds (in
-    training and evaluation), wall_seconds, starts, cpus, gpus, node, error, unfinished, folder; a
-    column per setting, as it ran; param_<name>: what Optuna drew, empty where it did not; pareto
-    (with several objectives); final_<column>: the last row of metrics.csv; best_<column>: the row
-    of the chosen epoch (`hlvnn.selection`), so best_test_… was never selected on.
+    training and evaluation), wall_seconds, starts, cpus, gpus, node, ran_on (its device there),
+    error, unfinished, folder; a column per setting, as it ran; param_<name>: what Optuna drew,
+    empty where it did not; pareto (with several objectives); final_<column>: the last row of
+    metrics.csv; best_<column>: the row of the chosen epoch (`hlvnn.selection`), so best_test_… was
+    never selected on.
     """
 
     def __init__(self, sweep: Path, space: Space, remote: Remote | None = None) -> None:

@@ -14,10 +14,10 @@ from hlvnn.errors import RunError
 from hlvnn.files import expanded
 from hlvnn.patience import Patience
 from hlvnn.records import outcomes, run_folder
-from hlvnn.records.sweep_folder import LOCK
+from hlvnn.records.sweep_folder import HEARTBEAT, LOCK
 from hlvnn.storage import Remote, Sent, files_below, is_address
 
-LOCAL = (LOCK,)
+LOCAL = (LOCK, HEARTBEAT)
 """Files that concern this machine alone."""
 LAST = (run_folder.PREVIOUS, run_folder.CHECKPOINT)
 """Files that are uploaded when all that they rest on has been."""

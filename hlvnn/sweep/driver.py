@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 
 import pandas as pd
 import ray
@@ -16,9 +17,9 @@ from hlvnn.errors import RunError, StorageError
 from hlvnn.records import journal, trials_table
 from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import SCHEDULERS
-from hlvnn.records.sweep_folder import locking
+from hlvnn.records.sweep_folder import RAY_LOGS, locking
 from hlvnn.search_space import quieting_optuna
-from hlvnn.sweep import cluster, references, warm
+from hlvnn.sweep import cluster, metrics, ray_logs, references, warm
 from hlvnn.sweep.closing import conclude
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.ending import heeding_signals
@@ -49,7 +50,8 @@ def run(plan: Plan, console: Console) -> int:
             context = Context.of(plan, slots, console)
             if plan.earlier is not None:
                 warm.learn(context.journal.study, plan.earlier)
-            frame = _run(context)
+            with metrics.serving(plan.options.metrics_port, plan.sweep.name, context.board):
+                frame = _run(context)
             references.train(context, frame)
             code = conclude(context, frame)
     if plan.remote is not None:
@@ -82,6 +84,10 @@ def _run(context: Context) -> pd.DataFrame:
             context.mirror.push()
         except StorageError as error:
             broke = broke or _break_off_error(context, error)
+    if (broke is not None or context.ending.failed) and ray_logs.keep(context.sweep):
+        with suppress(StorageError):
+            context.mirror.push()
+        context.print(f"Ray's own logs here: {context.plan.place(RAY_LOGS)}")
     if broke is not None:
         raise broke
     return frame
@@ -123,5 +129,10 @@ def _announce(context: Context, remaining: Remaining) -> None:
         f"{board.slots} at a time, selecting on {told}; searcher {options.searcher}, "
         f"scheduler {options.scheduler}"
     )
+    if options.address is None and plan.was_at is not None:
+        context.print(
+            f"it ran on the cluster at {plan.was_at} before, and goes on on this machine; to go on "
+            "there, say --address"
+        )
     if plan.earlier is not None:
         context.print(plan.earlier.told())

@@ -27,11 +27,13 @@ CHANGEABLE = {
         "retry",
         "max_failed_trials",
         "resume",
+        "or_resume",
         "extend",
         "dry_run",
         "keep_checkpoints",
         "pooled_reference",
         "report",
+        "metrics_port",
         "mlflow",
         "wandb",
     ),
@@ -189,9 +191,14 @@ class SweepConfig(Config):
     wait for --resume."""
     report: bool = True
     """Write report.html into the sweep's folder when it ends (needs hlvnn[analysis])."""
+    metrics_port: int | None = Field(None, gt=0, lt=65536)
+    """Tell Prometheus how the sweep gets on: a port of 127.0.0.1, http://127.0.0.1:PORT/metrics."""
     resume: Place | None = None
     """Folder or address of a sweep to go on with: unfinished trials continue, finished ones are
     kept."""
+    or_resume: bool = False
+    """With --name: go on with the sweep of that name where there is one, begin it where there is
+    none, so that one command serves a scheduler that tries again."""
     retry: RetryName | None = None
     """With --resume: trials that are tried again, once the cause is gone; each goes on from its
     checkpoint, or begins again."""
@@ -212,13 +219,16 @@ class SweepConfig(Config):
 
     @field_validator("gpus_per_trial")
     @classmethod
-    def _whole_above_one(cls, gpus: float | str) -> float | str:
+    def _at_most_one(cls, gpus: float | str) -> float | str:
         if isinstance(gpus, str):
             return gpus
         if gpus < 0:
             raise ValueError(f"a trial cannot have {gpus:g} GPUs")
-        if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"more than one GPU a trial must be a whole number, got {gpus:g}")
+        if gpus > 1:
+            raise ValueError(
+                f"a trial trains on one GPU, and {gpus:g} would leave the others idle; give 1, a "
+                "fraction (0.25: four trials share one), or auto"
+            )
         return gpus
 
     @property

@@ -6,8 +6,6 @@ import os
 import platform
 import shlex
 import shutil
-import tempfile
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,23 +19,41 @@ from hlvnn.config import DATA_PLACES, DataConfig, RunConfig, run_config, validat
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError, all_of
-from hlvnn.files import check_name, expanded, free_names
+from hlvnn.files import expanded, free_names
 from hlvnn.inference.predict import evaluate
 from hlvnn.models.build import assemble, build_model, check_own
 from hlvnn.models.model import parameter_count
 from hlvnn.records import outcomes, run_folder
-from hlvnn.records.sweep_folder import README, SPACE_COPY, SWEEP, Record, read_record, write_record
+from hlvnn.records.sweep_folder import (
+    README,
+    SPACE_COPY,
+    SWEEP,
+    Record,
+    read_record,
+    write_record,
+)
 from hlvnn.search_space import Space
 from hlvnn.storage import Remote, is_address, shown_path, typed
-from hlvnn.sweep import combinations, sameness, warm
+from hlvnn.sweep import combinations, naming, sameness, warm
 from hlvnn.sweep.copies import open_sweep, reading
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.rehearsal import rehearse
 from hlvnn.sweep.warm import Earlier
 from hlvnn.words import Settings
 
-ONCE = {"resume": None, "retry": None, "extend": None, "dry_run": False}
+ONCE = {
+    "resume": None,
+    "or_resume": False,
+    "retry": None,
+    "extend": None,
+    "dry_run": False,
+    "address": None,  # of a cluster that may be gone
+}
 """Options that were those of one start, as a sweep's record keeps the others."""
+COMMAND = "HLVNN_COMMAND"
+"""Variable: how a sweep is started here, where that is not by python tune_search.py on a node."""
+ADDRESS = "address"
+"""In the record of each start: the cluster it was on, or None."""
 BUILT_DRAWS = 16
 """Draws whose model is built before a sweep starts."""
 SHOWN_PROBLEMS = 4
@@ -62,11 +78,18 @@ class Plan:
     """Where the sweep lives, when `sweep` is only this driver's copy of it."""
     is_named: bool = True
     """Whether its folder's name was given, and not made up."""
+    was_at: str | None = None
+    """The cluster on which a sweep that goes on last was."""
 
     def with_gpus(self, gpus: float) -> Plan:
         """Return the same plan with this share of a GPU for each trial."""
         changed = self.options.model_copy(update={"gpus_per_trial": gpus})
         return replace(self, options=changed)
+
+    @property
+    def device(self) -> str:
+        """The --device of all trials."""
+        return str(self.fixed.get("device", "auto"))
 
     @property
     def max_epochs(self) -> int:
@@ -75,8 +98,13 @@ class Plan:
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with the sweep."""
-        return f"python tune_search.py --resume {self.place()}"
+        """The command that goes on with the sweep, where it runs now."""
+        resume = f"--resume {self.place()}"
+        if command := os.environ.get(COMMAND):
+            return f"{command} {resume}"
+        if self.options.address is not None:
+            resume += f" --address {shlex.quote(self.options.address)}"
+        return f"python tune_search.py {resume}"
 
     def place(self, name: str = "") -> str:
         """Return where the sweep, or a file or folder of it, is found, as a user would type it."""
@@ -113,8 +141,8 @@ def new_plan(options: SweepConfig) -> Plan:
         sample.extend(search_space.check(space, options.seed, fixed or options.fixed_settings))
 
     def name() -> None:
-        title = sample[0].data.title if sample else _title(options, space)
-        place.append(_new_folder(options, space, title))
+        title = sample[0].data.title if sample else naming.title_of(options, space)
+        place.append(naming.new_folder(options, space, title))
 
     def learn() -> None:
         if options.warm_start is not None:
@@ -143,57 +171,19 @@ def claimed(plan: Plan) -> Plan:
     """
     if (plan.sweep / SWEEP).exists():
         return plan
+    if plan.remote is not None:  # in the folder for temporary files: this user's alone
+        plan.sweep.parent.mkdir(mode=0o700)
     for name in free_names(plan.sweep.name):
         sweep = plan.sweep.with_name(name)
         try:
             sweep.mkdir(parents=True)
         except FileExistsError:
-            if plan.is_named:
-                raise _taken(sweep) from None
-            continue
+            if not plan.is_named:
+                continue
+            if naming.is_taken(sweep):
+                raise naming.taken(sweep) from None
         return replace(plan, sweep=sweep, options=plan.options.model_copy(update={"name": name}))
     raise AssertionError("there are names without end")
-
-
-def _taken(place: Path | Remote) -> RunError:
-    where = typed(place if isinstance(place, Path) else str(place))
-    return RunError(
-        f"{place if isinstance(place, Remote) else shown_path(place)} exists already; nothing was "
-        "overwritten. Give another --name, or go on with it: python tune_search.py --resume "
-        f"{where}"
-    )
-
-
-def _title(options: SweepConfig, space: Space) -> str:
-    """Return the name of the data, as far as it is known without a valid draw."""
-    known = {**space.base, **options.fixed_settings}
-    table = known.get("table")
-    data = DataConfig.model_construct(
-        dataset=str(known.get("dataset", "")), table=Path(table) if table else None
-    )
-    return data.title
-
-
-def _new_folder(options: SweepConfig, space: Space, title: str) -> tuple[Path, Remote | None]:
-    """Return the folder of a new sweep, and its address; raise `RunError` when it exists."""
-    if options.name is None:
-        names = free_names(f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    else:
-        check_name(options.name)
-        names = iter([options.name])
-    parent = Path(options.root).resolve() / title
-    for name in names:
-        place: Path | Remote = parent / name
-        if not is_address(options.root):
-            if not (parent / name).exists():
-                return parent / name, None
-        else:
-            place = remote = Remote.at(options.root) / title / name
-            remote.check_writable()
-            if not remote.exists(SWEEP):
-                own = f"hlvnn-sweep-{os.getpid()}-{time.time_ns()}"
-                return Path(tempfile.gettempdir()) / own / name, remote
-    raise _taken(place)
 
 
 def resumed_plan(options: SweepConfig) -> Plan:
@@ -214,7 +204,8 @@ def resumed_plan(options: SweepConfig) -> Plan:
     fixed = record.fixed | _device(options, space) | _moved(before, options)
     sample = search_space.check(space, options.seed, fixed)
     combinations.check(options, space, sample)
-    return Plan(options, space, sweep, fixed, sample, remote=remote)
+    was_at = last_address(sweep)
+    return Plan(options, space, sweep, fixed, sample, remote=remote, was_at=was_at)
 
 
 def _moved(before: SweepConfig, now: SweepConfig) -> Settings:
@@ -250,13 +241,25 @@ def extended_plan(options: SweepConfig) -> Plan:
 
 def saved_options(sweep: Path) -> SweepConfig:
     """Return the options that a sweep was last started with."""
-    return validated(SweepConfig, read_record(sweep).options, str(sweep / SWEEP))
+    saved = validated(SweepConfig, read_record(sweep).options, str(sweep / SWEEP))
+    return saved.model_copy(update=ONCE)  # records of old have the address
+
+
+def last_address(sweep: Path) -> str | None:
+    """Return the address of the cluster that a sweep last ran on, or None."""
+    record = read_record(sweep)
+    return record.starts[-1].get(ADDRESS, record.options.get(ADDRESS)) if record.starts else None
 
 
 def begin(plan: Plan) -> None:
-    """Make the folder of a new sweep, or note that an old one goes on."""
+    """Make the folder of a new sweep, or note that an old one goes on.
+
+    Raises `RunError` where another driver has begun a sweep there since this one was planned.
+    """
     starts: list[dict[str, Any]] = []
     if (plan.sweep / SWEEP).exists():
+        if plan.options.resume is None:
+            raise naming.taken(plan.remote or plan.sweep)
         starts = read_record(plan.sweep).starts
     else:
         shutil.copyfile(plan.space.path, plan.sweep / SPACE_COPY)
@@ -264,7 +267,12 @@ def begin(plan: Plan) -> None:
     space = plan.space
     options = plan.options.model_copy(update=ONCE)
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    start = {"time": now, "host": platform.node(), "versions": run_folder.versions()}
+    start = {
+        "time": now,
+        "host": platform.node(),
+        "versions": run_folder.versions(),
+        ADDRESS: plan.options.address,
+    }
     record = Record(
         space=space.name,
         sha256=space.sha256,

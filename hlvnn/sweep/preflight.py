@@ -19,9 +19,9 @@ from rich.console import Console
 from hlvnn.config import DataConfig
 from hlvnn.data import data_of
 from hlvnn.errors import ConfigError, HlvnnError, Problems, ResourceError, RunError
-from hlvnn.records import outcomes, run_folder
+from hlvnn.records import locks, outcomes, run_folder
 from hlvnn.storage import Remote, is_address, shown_path
-from hlvnn.sweep import cluster, packing, plan, trackers
+from hlvnn.sweep import cluster, node, packing, plan, trackers
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan
 
@@ -31,8 +31,8 @@ NODE_SECONDS = 300
 """How long a node may take to answer: it loads the data."""
 LOST_SECONDS = 40
 """How long Ray may take to see that a node is lost."""
-MAY_DIFFER = {"python"}
-"""Versions whose last part may differ from node to node."""
+GPU_SECONDS = 60
+"""How long a node's GPU may be busy with others' work until it is not looked at."""
 
 
 class Page:
@@ -99,7 +99,9 @@ def checked_plan(options: SweepConfig, console: Console, stack: ExitStack) -> Pl
         page.check("trackers", lambda: trackers.check(options))
     nodes = page.check("cluster", lambda: _nodes(options, stack))
     if nodes is not None:
-        page.check("resources", lambda: cluster.check(options, nodes))
+        yet = "no node can run a trial yet: they wait until one joins that can"
+        told = yet if cluster.is_yet_to_grow(options, nodes) else ""
+        page.check("resources", lambda: cluster.check(options, nodes), told)
     configs = {config.data for config in planned.sample} if planned is not None else set()
     everywhere = options.address is not None and nodes is not None
     if not is_address(options.root):
@@ -107,6 +109,9 @@ def checked_plan(options: SweepConfig, console: Console, stack: ExitStack) -> Pl
         check_nodes(page, root, tuple(configs), everywhere)
     elif planned is not None:  # else an address that makes no sense was told already
         check_nodes(page, Remote(options.root), tuple(configs), everywhere)
+    uses_gpus = options.gpus > 0 and planned is not None and planned.device != node.CPU
+    if everywhere and uses_gpus and not page.problems:
+        page.check("GPUs on every node", lambda: check_gpus(options, living_nodes()))
     if planned is not None:
         planned = _check_trials(page, planned, nodes or [])
     page.end(console)
@@ -137,6 +142,11 @@ def _nodes(options: SweepConfig, stack: ExitStack) -> list[cluster.Resources]:
 def check_nodes(page: Page, root: Place, data: tuple[DataConfig, ...], everywhere: bool) -> None:
     """Check storage, data and versions on this machine, and on all nodes of the cluster."""
     here = page.check("storage on this machine", lambda: _writable(root))
+    if isinstance(here, Path) and not locks.has_locks(here):
+        page.lines.append(
+            f"locks: {shown_path(here)} has none; that one driver at a time works on the sweep is "
+            "seen by a heartbeat, its killed one's is waited for (README, What a sweep survives)"
+        )
     if here is None or not everywhere:
         return
     with leaving_token(here) as request:
@@ -226,21 +236,20 @@ def living_nodes() -> list[dict[str, Any]]:
 def ask_nodes(request: Request, nodes: Sequence[dict[str, Any]]) -> list[NodeReport]:
     """Return what the nodes found, each asked on itself; of one that is lost meanwhile, nothing."""
     task = ray.remote(num_cpus=0)(inspect)
-    answers = [
-        task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(request)
-        for node in nodes
-    ]
+    answers = [task.options(scheduling_strategy=_on(one)).remote(request) for one in nodes]
     reports = []
-    for node, answer in zip(nodes, answers, strict=True):
+    for one, answer in zip(nodes, answers, strict=True):
         try:
             reports.append(ray.get(answer, timeout=NODE_SECONDS))
         except ray.exceptions.RayError as error:
-            if not _is_lost(node):
+            if not _is_lost(one):
                 said = f"it did not answer ({_first_line(error)})"
-                reports.append(NodeReport(node["NodeManagerHostname"], data=said))
+                reports.append(NodeReport(one["NodeManagerHostname"], data=said))
     return reports
+
+
+def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
 
 
 def _is_lost(node: dict[str, Any]) -> bool:
@@ -286,11 +295,9 @@ def check_versions(reports: Sequence[NodeReport]) -> None:
     """Raise `RunError` when a node runs other versions than this machine (the first report)."""
     mine = reports[0].versions
     bad = [
-        f"{report.node} has {name} {report.versions.get(name, 'not at all')}, here it is {version}"
+        f"{report.node} has {', '.join(other)}"
         for report in reports
-        if report.versions
-        for name, version in mine.items()
-        if _version(name, report.versions.get(name, "")) != _version(name, version)
+        if report.versions and (other := node.other_versions(mine, report.versions, "here"))
     ]
     if bad:
         raise RunError(
@@ -299,8 +306,32 @@ def check_versions(reports: Sequence[NodeReport]) -> None:
         )
 
 
-def _version(name: str, version: str) -> str:
-    return version.rpartition(".")[0] if name in MAY_DIFFER else version
+def check_gpus(options: SweepConfig, nodes: Sequence[dict[str, Any]]) -> None:
+    """Raise `ResourceError` when torch cannot use the GPUs of a node.
+
+    Each node that has GPUs is asked by a task that is given one: without, it may see none. One that
+    is busy with others' work is not waited for long: its trials look for themselves (`node.check`).
+    """
+    task = ray.remote(num_cpus=0, num_gpus=min(options.gpus, 1.0))(node.gpu_problem)
+    asked = [one for one in nodes if one["Resources"].get("GPU", 0) >= min(options.gpus, 1.0)]
+    answers = {task.options(scheduling_strategy=_on(one)).remote(): one for one in asked}
+    ready, busy = ray.wait(list(answers), num_returns=len(answers), timeout=GPU_SECONDS)
+    bad = []
+    for answer in ready:
+        name = answers[answer]["NodeManagerHostname"]
+        try:
+            problem = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            problem = "" if _is_lost(answers[answer]) else f"did not answer ({_first_line(error)})"
+        bad += [f"{name} {problem}"] if problem else []
+    for answer in busy:
+        ray.cancel(answer, force=True)
+    if bad:
+        raise ResourceError(
+            f"--gpus-per-trial {options.gpus:g}: {'; '.join(sorted(bad))}. Install a torch for "
+            "CUDA that the driver there can run (nvidia-smi says which), or leave "
+            "--gpus-per-trial out to train on CPUs"
+        )
 
 
 def check_disk(planned: Plan, bytes_a_trial: int) -> None:

@@ -160,6 +160,7 @@ class Recorder(Callback):
             cpus=self.context.options.cpus_per_trial,
             gpus=self.context.options.gpus,
             node=entry.node,
+            ran_on=entry.ran_on,
         )
         self.context.patience.patiently(
             lambda: outcomes.write(self.context.sweep, outcome), f"outcome of trial {number}"

@@ -49,10 +49,13 @@ LOSSES = Mend(
         f"{LOOP}._resetting_trials",
         f"{LOOP}._trial_to_actor",
         f"{LOOP}._started_actors",
+        f"{LOOP}.add_trial",
+        "ray.tune.experiment:Trial.create_placement_group_factory",
         "ray.exceptions:RayActorError.preempted",
     ),
     without=(
-        "a trial whose node is lost before it runs may fail for good, whatever --max-failures says"
+        "a trial whose node is lost before it runs, or is not as it must be, may fail for good, "
+        "whatever --max-failures says"
     ),
 )
 NOTICES = Mend(
@@ -61,6 +64,23 @@ NOTICES = Mend(
     needs=(),
     without="Ray's notices of lost nodes are printed at full length",
 )
+
+
+LOOPBACK = Mend(
+    module="ray._private.services",
+    name="resolve_ip_for_localhost",
+    needs=(),
+    without="a Ray on this machine listens on all its interfaces",
+)
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let Ray be started at 127.0.0.1: it takes that address for "whichever others can reach"."""
+    with ExitStack() as stack:
+        if not LOOPBACK.missing:
+            stack.enter_context(_replacing(LOOPBACK, lambda host: host))
+        yield
 
 
 @contextmanager
@@ -82,6 +102,7 @@ def mending(tell: Callable[[str], None]) -> Iterator[None]:
             from hlvnn.sweep.ray_controller import Controller
 
             stack.enter_context(_replacing(LOSSES, Controller))
+        _is_whole(LOOPBACK, tell)  # replaced while Ray starts
         if _is_whole(NOTICES, tell):
             stack.enter_context(_replacing(NOTICES, _notice(tell)))
         yield

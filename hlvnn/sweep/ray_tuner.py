@@ -7,6 +7,7 @@ import os
 from ray import tune
 from ray.tune.experiment import Trial
 
+from hlvnn.records import run_folder
 from hlvnn.records.journal import STUDY
 from hlvnn.records.schedulers import SCHEDULERS
 from hlvnn.sweep import trackers
@@ -34,6 +35,7 @@ def tuner_of(context: Context, recorder: Recorder, remaining: Remaining, state: 
         param_space={
             "worst": context.space.worsts,
             "gpus": options.gpus,
+            "versions": run_folder.versions(),
             "threads": max(1, int(options.cpus_per_trial)),
             "trial_timeout": options.trial_timeout,
             "storage_patience": options.storage_patience,

@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
-from hlvnn.columns import DIVERGED, VAL_GROUP_P10, VAL_GROUP_WORST, best_of, validation_of
+from hlvnn.columns import DIVERGED, RAN_ON, VAL_GROUP_P10, VAL_GROUP_WORST, best_of, validation_of
 from hlvnn.config import run_config
-from hlvnn.errors import ConfigError
+from hlvnn.device import described, resolve_device
+from hlvnn.errors import ConfigError, NodeError
 from hlvnn.patience import Patience
 from hlvnn.records import run_folder
 from hlvnn.records.outcomes import ERROR, HUNG
 from hlvnn.selection import MAX, MIN, Selection
 from hlvnn.storage import Remote
+from hlvnn.sweep import node
 from hlvnn.sweep.copies import TrialCopy
 from hlvnn.training import execution
 from hlvnn.training.loop import EpochReport
@@ -47,15 +50,27 @@ def run_trial(config: dict[str, Any]) -> None:
     """Run (or go on with) the trial that `config` describes.
 
     config: trial (its number), settings (JSON), folder, remote (the sweep's address, or ""), worst
-    (each metric's value for a NaN), threads, gpus (below 1: its share of a GPU's memory),
-    trial_timeout, storage_patience, and problem: why the draw is invalid, or "". Everything that
-    lasts is written into the folder, its checkpoint too; Ray is given no files.
+    (each metric's value for a NaN), threads, gpus (below 1: its share of a GPU's memory), versions
+    (of the driver's machine), trial_timeout, storage_patience, and problem: why the draw is
+    invalid, or "". Everything that lasts is written into the folder, its checkpoint too; Ray is
+    given no files.
     """
     ENDED.clear()
     try:
+        _check_node(config)
         _run_trial(config)
     finally:
         ENDED.set()
+
+
+def _check_node(config: dict[str, Any]) -> None:
+    """Raise `NodeError` where this node must not run it: another one will (`Controller`)."""
+    on_cpu = json.loads(config["settings"]).get("device") == node.CPU
+    try:
+        node.check(config["versions"], 0.0 if on_cpu else float(config["gpus"]))
+    except NodeError as error:
+        error.node_id = ray.get_runtime_context().get_node_id()
+        raise
 
 
 class Trainable(wrap_function(run_trial)):  # type: ignore[misc]  # Ray makes the class
@@ -84,12 +99,13 @@ def _run_trial(config: dict[str, Any]) -> None:
             copy.push()
         patience.getting_on()
         still_alive()
-        tune.report(telling.of(epoch.row))
+        tune.report(telling.of(epoch.row) | {RAN_ON: ran_on})
 
     try:
         if config["problem"]:
             raise ConfigError(config["problem"])
         run = run_config(settings, f"trial {config['trial']}")
+        ran_on = described(resolve_device(run.train.device))
         with _watching(folder, config["trial_timeout"]) as still_alive:
 
             def execute() -> None:
@@ -101,7 +117,8 @@ def _run_trial(config: dict[str, Any]) -> None:
             if copy is not None:
                 copy.push()
             if not telling.reports:  # it ended before the driver that watched it was killed
-                tune.report(telling.of(run_folder.read_metrics(folder).iloc[-1].to_dict()))
+                last = run_folder.read_metrics(folder).iloc[-1].to_dict()
+                tune.report(telling.of(last) | {RAN_ON: ran_on})
     except Exception as error:
         with suppress(OSError):
             folder.mkdir(exist_ok=True)

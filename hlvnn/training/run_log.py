@@ -18,6 +18,7 @@ from hlvnn.columns import (
 from hlvnn.config import RunConfig
 from hlvnn.data.describe import told
 from hlvnn.data.grouped import GroupedDataset, Level, Schema
+from hlvnn.device import described, resolve_device
 from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.selection import MIN, Selection
 from hlvnn.terminal import text_of
@@ -78,6 +79,7 @@ def opening(
     lines = [
         f"{model.name} on {config.data.title}: {rows} rows; groups: {levels or 'none'}",
         f"latents: {latents or 'none'}; {parameter_count(model):,} parameters",
+        f"trained on: {described(resolve_device(config.train.device))}",
         *told(data),
         f"results in {folder}",
     ]

@@ -39,6 +39,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
         "JOB": str(os.getpid()),
         "HLVNN_VENV": str(tmp_path / "venv"),
         "HLVNN_TMP": str(short),
+        "HLVNN_HEAD_IP": "127.0.0.1",
     }
     yield Job(tree, tmp_path / "record", env)
     left = list(short.iterdir())
@@ -61,7 +62,7 @@ def head(job: Job) -> Iterator[Callable[..., str]]:
             env={
                 **job.env,
                 "SLURM_JOB_ID": "1",
-                "SLURM_CPUS_PER_TASK": "1",
+                "SLURM_CPUS_ON_NODE": "1",
                 "HLVNN_NODES": "shared",
                 "HLVNN_OBJECT_STORE": "100000000",
                 "RAY_ADDRESS": address,

@@ -29,16 +29,22 @@ exec "$@"
     "scontrol": """#!/bin/bash
 echo "scontrol $*" >>"$RECORD"
 [[ $1 == show && $2 == hostnames && $3 == "node[1-2]" ]] && printf 'node1\\nnode2\\n'
+[[ $1 == show && $2 == job ]] && echo "JobId=$JOB PreemptTime=${PREEMPTED:-None}"
+true
 """,
     "hostname": """#!/bin/bash
 echo "hostname $*" >>"$RECORD"
-echo "fe80::1 127.0.0.1"
+case $1 in
+    --ip-address) echo "fe80::1 127.0.1.1" ;; # as Debian's /etc/hosts has it
+    -I) echo "fe80::2 10.1.2.3 10.9.9.9" ;;
+    *) echo node1 ;;
+esac
 """,
     # Takes a script's options from its #SBATCH lines and runs it as a job of two nodes.
     "sbatch": """#!/bin/bash
 echo "sbatch $(sed -n 's/^#SBATCH //p' "$1" | tr '\\n' ' ')" >>"$RECORD"
 export SLURM_JOB_ID=$JOB SLURM_SUBMIT_DIR=$PWD SLURM_JOB_NODELIST="node[1-2]"
-export SLURM_CPUS_PER_TASK=1
+export SLURM_CPUS_ON_NODE=1
 cp "$1" "$SPOOL/slurm_script" && shift
 exec bash "$SPOOL/slurm_script" "$@"
 """,

@@ -15,6 +15,9 @@ import pytest
 import ray
 import yaml
 
+from hlvnn.commands.tune_search import _parse
+from hlvnn.sweep import cluster
+from hlvnn.sweep.options import SweepConfig
 from tests.cluster.recipes import RECIPES
 from tests.helpers import ROOT
 
@@ -46,6 +49,9 @@ def test_the_launchers_yaml_is_what_rays_schema_asks_for(launcher: dict[str, Any
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray" in line for line in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
+    private = "install -d -m 700 ~/.hlvnn && "
+    assert all(line.startswith(private) for line in starts)
+    assert all("--temp-dir=$HOME/.hlvnn/ray" in line for line in starts)
 
 
 def test_the_launcher_copies_named_files_and_the_token_only(launcher: dict[str, Any]) -> None:
@@ -125,11 +131,29 @@ def test_a_rayjob_with_a_slip_is_refused(put: Callable[..., None], manifests: An
         check_rayjob(job)
 
 
-def test_the_entry_point_names_the_folder_that_its_flags_make(manifests: Any) -> None:
-    words = manifests["RayJob"]["spec"]["entrypoint"].split()
-    assert words[:2] == ["bash", "/home/ray/hlvnn/cluster/start_or_resume.sh"]
-    flags = dict(zip(words[4::2], words[5::2], strict=True))
-    assert words[2] == f"{flags['--storage']}/{words[3]}/{flags['--name']}"
+def test_a_mistyped_flag_of_the_entry_point_asks_for_no_gpu(manifests: Any) -> None:
+    spec = manifests["RayJob"]["spec"]
+    words = spec["entrypoint"].split()
+    assert words[:2] == ["bash", "/home/ray/hlvnn/cluster/checked.sh"]
+    options = _parse(words[2:], SweepConfig())
+    assert options.name is not None
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert spec["rayClusterSpec"]["enableInTreeAutoscaling"]
+    assert (group["replicas"], group["minReplicas"]) == (0, 0)
+    assert options.max_concurrent == group["maxReplicas"] / options.gpus
+    head = [{"CPU": 0.0, "GPU": 0.0}]  # a cluster that begins with nothing is not refused
+    cluster.check(options.model_copy(update={"address": "auto"}), head)
+    assert spec["activeDeadlineSeconds"] > 0
+
+
+def test_apptainers_image_has_packages_and_no_more_than_docker_s() -> None:
+    text = (RECIPES / "apptainer.def").read_text(encoding="utf-8")
+    files = re.search(r"%files\n(.*?)\n\n", text, flags=re.DOTALL)
+    assert files is not None
+    copied = [line.split()[0] for line in files[1].splitlines()]
+    assert all((ROOT / name).exists() for name in copied)
+    assert not {".", "data", "results"} & set(copied)
+    assert "-c /opt/hlvnn/constraints.txt" in text
 
 
 def test_the_image_has_the_tested_ray_and_nothing_but_code() -> None:

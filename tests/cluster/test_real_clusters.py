@@ -136,7 +136,7 @@ def test_a_sweep_runs_on_a_cluster_that_slurm_would_start(job: Job, script: str)
     assert "4 trials to run, 2 at a time" in printed
     assert "Traceback" not in printed
     assert not running(job.env["HLVNN_TMP"])
-    assert list(Path(job.env["HOME"], ".ray").iterdir()) == []
+    assert not Path(job.env["HOME"], ".ray").exists()
 
     # the job goes on with the sweep that another one began
     process = job.submit(f"cluster/{script}", "--resume", "results/digits/one",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,14 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.recipes import RAY, RECIPES, Job, environment, running
+from hlvnn import errors
+from hlvnn.commands import tune_search
+from tests.cluster.recipes import RAY, RECIPES, Job, environment, programs, running
 from tests.helpers import wait_until
 
 SCRIPTS = sorted(RECIPES.glob("*.sh"))
 # What stands for Ray where only the words given to it matter: listens until it is told to end.
 RECORDING_RAY = """#!/bin/bash
 echo "ray $*" >>"$RECORD"
-ls -ld "$(sed -n 's/.*--temp-dir \\([^ ]*\\).*/\\1/p' <<<"$*")" | cut -c1-10 >>"$RECORD"
+ls -ld "$(sed -n 's/.*--temp-dir \\([^ ]*\\)\\/r .*/\\1/p' <<<"$*")" | cut -c1-10 >>"$RECORD"
 trap 'echo "ended ${*: -1}" >>"$RECORD"; kill $!; exit 0' TERM
 sleep 300 & wait
 """
@@ -28,8 +32,7 @@ echo "python $*" >>"$RECORD"
 case $1 in
     */wait_for_nodes.py) sleep 0.5 ;;
     tune_search.py)
-        env | grep -E '^RAY_' >>"$RECORD"
-        stat -c 'token %a %s' "$RAY_AUTH_TOKEN_PATH" >>"$RECORD"
+        env | grep -E '^(RAY|HLVNN)_' >>"$RECORD"
         trap 'echo "told to end" >>"$RECORD"; kill $!; exit 130' TERM
         sleep "${{SWEEP_SECONDS:-0}}" & wait
         exit "${{SWEEP_CODE:-0}}" ;;
@@ -68,22 +71,23 @@ def test_slurm_starts_ray_on_every_node_and_ends_what_it_started(job: Job, scrip
         assert "--block" in line
         assert "--disable-usage-stats" in line
         assert ("--num-cpus 1 --num-gpus 0" in line) == shared
-        assert f"--temp-dir {job.env['HLVNN_TMP']}/hlvnn.{os.getpid()}." in line
+        assert re.search(rf"--temp-dir {job.env['HLVNN_TMP']}/hlvnn.{os.getpid()}\.....?/r ", line)
     assert "--include-dashboard false" in heads[0]
     assert len({line.split()[3] for line in heads + workers}) == 2  # a folder for each node
     assert job.lines("drwx") == ["drwx------"] * 2
-    assert [line.split()[3] for line in job.lines("srun ")] == [
-        "--nodelist=node1",
-        "--nodelist=node1",
-        "--nodelist=node2",
-    ]
+    nodes = [line.split()[3] for line in job.lines("srun ")]
+    assert nodes == ["--nodelist=node1", "--nodelist=node2"]
 
-    # the sweep is told where the cluster is; the token is in a file that is this user's alone
+    # the sweep is told where the cluster is; the token is in no file and no command line
     (sweep,) = job.lines("python tune_search.py")
     assert sweep == f"python tune_search.py tiny --name one --address 127.0.0.1:{port}"
     assert {"RAY_AUTH_MODE=token", "RAY_USAGE_STATS_ENABLED=0"} <= set(job.lines("RAY_"))
-    assert job.lines("token") == ["token 600 64"]
-    assert list(Path(job.env["HOME"], ".ray").iterdir()) == []  # it went with the job
+    (token,) = job.lines("RAY_AUTH_TOKEN=")
+    assert len(token.removeprefix("RAY_AUTH_TOKEN=")) == 64
+    assert job.record.read_text(encoding="utf-8").count(token.partition("=")[2]) == 1
+    assert list(Path(job.env["HOME"]).iterdir()) == []
+    command = f"HLVNN_COMMAND=sbatch [OPTIONS] cluster/{script}"
+    assert job.lines("HLVNN_COMMAND") == [command]
 
     # both ended, workers first, and nothing of the job runs any more
     assert len(job.lines("ended")) == 2
@@ -93,13 +97,123 @@ def test_slurm_starts_ray_on_every_node_and_ends_what_it_started(job: Job, scrip
 def test_a_job_whose_time_is_over_ends_the_sweep_in_order(job: Job) -> None:
     environment(job, {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
     process = job.submit("cluster/slurm_shared.sh", "tiny", SWEEP_SECONDS="100")
-    wait_until(lambda: job.record.exists() and job.lines("token"))
+    wait_until(lambda: job.record.exists() and job.lines("RAY_AUTH"))
     process.send_signal(signal.SIGTERM)  # as SLURM does, to the batch script alone
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 143, printed
     order = [line.split()[0] for line in job.record.read_text().splitlines()]
     assert order.index("told") < order.index("ended")
     assert not running(job.env["HLVNN_TMP"])
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (
+            {"HLVNN_VENV": "nowhere"},
+            "no virtual environment nowhere on this node: run make install",
+        ),
+        ({"HLVNN_SETUP": "nowhere.sh"}, "HLVNN_SETUP=nowhere.sh: no such file"),
+        ({"HLVNN_IMAGE": "nowhere.sif"}, "HLVNN_IMAGE=nowhere.sif: no such image"),
+        ({"HLVNN_TMP": f"/{'x' * 40}"}, "characters too long for Ray's sockets"),
+        ({"SLURM_RESTART_COUNT": "1"}, "was requeued, and its flags would begin a second sweep"),
+    ],
+)
+def test_a_mistake_is_one_message(job: Job, env: dict[str, str], message: str) -> None:
+    environment(job, {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
+    process = job.submit("cluster/slurm_shared.sh", "tiny", "--name", "one", **env)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    (line,) = printed.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not job.record.exists() or not job.lines("srun")
+
+
+def test_a_requeued_job_goes_on_with_its_sweep(job: Job) -> None:
+    environment(job, {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
+    flags = ("tiny", "--name", "one", "--or-resume")
+    process = job.submit("cluster/slurm_shared.sh", *flags, SLURM_RESTART_COUNT="1")
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+
+
+def test_the_heads_address_is_one_that_other_nodes_can_reach(job: Job) -> None:
+    environment(job, {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
+    job.submit("cluster/slurm.sh", "tiny", HLVNN_HEAD_IP="").communicate(timeout=60)
+    (head,) = job.lines("ray start")[:1]
+    assert "--node-ip-address 10.1.2.3 " in head
+
+
+def test_a_head_may_be_left_without_trials(job: Job) -> None:
+    environment(job, {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
+    job.submit("cluster/slurm_shared.sh", "tiny", HLVNN_HEAD="alone").communicate(timeout=60)
+    head, worker = job.lines("ray start")
+    assert "--num-cpus 0 --num-gpus 0" in head
+    assert "--num-cpus 1 --num-gpus 0" in worker
+
+
+def test_modules_and_conda_have_a_place(job: Job, tmp_path: Path) -> None:
+    programs(tmp_path / "conda", {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
+    (tmp_path / "setup.sh").write_text(f'export PATH="{tmp_path}/conda:$PATH"\n', encoding="utf-8")
+    env = {"HLVNN_SETUP": str(tmp_path / "setup.sh"), "HLVNN_VENV": "nowhere"}
+    printed, _ = job.submit("cluster/slurm.sh", "tiny", **env).communicate(timeout=60)
+    assert len(job.lines("ray start")) == 2, printed
+
+
+def test_a_job_in_a_container_runs_its_commands_there(job: Job, tmp_path: Path) -> None:
+    inside = {"ray": RECORDING_RAY, "python": RECORDING_PYTHON}
+    programs(tmp_path / "inside", inside)
+    text = f"""#!/bin/bash
+echo "apptainer $*" >>"$RECORD"
+while [[ $1 != *.sif ]]; do shift; done; shift
+PATH="{tmp_path}/inside:$PATH" exec "$@"
+"""
+    programs(tmp_path / "outside", {"apptainer": text})
+    (tmp_path / "hlvnn.sif").touch()
+    path = f"{tmp_path / 'outside'}{os.pathsep}{job.env['PATH']}"
+    env = {"HLVNN_IMAGE": str(tmp_path / "hlvnn.sif"), "PATH": path}
+    printed, _ = job.submit("cluster/slurm.sh", "tiny", **env).communicate(timeout=60)
+    assert len(job.lines("ray start")) == 2, printed
+    assert len(job.lines("python tune_search.py")) == 1
+    start = f"apptainer exec --nv --bind {job.tree} {tmp_path / 'hlvnn.sif'} "
+    assert all(line.startswith(start) for line in job.lines("apptainer"))
+    assert any("ray start" in line for line in job.lines("apptainer"))
+
+
+def test_a_preempted_job_asks_to_be_put_back(job: Job) -> None:
+    environment(job, {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
+    env = {"SWEEP_CODE": "1", "PREEMPTED": "2026-11-28T10:00:00"}
+    process = job.submit("cluster/slurm_shared.sh", "tiny", **env)
+    printed, _ = process.communicate(timeout=60)
+    assert job.lines("scontrol requeue") == [f"scontrol requeue {os.getpid()}"]
+    assert f"requeued: job {os.getpid()} goes on later" in printed
+
+
+def test_what_killed_jobs_left_on_a_node_is_swept_up(job: Job) -> None:
+    environment(job, {"ray": RECORDING_RAY, "python": RECORDING_PYTHON})
+    place = Path(job.env["HLVNN_TMP"])
+    for name in ("hlvnn.7.dead", "hlvnn.8.live"):
+        (place / name / "r").mkdir(parents=True)
+        (place / name / "owner").touch()
+        os.utime(place / name / "owner", (0, 0))
+    with (place / "hlvnn.8.live" / "owner").open() as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        job.submit("cluster/slurm_shared.sh", "tiny").communicate(timeout=60)
+        assert [path.name for path in place.iterdir()] == ["hlvnn.8.live"]
+    shutil.rmtree(place / "hlvnn.8.live")
+
+
+def test_rays_logs_are_kept_where_a_sweep_fails(job: Job) -> None:
+    logs = 'mkdir -p "$3/session_2/logs"; echo why >"$3/session_2/logs/raylet.out"'
+    logging_ray = RECORDING_RAY.replace("sleep 300", f"{logs}; sleep 300")
+    environment(job, {"ray": logging_ray, "python": RECORDING_PYTHON})
+    for code, kept in (("0", 0), ("1", 1)):
+        job.submit("cluster/slurm_shared.sh", "tiny", SWEEP_CODE=code).communicate(timeout=60)
+        found = list(job.tree.glob("slurm-*.ray/*/raylet.out"))
+        assert len(found) == kept
+    assert found[0].read_text(encoding="utf-8") == "why\n"
+    assert found[0].parent.parent.stat().st_mode & 0o077 == 0
 
 
 def test_a_dashboard_is_started_where_it_is_asked_for(job: Job) -> None:
@@ -140,18 +254,28 @@ def test_waiting_for_nodes_ends_when_what_starts_them_has_ended() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "127.0.0.1:9 does not answer, and one node's Ray has ended" in done.stderr
+    assert "127.0.0.1:9 does not answer, and the head's Ray has ended" in done.stderr
 
 
-def test_a_second_try_goes_on_with_the_sweep_of_the_first(job: Job) -> None:
-    environment(job, {"python": '#!/bin/bash\necho "$*" >>"$RECORD"\n'})
+def test_flags_are_checked_before_the_cluster_is_used(job: Job) -> None:
+    text = '#!/bin/bash\necho "$*" >>"$RECORD"; [[ $* != *--dry-run ]] || exit "${CHECK:-0}"\n'
+    environment(job, {"python": text})
     path = f"{job.env['HLVNN_VENV']}/bin{os.pathsep}{job.env['PATH']}"
-    script = ["bash", "cluster/start_or_resume.sh", "results/digits/one", "tiny", "--name", "one"]
-    (job.tree / "results" / "digits" / "one").mkdir(parents=True)
-    for _ in range(2):
-        subprocess.run(script, cwd=job.tree, env={**job.env, "PATH": path}, check=True)
-        (job.tree / "results" / "digits" / "one" / "sweep.json").touch()
-    assert job.record.read_text().splitlines() == [
-        "tune_search.py tiny --name one --address auto",
-        "tune_search.py --resume results/digits/one --address auto",
-    ]
+    script = ["bash", "cluster/checked.sh", "tiny", "--name", "one"]
+    flags = "tune_search.py tiny --name one --or-resume --address auto"
+    for code, lines in ((2, [f"{flags} --dry-run"]), (0, [f"{flags} --dry-run", flags])):
+        env = {**job.env, "PATH": path, "CHECK": str(code)}
+        done = subprocess.run(script, cwd=job.tree, env=env, check=False)
+        assert done.returncode == code
+        assert job.record.read_text().splitlines() == lines
+        job.record.unlink()
+
+
+def test_a_mistyped_flag_is_found_without_a_cluster(here: Path, capsys) -> None:
+    flags = ["study", "--name", "s", "--or-resume", "--address", "auto", "--dry-run"]
+    for wrong, message in ((["--num-trails", "3"], "--num-trials"), (["--lr", "x"], "--lr")):
+        with pytest.raises(SystemExit) as ended:
+            errors.run_command(lambda: tune_search.main([*flags, *wrong]))  # noqa: B023
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+    assert tune_search.main(flags) == 0

@@ -83,11 +83,35 @@ def test_a_space_that_is_wrong_is_told_by_the_command(here: Path, capsys) -> Non
 def test_a_trial_must_fit_on_one_node() -> None:
     nodes = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 64.0, "GPU": 0.0}]
     cluster.check(SweepConfig(cpus_per_trial=64), nodes)
-    cluster.check(SweepConfig(gpus_per_trial=4, cpus_per_trial=8), nodes)
+    cluster.check(SweepConfig(gpus_per_trial=1, cpus_per_trial=8), nodes)
     with pytest.raises(ResourceError, match=r"64 CPUs and 1 GPUs on one node.*ask for at most"):
         cluster.check(SweepConfig(cpus_per_trial=64, gpus_per_trial=1), nodes)
     with pytest.raises(ResourceError, match="this machine has no GPU"):
         cluster.check(SweepConfig(gpus_per_trial=0.25), nodes[1:])
+
+
+def test_a_cluster_that_is_said_to_grow_may_begin_with_nothing() -> None:
+    head = [{"CPU": 0.0, "GPU": 0.0}]
+    grows = SweepConfig(address="auto", max_concurrent=8)
+    cluster.check(grows, head)
+    assert cluster.slots(grows, head) == 8
+    gpus = SweepConfig(address="auto", max_concurrent=8, gpus_per_trial=0.5)
+    cluster.check(gpus, [*head, {"CPU": 8.0, "GPU": 0.0}])
+    with pytest.raises(
+        ResourceError, match=r"0 CPUs and 0 GPUs.*on a cluster that grows say --max"
+    ):
+        cluster.check(SweepConfig(address="auto"), head)
+    with pytest.raises(ResourceError, match="no node of the cluster"):  # what is there is too small
+        cluster.check(
+            SweepConfig(address="auto", max_concurrent=8, cpus_per_trial=64),
+            [{"CPU": 8.0, "GPU": 0.0}],
+        )
+
+
+@pytest.mark.parametrize("gpus", [2, 1.5, 8])
+def test_more_than_one_gpu_a_trial_is_refused(here: Path, capsys, gpus: float) -> None:
+    message = told(capsys, "study", "--gpus-per-trial", str(gpus))
+    assert f"a trial trains on one GPU, and {gpus:g} would leave the others idle" in message
 
 
 @pytest.mark.parametrize(
@@ -97,7 +121,7 @@ def test_a_trial_must_fit_on_one_node() -> None:
         (2, 0, None, 6),
         (1, 0.25, None, 8),
         (1, 0.3, None, 6),
-        (1, 2, None, 1),
+        (1, 1, None, 2),
         (1, 0, 3, 3),
     ],
 )

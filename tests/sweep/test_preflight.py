@@ -183,3 +183,28 @@ def test_the_largest_draws_are_probed(here: Path) -> None:
     used, has = packing.measure([flatten(config) for config in packing.largest(planned.sample)])
     assert used > 0
     assert (has > 0) == torch.cuda.is_available()
+
+
+def test_a_file_system_without_locks_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_locks in (True, False):
+        monkeypatch.setattr(preflight.locks, "has_locks", lambda folder, has=has_locks: has)
+        page = preflight.Page()
+        preflight.check_nodes(page, here / "results", (), everywhere=False)
+        told = [line for line in page.lines if line.startswith("locks: ")]
+        assert len(told) == (not has_locks)
+    assert (
+        "has none; that one driver at a time works on the sweep is seen by a heartbeat" in told[0]
+    )
+
+
+def test_gpus_are_asked_for_on_each_node_that_has_them(
+    here: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU here is only a number, as one is that torch cannot use."""
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a CUDA device")
+    options = SweepConfig(space="study", gpus_per_trial=0.5)
+    with pytest.raises(HlvnnError, match=r"--gpus-per-trial 0.5: \S+ was given a GPU \(CUDA_VIS"):
+        preflight.check_gpus(options, preflight.living_nodes())
+    nodes = [one | {"Resources": {"CPU": 1.0}} for one in preflight.living_nodes()]
+    preflight.check_gpus(options, nodes)  # where there is none there is nothing to ask

@@ -13,7 +13,7 @@ from ray.tune.execution.tune_controller import TuneController
 
 from hlvnn.sweep import ray_patch
 from hlvnn.sweep.ray_controller import LOST_STARTS, Controller
-from hlvnn.sweep.ray_patch import LOSSES, NOTICES, is_there, mending
+from hlvnn.sweep.ray_patch import LOOPBACK, LOSSES, NOTICES, is_there, mending, on_loopback
 
 
 class Member(SimpleNamespace):
@@ -106,10 +106,18 @@ def replaced() -> list[bool]:
 
 def test_this_ray_has_all_that_is_replaced() -> None:
     said: list[str] = []
-    assert LOSSES.missing == NOTICES.missing == []
+    assert LOSSES.missing == NOTICES.missing == LOOPBACK.missing == []
     with mending(said.append):
         assert replaced() == [True, True]
     assert said == []
+
+
+def test_a_ray_may_be_started_on_loopback() -> None:
+    services: Any = importlib.import_module("ray._private.services")
+    before = services.resolve_ip_for_localhost
+    with on_loopback():
+        assert services.resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"
+    assert services.resolve_ip_for_localhost is before
 
 
 def test_another_ray_is_left_as_it_is_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,7 @@ def test_a_sweep_is_extended_and_a_trial_repeated_bit_for_bit(here: Path, local_
 
 def test_hyperband_pauses_and_stops_trials_of_a_grid(here: Path, local_ray: None) -> None:
     args = ("--scheduler", "hyperband", "--reduction-factor", "2", "--gpus-per-trial", "0.5")
+    args += ("--device", "cpu")  # that GPU is only a number
     space = here / "search_spaces" / "study.py"
     space.write_text(SPACE.replace('"eval_samples": 1', '"eval_samples": 2'), encoding="utf-8")
     code, printed = sweep(

@@ -20,6 +20,7 @@ from hlvnn.columns import (
     BETTER_HIGH,
     DATA_HASH,
     PARAMETER,
+    RAN_ON,
     TEST_ACC,
     TEST_MSE,
     VAL_GROUP_P10,
@@ -275,10 +276,22 @@ def facts(results: Results) -> list[tuple[str, str]]:
             listed = ", ".join(f"{name} {version}" for name, version in versions.items())
             times = [str(start.get("time", ""))[:16].replace("T", " ") for start in record.starts]
             known += [("started", ", again ".join(times)), ("versions", listed)]
+    if devices := ran_on(trials):
+        known.append(("trained on", devices))
     hashes = trials[DATA_HASH].dropna().unique()
     known.append(("data hash", ", ".join(map(str, hashes)) or "not known"))
     known.append(("time in trials", duration(float(trials["seconds"].sum()))))
     return known
+
+
+def ran_on(trials: pd.DataFrame) -> str:
+    """Return the devices that trials were trained on, and how many on each where they differ."""
+    if RAN_ON not in trials:  # of older sweeps
+        return ""
+    counts = trials[RAN_ON].replace("", None).value_counts()
+    if len(counts) == 1:
+        return str(counts.index[0])
+    return ", ".join(f"{device} ({count} trials)" for device, count in counts.items())
 
 
 def _paces(results: Results, scheduler: Scheduler) -> str:
