@@ -17,7 +17,7 @@ from hlvnn.commands import tune_search
 from hlvnn.config import RunConfig
 from hlvnn.errors import RunError
 from hlvnn.records.sweep_folder import SWEEP
-from hlvnn.sweep import plan
+from hlvnn.sweep import naming, plan
 from hlvnn.sweep.options import SweepConfig, seconds
 from hlvnn.training import execution
 from tests.spaces import SPACE, write_space
@@ -44,7 +44,7 @@ class _Now(datetime):
 def test_two_sweeps_of_one_second_get_two_names(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "datetime", _Now)
+    monkeypatch.setattr(naming, "datetime", _Now)
     planned = [plan.new_plan(tune_search.parse(["study"])) for _ in range(2)]  # at the same time
     claimed = [plan.claimed(one) for one in planned]
     later = plan.claimed(plan.new_plan(tune_search.parse(["study"])))
