@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.helpers import ROOT
-
 
 @pytest.fixture(scope="module")
-def insteval() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        yield importlib.import_module("insteval")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+def insteval(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("insteval")
 
 
 def halving(budget: float) -> tuple[Callable[[], float], str]:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.helpers import ROOT
-
 
 @pytest.fixture(scope="module")
-def scripts() -> Iterator[ModuleType]:
-    """Yield `tabular`, imported as when it is run: its folder on the path."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        yield importlib.import_module("tabular")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+def scripts(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("tabular")
 
 
 def test_a_mixed_model_reaches_lme4s_deviance_whatever_the_columns_repeat(
-    scripts: ModuleType,
+    scripts: ModuleType, shared: Path
 ) -> None:
     pytest.importorskip("statsmodels")
-    path = ROOT.parent / "shared/data/grouped/sleepstudy.csv.gz"
-    if not path.exists():
-        pytest.skip("no sleepstudy here")
+    path = shared / "data" / "grouped" / "sleepstudy.csv.gz"
     frame = pd.read_csv(path).assign(Twice=lambda rows: 2 * rows["Days"] + 1, Same=1.0)
     new = frame.iloc[[0, 9]].assign(Subject=[308, 999])
     fit = scripts.mixed_model(frame, new, "Reaction", ("Subject",), ("Days",))
