@@ -125,14 +125,9 @@ def coalesced(table: nn.Parameter) -> tuple[Tensor, Tensor]:
     return gradient._indices()[0], gradient._values()
 
 
-def clip_gradients(dense: list[nn.Parameter], tables: list[nn.Parameter], limit: float) -> None:
-    """Scale all gradients to a joint norm of at most `limit` (torch's own takes no sparse ones)."""
-    gradients = [p.grad for p in dense if p.grad is not None]
-    gradients += [
-        coalesced(table)[1] if table.grad.is_sparse else table.grad
-        for table in tables
-        if table.grad is not None
-    ]
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> None:
+    """Scale the gradients of parameters to a joint norm of at most `limit`."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:

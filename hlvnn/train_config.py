@@ -26,26 +26,22 @@ class TrainConfig(Config):
     everything), about --batch-size rows on average."""
     lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
-    latent_lr: float | None = Field(None, gt=0)
-    """Learning rate of the groups' posteriors, as a multiple of --lr; None takes 10 for minibatches
-    (a group is in few of them; 5 without a prior), and 1 for the whole training set at once or
-    where the ELBO has a closed form."""
+    embedding_lr: float = Field(5.0, gt=0)
+    """Learning rate of points (posterior `point`), as a multiple of --lr. Posteriors have none:
+    their steps are in units of their own covariance."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of the backbone's and placements' matrices."""
     augment: float = Field(0.0, ge=0)
     """Strength of random small moves, turns, scalings and slants of training images, anew in each
     batch; 0 leaves them as they are, 1 is moderate."""
     clip_grad: float | None = Field(None, gt=0)
-    """Largest norm of a step's gradient; None does not clip."""
+    """Largest norm of a step's gradient of the network; None does not clip."""
     kl_weight: float = Field(1.0, ge=0)
     """Weight β of the KL terms; 1 is the true ELBO."""
     kl_annealing: float = Field(0.0, ge=0)
     """Epochs over which β rises linearly from 0 to --kl-weight."""
     prior_warmup: float = Field(0.1, ge=0, le=1)
     """Share of the run during which learned priors and the noise are held at their start."""
-    prior_updates: Literal["gradient", "closed_form"] = "gradient"
-    """How learned priors move: with the rest, or after each epoch to their maximum given the
-    posteriors (an EM step; steadier with small minibatches)."""
     num_samples: int = Field(1, gt=0)
     """Draws of z a training step, where no closed form serves; for --objective iwae the number of
     importance samples (with 1 its bound is the ELBO)."""
@@ -100,7 +96,6 @@ class TrainConfig(Config):
             reasons = {
                 "kl_weight": (1.0, "a bound on log p(y) counts the prior and q once"),
                 "kl_annealing": (0.0, "a bound on log p(y) counts the prior and q once"),
-                "prior_updates": ("gradient", "the closed form maximises the ELBO, not the bound"),
             }
             for name, (needed, reason) in reasons.items():
                 if getattr(self, name) != needed:

@@ -97,6 +97,16 @@ class Latent(nn.Module):
             yield placement
 
     @property
+    def starts_small(self) -> bool:
+        """Whether it begins at next to nothing.
+
+        Not where it enters the output alone and without trained loadings: there a small start is a
+        plateau, and a large one no noise that the network has to train under.
+        """
+        places = list(self.entries())
+        return any(place.stage.name != "output" or place.loadings() for place in places)
+
+    @property
     def is_normalised(self) -> bool:
         """Whether z is measured by its effect (see `scaled`), having no scale of its own."""
         loadings = [entry.loadings() for entry in self.entries()]

@@ -37,6 +37,7 @@ class LatentSet(nn.Module):
         self.latents = nn.ModuleList(latents)
         self.num_levels = len(num_groups)
         self.levels: Sequence[Level] = ()  # for messages
+        self.held: set[int] = set()  # latents that a fit holds at z = 0, gradients passing
         index = {latent.name: number for number, latent in enumerate(latents)}
         self.parent = [index[x.parent_name] if x.parent_name else None for x in latents]
         self.given = [index[x.given_name] if x.given_name else None for x in latents]
@@ -196,7 +197,10 @@ class LatentSet(nn.Module):
         Rows of unseen groups draw from the prior, one draw a row. A row draws what several of its
         latents depend on once.
         """
-        return Draws(list(self), self.parent, self.given, rows, by_group=False).draw(num_samples)
+        draws = Draws(list(self), self.parent, self.given, rows, by_group=False).draw(num_samples)
+        for index in self.held if self.training else ():
+            draws[index] = draws[index] - draws[index].detach()
+        return draws
 
     def sample_groups(
         self, rows: LatentRows, num_samples: int, repeats: tuple[int, int] | None = None
@@ -230,6 +234,9 @@ class LatentSet(nn.Module):
         result: list[tuple[Tensor, Columns]] = []
         for index in range(len(self)):
             mean, columns = self.moments_at(index, rows.at[index], rows.posteriors[index])
+            if index in self.held and self.training:
+                mean = mean - mean.detach()
+                columns = {source: 0 * part for source, part in columns.items()}
             inverse, seen, parent = rows.inverse[index], rows.seen[index], self.parent[index]
             if inverse is not None:
                 mean = mean[inverse]
@@ -298,25 +305,6 @@ class LatentSet(nn.Module):
         mean, columns = self.moments_at(index, group, q)
         variance = torch.stack([part.square().sum(-1) for part in columns.values()]).sum(0)
         return mean, variance.sqrt()
-
-    @torch.no_grad()
-    def update_priors(self) -> None:
-        """Give every learned prior its closed-form maximum given the posteriors.
-
-        Latents that are not centred keep theirs: there q moves with the prior. So do frozen priors
-        (`requires_grad` is off).
-        """
-        for index, latent in enumerate(self):
-            if not (latent.prior.learned and latent.centred and latent.posterior.random):
-                continue
-            if not all(parameter.requires_grad for parameter in latent.prior.parameters()):
-                continue
-            group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
-            mean, columns = self.around_prior(index, group)
-            parts = [mean.unsqueeze(-1), *columns.values()]
-            moment = sum((part @ part.mT).mean(0) for part in parts)
-            assert isinstance(moment, Tensor)
-            latent.prior.update(moment)
 
     def kl_rows(self, rows: LatentRows) -> list[Tensor]:
         """Return each latent's KL(q_g ‖ p) / n_g for every row, [B] each.

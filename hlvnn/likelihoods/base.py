@@ -67,6 +67,13 @@ class Likelihood(nn.Module, ABC):
     def observe(self, y: Tensor) -> None:
         """Take what is needed from the training targets (centre and scale). Nothing by default."""
 
+    def log_sds(self) -> list[nn.Parameter]:
+        """Return the logs of learned SDs of the rows' own noise, which are fitted by EM steps.
+
+        Such a parameter's gradient a row is 1 − E (y − η)²/σ². None by default.
+        """
+        return []
+
     def check(self, y: Tensor, rows: str) -> None:
         """Raise `DataError` for a y that cannot be; `rows` says which rows these are."""
 

@@ -47,6 +47,9 @@ class Gaussian(Likelihood):
         """Return the noise SD in y's units."""
         return float(self.log_noise.detach().double().exp() * self.scale)
 
+    def log_sds(self) -> list[nn.Parameter]:
+        return [self.log_noise] if self.log_noise.requires_grad else []
+
     def terms(self) -> dict[str, float]:
         return {"noise sd": self.noise_sd()}
 

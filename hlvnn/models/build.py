@@ -33,7 +33,7 @@ BACKBONE_FOR = {"image": "cnn", "tokens": "lstm", "features": "mlp"}
 PRIOR_START = 0.5
 """First SD of a latent's effect under a learned prior: half the standardised target's SD, where it
 enters the output. Dimensions that pass trained loadings (see `Latent.scaled`) share it."""
-POSTERIOR_START = 0.3
+POSTERIOR_START = 1.0
 """First SD of a posterior, as a share of its prior's."""
 WIDEST_FULL = 64
 """Widest z whose posterior is full_rank unless said otherwise: it has Z²/2 numbers a group."""

@@ -129,6 +129,7 @@ def fit(
         stack.callback(model.eval)
         show = stack.enter_context(showing_progress(report is None, bool(config.print_freq)))
         run = _Fit(model.to(device), data, config, device, seed)
+        stack.callback(run.step.own.release)
         try:
             return run.run(report, resume, show)
         except KeyboardInterrupt:
@@ -288,8 +289,6 @@ class _Fit:
         self.watch.read()
         if self.watch.found is not None:
             return [math.nan] * len(sums.read())
-        if self.step.closed and not self.step.is_warming(self.state.step):
-            self.model.latents.update_priors()
         return sums.read()  # waits for the GPU
 
     def _step(self, batch: Batch, sums: Sums) -> None:
@@ -378,12 +377,14 @@ class _Fit:
             "history": list(state.history),
             "model": self.model.state_dict(),
             "optimizers": self.step.state_dict(),
+            "groups": self.step.own.state_dict(),
             **streams,
         }
 
     def _load(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint["model"])
         self.step.load_state_dict(checkpoint["optimizers"])
+        self.step.own.load_state_dict(checkpoint["groups"])
         self.generator.set_state(checkpoint["order"])
         torch.set_rng_state(checkpoint["random"])
         if self.device.type == "cuda" and "random_cuda" in checkpoint:

@@ -16,11 +16,12 @@ from hlvnn.latents.latent import Latent
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.training.bound import Bound
+from hlvnn.training.group_steps import GroupSteps, is_natural
+from hlvnn.training.pace import Pace, pace
 
-LATENT_LR = 10.0
-"""Default learning rate of the posteriors with minibatches, as a multiple of the network's."""
-FREE_LATENT_LR = 5.0
-"""The same without a prior, where nothing holds an embedding back from overfitting."""
+TABLE_LR = 10.0
+"""Learning rate, as a multiple of the network's, of posteriors that know no natural step, with
+minibatches (a group is in few of them)."""
 
 
 def least_rows(model: nn.Module) -> int:
@@ -41,10 +42,14 @@ class Step:
         self.model, self.config, self.bound, self.per_epoch = model, config, bound, per_epoch
         self.total = config.num_epochs * per_epoch
         self.warm_steps = config.prior_warmup * self.total
-        self.tables = [table for latent in model.latents for table in latent.tables()]
+        self.own = GroupSteps(model, per_epoch, self.warm_steps, bound=bound is not None)
+        others = [x for x in model.latents if not is_natural(model.latents, x)]
+        self.tables = [table for latent in others for table in latent.tables()]
+        self.others = others
         priors = [p for latent in model.latents for p in latent.prior.parameters()]
-        self.learned = priors + list(model.likelihood.parameters())
-        self.closed = self._closed_form_priors()
+        own = {id(p) for p in self.own.parameters}
+        learned = priors + list(model.likelihood.parameters())
+        self.learned = [p for p in learned if id(p) not in own]
         read = [latent.posterior for latent in model.latents if latent.posterior.reads_rows]
         self.encoders = [p for q in read for p in q.parameters() if p.requires_grad]
         self.optimizers = self._optimizers()
@@ -53,7 +58,7 @@ class Step:
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         lr = self.config.lr
-        tables = {id(table) for table in self.tables}
+        tables = {id(p) for p in [*self.tables, *self.own.parameters]}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.dense = [p for p in trained if id(p) not in tables]
         learned = {id(p) for p in self.learned}
@@ -72,26 +77,19 @@ class Step:
         ]
         if self.tables:
             table_groups = [
-                {"params": latent.tables(), "lr": lr * self._latent_lr(latent)}
-                for latent in self.model.latents
+                {"params": latent.tables(), "lr": lr * self._table_lr(latent)}
+                for latent in self.others
                 if latent.tables()
             ]
             optimizers.append(RowwiseAdam(table_groups, lr=lr))
         return optimizers
 
-    def _closed_form_priors(self) -> list[nn.Parameter]:
-        """Return the parameters of the priors that `LatentSet.update_priors` sets."""
-        if self.config.prior_updates == "gradient":
-            return []
-        chosen = [x for x in self.model.latents if x.centred and x.posterior.random]
-        return [p for latent in chosen for p in latent.prior.parameters()]
-
-    def _latent_lr(self, latent: Latent) -> float:
-        if self.config.latent_lr is not None:
-            return self.config.latent_lr
+    def _table_lr(self, latent: Latent) -> float:
+        if not latent.posterior.random:
+            return self.config.embedding_lr
         if self.per_epoch == 1 or (self.bound is None and has_closed_form(self.model)):
             return 1.0
-        return LATENT_LR if latent.prior.proper else FREE_LATENT_LR
+        return TABLE_LR
 
     def is_warming(self, number: int) -> bool:
         """Return whether learned priors are held at the fit's step `number` (from 0)."""
@@ -113,10 +111,14 @@ class Step:
         factor = self.lr_factor(number)
         for group, lr in zip(self.groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
-        return self.move(batch, self.beta(number), self.is_warming(number))
+        warming = self.is_warming(number)
+        if not warming and self.own.waiting:
+            self.own.start()
+        paced = pace(number, self.total, self.per_epoch)
+        return self.move(batch, self.beta(number), warming, paced)
 
     def move(
-        self, batch: Batch, beta: float | Tensor, warming: bool
+        self, batch: Batch, beta: float | Tensor, warming: bool, paced: Pace
     ) -> tuple[Tensor, list[Tensor]]:
         """Move the parameters once.
 
@@ -126,6 +128,7 @@ class Step:
         config = self.config
         if config.augment:
             batch = batch._replace(x=jittered(batch.x, config.augment))
+        self.own.watch()
         loss = self._loss(batch, beta)
         means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
         told = loss.loss.detach(), [mean.detach() for mean in means]
@@ -134,16 +137,19 @@ class Step:
             return told  # the parameters stay as they made it, to be looked at
         for optimizer in self.optimizers:
             optimizer.zero_grad()
+        for parameter in self.own.parameters:
+            parameter.grad = None
         loss.loss.backward()
         if self.encoders:
             parts = parts_loss(self.model, batch, beta, config.num_samples)
             parts.loss.backward(inputs=self.encoders)
-        for parameter in self.learned if warming else self.closed:
+        for parameter in self.learned if warming else ():
             parameter.grad = None
         if config.clip_grad is not None:
-            clip_gradients(self.dense, self.tables, config.clip_grad)
+            clip_gradients(self.dense, config.clip_grad)
         for optimizer in self.optimizers:
             optimizer.step()
+        self.own.move(float(len(batch.y)), beta, paced, warming=warming)
         return told
 
     def _loss(self, batch: Batch, beta: float | Tensor) -> BatchLoss:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,28 @@ from torch.distributions import Distribution
 from hlvnn.data.grouped import Split
 from hlvnn.latents.divergence import divergence, root
 from hlvnn.latents.table import table_rows
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a natural step knows of the groups [U] in a batch.
+
+    share: [U, 1], the part of each group's training rows that the batch holds; rows, seen: [U, 1],
+    these rows, and how many of them the fit has seen so far. precision: of the prior, [Z] where it
+    is diagonal, else [Z, Z]. curvature: a row's second derivative of the loss in z, on average, as
+    the precision; None where the gradient of q's spread tells it. beta: weight of the KL.
+    """
+
+    share: Tensor
+    rows: Tensor
+    seen: Tensor
+    precision: Tensor
+    curvature: Tensor | None
+    beta: float | Tensor
+
+
+LARGEST = 3.0
+"""Largest move of a mean at once, in its own SDs."""
 
 
 class Posterior(nn.Module, ABC):
@@ -59,6 +82,8 @@ class Posterior(nn.Module, ABC):
         self.width = width
         start = self.start(width, scale)
         self.table = nn.Parameter(start.repeat(num_groups, 1))
+        self.size: Tensor | None = None  # in a fit by natural steps the table is `in_size` 1 / size
+        self.reads: list[tuple[Tensor, Tensor]] | None = None  # groups, and what was read of them
 
     @staticmethod
     @abstractmethod
@@ -76,6 +101,38 @@ class Posterior(nn.Module, ABC):
     def tables(self) -> list[nn.Parameter]:
         """Return the parameters with one row per group, which get sparse gradients."""
         return [self.table]
+
+    natural: ClassVar[bool] = False
+    """Whether `natural_step` moves it, in its own units; else its table is left to Adam."""
+
+    def natural_step(
+        self, rows: Tensor, gradient: Tensor, sight: Sight, factor: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the means' step [U, Z], `factor` of a whole one, and the other parameters then.
+
+        rows: [U, P], the parameters now, means first; gradient: [U, P], of the batch's sum.
+        """
+        raise TypeError(f"{type(self).__name__} knows no natural step")
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Return q's covariance by its parameters, [U, Z] where it is diagonal, else [U, Z, Z]."""
+        raise TypeError(f"{type(self).__name__} knows no natural step")
+
+    def size_gradient(self, rows: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient [U, Z] in the log of the size of q's spread in each dimension."""
+        raise TypeError(f"{type(self).__name__} knows no natural step")
+
+    def in_size(self, rows: Tensor, size: Tensor) -> Tensor:
+        """Return the parameters [*, P] with means times size[:Z] and spread times size[Z:]."""
+        raise TypeError(f"{type(self).__name__} knows no natural step")
+
+    @torch.no_grad()
+    def set_law(self, sd: Tensor) -> None:
+        """Give every group mean 0 and the SD [Z]."""
+        start = self.start(self.width, sd.cpu())
+        self.table.data.copy_(start.to(self.table).expand_as(self.table))
+        if self.size is not None:
+            self.size = torch.ones_like(self.size)
 
     @torch.no_grad()
     def grow(self, number: int, scale: Tensor) -> None:
@@ -109,10 +166,19 @@ class Posterior(nn.Module, ABC):
 
     def refresh(self) -> None:
         """Bring up to date what is kept of every group for use without the rows."""
+        if self.size is not None:
+            self.table.data.copy_(self.in_size(self.table.detach(), self.size))
+            self.size = torch.ones_like(self.size)
 
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]."""
-        return self.law(table_rows(self.table, group))
+        if self.size is None:
+            return self.law(table_rows(self.table, group))
+        rows = self.in_size(self.table.detach().index_select(0, group), self.size)
+        if self.reads is not None and torch.is_grad_enabled():
+            rows.requires_grad_()
+            self.reads.append((group, rows))
+        return self.law(rows)
 
     def stratified(self, law: Distribution, num_samples: int) -> tuple[Tensor, Tensor | None]:
         """Draw from every stratum of a law of this posterior, with gradients.

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from hlvnn.latents.posteriors.base import Posterior
-from hlvnn.latents.triangular import num_lower, scale_tril
+from hlvnn.latents.posteriors.base import LARGEST, Posterior, Sight
+from hlvnn.latents.triangular import below, num_lower, root_of_inverse, scale_tril
 
 
 class FullRank(Posterior):
@@ -16,6 +16,7 @@ class FullRank(Posterior):
     """
 
     normal = True
+    natural = True
     full = True
 
     @staticmethod
@@ -31,3 +32,55 @@ class FullRank(Posterior):
         return MultivariateNormal(
             mean, scale_tril=scale_tril(log_diagonal, lower), validate_args=False
         )
+
+    def natural_step(
+        self, rows: Tensor, gradient: Tensor, sight: Sight, factor: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the step −S ∇ and L's parameters, see `Posterior.natural_step`.
+
+        With M = Lᵀ ∇_L, of which the lower half is known and which is symmetric, a natural step of
+        the precision is L⁻ᵀ (I + M) L⁻¹. With a curvature it is its closed form, T⁻¹ + n H.
+        """
+        z = self.width
+        tril = self._tril(rows)
+        of_mean, of_log_diagonal, of_lower = gradient.split([z, z, num_lower(z)], dim=-1)
+        prior = sight.precision.diag() if sight.precision.dim() == 1 else sight.precision
+        if sight.curvature is None:
+            of_tril = scale_tril(torch.zeros_like(of_log_diagonal), of_lower)
+            diagonal = of_log_diagonal / tril.diagonal(dim1=-2, dim2=-1)
+            of_tril = of_tril - torch.eye(z, device=rows.device) + torch.diag_embed(diagonal)
+            half = (tril.mT @ of_tril).tril()
+            symmetric = half + half.tril(-1).mT
+            eye = torch.eye(z, device=rows.device)
+            new, info = root_of_inverse(eye + symmetric)
+            new = torch.where((info == 0)[:, None, None], tril @ new, tril)
+            direction = (new @ (new.mT @ of_mean.unsqueeze(-1))).squeeze(-1)
+        else:
+            beta = max(sight.beta, 1e-2)
+            h = sight.curvature
+            new, _ = root_of_inverse(prior + sight.rows.unsqueeze(-1) * h / beta)
+            gain, _ = root_of_inverse(beta * prior + sight.seen.unsqueeze(-1) * h)
+            direction = (gain @ (gain.mT @ of_mean.unsqueeze(-1))).squeeze(-1)
+        most = LARGEST * new.square().sum(-1).sqrt()
+        step = torch.maximum(torch.minimum(factor * direction, most), -most)
+        return -step, torch.cat([new.diagonal(dim1=-2, dim2=-1).log(), below(new)], dim=-1)
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        tril = self._tril(rows)
+        return tril @ tril.mT
+
+    def size_gradient(self, rows: Tensor, gradient: Tensor) -> Tensor:
+        z = self.width
+        lower = scale_tril(torch.zeros_like(rows[:, :z]), rows[:, 2 * z :] * gradient[:, 2 * z :])
+        return gradient[:, z : 2 * z] + lower.sum(-1) - 1
+
+    def in_size(self, rows: Tensor, size: Tensor) -> Tensor:
+        z = self.width
+        mean, log_diagonal, lower = rows.split([z, z, num_lower(z)], dim=-1)
+        by_mean, by_sd = size.split(z)
+        row = torch.tril_indices(z, z, offset=-1, device=rows.device)[0]
+        return torch.cat([mean * by_mean, log_diagonal + by_sd.log(), lower * by_sd[row]], dim=-1)
+
+    def _tril(self, rows: Tensor) -> Tensor:
+        z = self.width
+        return scale_tril(rows[:, z : 2 * z], rows[:, 2 * z :])

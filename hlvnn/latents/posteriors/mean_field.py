@@ -5,7 +5,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from hlvnn.latents.divergence import kl_of_diagonal
-from hlvnn.latents.posteriors.base import Posterior
+from hlvnn.latents.posteriors.base import LARGEST, Posterior, Sight
+
+MOST_WIDENED = -0.75
+"""Largest loss of precision in a step, as a share of it."""
 
 
 class MeanField(Posterior):
@@ -15,6 +18,7 @@ class MeanField(Posterior):
     """
 
     normal = True
+    natural = True
 
     @staticmethod
     def num_parameters(width: int) -> int:
@@ -29,3 +33,37 @@ class MeanField(Posterior):
 
     def kl(self, q: Distribution, p: Distribution) -> Tensor:
         return kl_of_diagonal(q, p)
+
+    def natural_step(
+        self, rows: Tensor, gradient: Tensor, sight: Sight, factor: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the step −S ∇ and log SDs, see `Posterior.natural_step`.
+
+        A natural step of the precision is its own gradient: s⁻² (1 + ∇ in log s). With a curvature
+        it is its closed form, 1/τ² + n h; the mean's S is that of the rows seen so far.
+        """
+        log_sd = rows[:, self.width :]
+        of_mean, of_log_sd = gradient.split(self.width, dim=-1)
+        prior = sight.precision if sight.precision.dim() == 1 else sight.precision.diagonal()
+        if sight.curvature is None:
+            log_sd = log_sd - 0.5 * torch.log1p(of_log_sd.clamp(min=MOST_WIDENED, max=1e6))
+            variance = (2 * log_sd).exp()
+        else:
+            h = sight.curvature if sight.curvature.dim() == 1 else sight.curvature.diagonal()
+            beta = sight.beta if isinstance(sight.beta, float) else sight.beta.clamp(min=1e-2)
+            log_sd = -0.5 * torch.log(prior + sight.rows * h / max(beta, 1e-2))
+            variance = 1 / (sight.beta * prior + sight.seen * h)
+        most = LARGEST * variance.sqrt()
+        step = factor * variance * of_mean
+        return -torch.maximum(torch.minimum(step, most), -most), log_sd
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        return (2 * rows[:, self.width :]).exp()
+
+    def size_gradient(self, rows: Tensor, gradient: Tensor) -> Tensor:
+        return gradient[:, self.width :]
+
+    def in_size(self, rows: Tensor, size: Tensor) -> Tensor:
+        mean, log_sd = rows.split(self.width, dim=-1)
+        by_mean, by_sd = size.split(self.width)
+        return torch.cat([mean * by_mean, log_sd + by_sd.log()], dim=-1)

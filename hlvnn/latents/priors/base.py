@@ -41,12 +41,21 @@ class Prior(nn.Module, ABC):
     def forward(self) -> Distribution:
         """Return p(z), batch shape [], event shape [Z]."""
 
-    def update(self, moment: Tensor) -> None:
-        """Take the prior that maximises the ELBO given the posteriors; fixed ones stay.
+    def advanced(self) -> list[nn.Parameter]:
+        """Return the parameters that `advance` moves; others are left to the optimiser."""
+        return []
 
-        moment: [Z, Z], the mean over groups of E_q[d dᵀ], d being z less the prior's mean. It is
-        the maximum in closed form (the M step of EM: Dempster, Laird and Rubin 1977).
+    def advance(self, rate: float | Tensor, rows: float) -> None:
+        """Take `rate` of an EM step, by the parameters' gradients; fixed ones stay.
+
+        rows: training rows a group, by which the gradient of a loss a row is one a group.
         """
+
+    def resize(self, size: Tensor) -> None:
+        """Multiply z by a size [Z]."""
+
+    def set_sd(self, sd: Tensor) -> None:
+        """Take the SD [Z], without correlations."""
 
     def extra_repr(self) -> str:
         return f"width={self.width}"

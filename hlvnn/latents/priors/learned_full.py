@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
 from hlvnn.latents.priors.base import Prior
-from hlvnn.latents.triangular import num_lower, scale_tril
+from hlvnn.latents.triangular import below, num_lower, scale_tril
 
 
 class LearnedFull(Prior):
@@ -29,9 +29,32 @@ class LearnedFull(Prior):
         factor = scale_tril(self.log_diagonal, self.lower)
         return MultivariateNormal(self.mean, scale_tril=factor, validate_args=False)
 
+    def advanced(self) -> list[nn.Parameter]:
+        own = [self.log_diagonal, self.lower]
+        return own if all(parameter.requires_grad for parameter in own) else []
+
     @torch.no_grad()
-    def update(self, moment: Tensor) -> None:
-        tril = torch.linalg.cholesky(moment)
-        row, column = torch.tril_indices(self.width, self.width, offset=-1)
+    def advance(self, rate: float | Tensor, rows: float) -> None:
+        """Move T towards E z zᵀ = L (I − M) Lᵀ, M = Lᵀ ∇_L a group, symmetric."""
+        if self.log_diagonal.grad is None:
+            return
+        tril = scale_tril(self.log_diagonal, self.lower)
+        zero = torch.zeros_like(self.log_diagonal)
+        of_tril = scale_tril(zero, self.lower.grad) - torch.eye(self.width, device=tril.device)
+        of_tril = of_tril + (self.log_diagonal.grad / tril.diagonal()).diag()
+        half = rate * rows * (tril.mT @ of_tril).tril()
+        eye = torch.eye(self.width, device=tril.device)
+        new, info = torch.linalg.cholesky_ex(eye - half - half.tril(-1).mT)
+        self._take(torch.where(info == 0, tril @ new, tril))
+
+    @torch.no_grad()
+    def resize(self, size: Tensor) -> None:
+        self._take(size[:, None] * scale_tril(self.log_diagonal, self.lower))
+
+    @torch.no_grad()
+    def set_sd(self, sd: Tensor) -> None:
+        self._take(sd.diag())
+
+    def _take(self, tril: Tensor) -> None:
         self.log_diagonal.copy_(tril.diagonal().log())
-        self.lower.copy_(tril[row, column])
+        self.lower.copy_(below(tril))

@@ -1,0 +1,167 @@
+"""Steps of the groups' posteriors, of their priors and of the noise, each in its own units.
+
+A posterior moves by natural gradients: its mean by its own covariance times the gradient of the
+batch's sum. A group's mean so takes a whole step for each time that all its rows were seen,
+whatever the network's learning rate; while they are seen first the covariance is that of the rows
+so far, and the steps are Bayes' rule, row after row. Later passes take smaller steps, so that a
+mean is one over passes and not the last rows'.
+
+A prior moves by EM, and by Newton steps in the size of z with z/τ held: together PX-EM (Liu, Rubin
+and Wu 1998), which does not stick where rows tell little of a group. Newton steps in the size of
+all means, and of all SDs, make up for the groups that a batch does not hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hlvnn.inference.objective import has_closed_form
+from hlvnn.latents.latent import Latent
+from hlvnn.latents.latent_set import LatentSet
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.training.latent_steps import LatentSteps
+from hlvnn.training.pace import Pace, Running
+
+EM_STEPS = 10.0
+"""Steps of a prior and of the noise in an epoch, at most one a training step."""
+LARGEST_NOISE_STEP = 0.5
+"""Largest step of the log of the noise's SD."""
+TINY = 1e-30
+"""Added to what is divided by."""
+
+
+def is_natural(latents: LatentSet, latent: Latent) -> bool:
+    """Return whether a latent takes natural steps; the others are left to Adam.
+
+    Its posterior knows them, and it neither depends on another latent nor is depended on.
+    """
+    upper = {name for other in latents for name in (other.given_name, other.parent_name)}
+    alone = latent.given_name is None and latent.parent_name is None and latent.name not in upper
+    return latent.posterior.natural and latent.centred and latent.prior.normal and alone
+
+
+class GroupSteps:
+    """All steps of a fit that do not go by the network's learning rate.
+
+    warm_steps: how long latents that start small wait at z = 0. bound: whether an
+    importance-weighted bound is maximised in the ELBO's place.
+    """
+
+    def __init__(
+        self, model: HierarchicalModel, per_epoch: int, warm_steps: float, *, bound: bool
+    ) -> None:
+        self.latents, self.per_epoch = model.latents, per_epoch
+        exact = not bound and has_closed_form(model)
+        self.natural = [x for x in model.latents if is_natural(model.latents, x)]
+        self.steps = [
+            LatentSteps(x, model.latents.counts(x.level), per_epoch, exact=exact, bound=bound)
+            for x in self.natural
+        ]
+        small = [] if per_epoch == 1 or warm_steps < 1 or bound else self.steps
+        self.waiting = [one for one in small if one.latent.starts_small]
+        for one in self.waiting:
+            one.wait()
+        self._hold()
+        self.coupling = Running(torch.zeros((), device=model.device))
+        # full batches of closed forms read no rows: what is coupled at most
+        self.coupled = sum(1 if x.posterior.full else x.width for x in self.natural)
+        self.noise = model.likelihood.log_sds()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are moved here, but tables."""
+        return [p for x in self.natural for p in x.prior.advanced()] + self.noise
+
+    def _hold(self) -> None:
+        waiting = [one.latent for one in self.waiting]
+        self.latents.held = {i for i, x in enumerate(self.latents) if any(x is y for y in waiting)}
+
+    @property
+    def is_warming_large(self) -> bool:
+        """Whether some latent takes part from the beginning."""
+        return len(self.waiting) < len(self.latents)
+
+    def start(self) -> None:
+        """Let those latents begin that have waited at z = 0."""
+        for one in self.waiting:
+            one.begin()
+        self.waiting = []
+        self._hold()
+
+    def release(self) -> None:
+        """Leave the model as it was taken: tables of z itself, which have gradients."""
+        for one in self.steps:
+            one.release()
+        self.latents.held = set()
+
+    def watch(self) -> None:
+        """Keep what the next loss reads of the groups."""
+        for one in self.steps:
+            one.q.reads = []
+
+    @torch.no_grad()
+    def move(self, size: float, beta: float | Tensor, pace: Pace, *, warming: bool) -> None:
+        """Move everything, the loss' gradients being there.
+
+        size: by what they are multiplied to be the batch's sum. warming: whether priors, and with
+        them the noise, are held.
+        """
+        noise = [parameter.grad for parameter in self.noise]
+        excess: float | Tensor = 1.0
+        if noise and noise[0] is not None:  # the squared score over the curvature
+            excess = (1 - noise[0]).clamp(min=1e-3)
+        for one in self.steps:
+            one.look(size, beta, excess, pace)
+        damping = self._damping(pace.means)
+        shift: float | Tensor = 0.0
+        for one in self.steps:
+            if one not in self.waiting:
+                shift = shift + one.move(size, beta, pace, damping, held=warming)
+        if warming and self.is_warming_large:
+            return
+        rate = min(1.0, EM_STEPS / self.per_epoch) * pace.priors
+        for one in self.steps:
+            if one not in self.waiting:
+                one.latent.prior.advance(rate, one.rows / one.groups)
+        for parameter, gradient in zip(self.noise, noise, strict=True):
+            if gradient is not None:
+                step = 0.5 * rate * (gradient - shift)
+                parameter.sub_(step.clamp(-LARGEST_NOISE_STEP, LARGEST_NOISE_STEP))
+
+    def _damping(self, factor: float | Tensor) -> float | Tensor:
+        """Return what keeps the latents' steps, taken together, from going too far.
+
+        Each dimension's is right alone. Along the step that all take together the loss may bend
+        more than the sum of what each knows: by how much is measured.
+        """
+        if self.coupled <= 1:
+            return 1.0
+        if any(one.whole for one in self.steps):
+            return 1 / self.coupled
+        prior, data, squares, along = (
+            sum(parts) for parts in zip(*(one.bends(factor) for one in self.steps), strict=True)
+        )
+        assert isinstance(along, Tensor)
+        together = data * along.square().sum() / (squares + TINY)
+        self.coupling.add((prior + together) / (prior + data + TINY))
+        return 1 / self.coupling.mean.clamp(min=1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "coupling": self.coupling.state_dict(),
+            "latents": [one.state_dict() for one in self.steps],
+            "waiting": bool(self.waiting),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint kept."""
+        self.coupling.load_state_dict(state["coupling"])
+        for one, saved in zip(self.steps, state["latents"], strict=True):
+            one.load_state_dict(saved)
+        if not state["waiting"]:
+            self.waiting = []
+            self._hold()

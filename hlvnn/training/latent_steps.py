@@ -1,0 +1,236 @@
+"""The steps of one latent: its groups' laws, their size, its prior's start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, MultivariateNormal
+
+from hlvnn.latents.divergence import inverse_factor
+from hlvnn.latents.latent import Latent
+from hlvnn.latents.posteriors.base import Sight
+from hlvnn.training.pace import Pace, Running
+
+SIZE_STEPS = 5.0
+"""Newton steps of a latent's size in an epoch, at most one a training step."""
+LARGEST_SIZE_STEP = 0.05
+"""Largest step of the log of a size with minibatches; ten times as much without."""
+SHARE = 0.1
+"""Twice the nats that a dimension of a group costs at first, where a latent starts small."""
+NOTHING = 1e-6
+"""SD of a latent that has not started."""
+RUNNING = ("curvature", "bend", "mean_bend")
+"""Running means of a latent that a checkpoint keeps."""
+TINY = 1e-12
+"""Least value of what is divided by."""
+
+
+def precision_of(prior: Distribution) -> Tensor:
+    """Return a normal prior's precision, [Z] where it is diagonal, else [Z, Z]."""
+    if isinstance(prior, MultivariateNormal):
+        inverse = inverse_factor(prior)
+        return inverse.mT @ inverse
+    return 1 / prior.variance
+
+
+def times(matrix: Tensor, values: Tensor) -> Tensor:
+    """Return a symmetric matrix, [Z] where it is diagonal, times values [*, Z]."""
+    return values * matrix if matrix.dim() == 1 else values @ matrix
+
+
+class LatentSteps:
+    """The steps of one latent with a natural posterior and an independent, normal prior.
+
+    counts: [G] int64, training rows of the groups. exact: whether the gradient of q's spread is
+    without noise. bound: whether the ELBO is not what is maximised. A batch holds all rows of its
+    groups then, as it does where it is all (`whole`).
+
+    Between `look` and `move` it holds what a batch tells: `found` [U] int64, its groups; `now`
+    [U, P], their parameters; `total` [U, P], the gradient of the batch's sum; `step` [U, Z], where
+    the means would go; `own` [B, Z], each row's gradient without the KL (rows at `inverse`).
+    """
+
+    def __init__(
+        self, latent: Latent, counts: Tensor, per_epoch: int, *, exact: bool, bound: bool
+    ) -> None:
+        self.latent, self.q, self.counts = latent, latent.posterior, counts
+        self.per_epoch, self.exact, self.bound = per_epoch, exact, bound
+        self.whole = bound or (exact and per_epoch == 1)
+        width = latent.width
+        zero = torch.zeros(width, device=counts.device)
+        self.seen = torch.zeros_like(counts)
+        self.has_matrix = latent.posterior.full or latent.prior.full
+        self.curvature = Running(zero.new_zeros(width, width) if self.has_matrix else zero)
+        self.bend, self.mean_bend = Running(zero), Running(zero)
+        self.rows, self.groups = float(counts.sum()), float((counts > 0).sum())
+        self.q.size = torch.ones(2 * width, device=counts.device)
+        self.q.table.requires_grad_(False)
+
+    @torch.no_grad()
+    def wait(self) -> None:
+        """Hold z at 0 (`LatentSet.held`), with a law so narrow that it makes no difference."""
+        self.goal = self.latent.prior_start.clone()
+        sd = torch.full_like(self.goal, NOTHING)
+        if self.latent.prior.learned:
+            self.latent.prior.set_sd(sd)
+        self.q.set_law(sd)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Begin where the noise of z costs `SHARE` / 2 nats a group and dimension, at most."""
+        latent, h = self.latent, self.curvature.mean
+        h = (h if h.dim() == 1 else h.diagonal()).mean()
+        most = (SHARE * self.groups / (self.rows * h).clamp(min=TINY)).sqrt()
+        if latent.prior.learned:
+            sd = torch.minimum(self.goal, most)
+            latent.prior.set_sd(sd)
+        else:
+            sd = latent.prior().stddev
+            for entry in latent.entries():
+                for matrix in entry.loadings():
+                    matrix.mul_((most / sd).clamp(max=1.0))
+        self.q.set_law(sd)
+        self.seen.zero_()
+
+    def release(self) -> None:
+        """Leave the posterior as it was taken: a table of z itself, which has gradients."""
+        self.q.refresh()
+        self.q.size = self.q.reads = None
+        self.q.table.requires_grad_(True)
+
+    @torch.no_grad()
+    def look(self, size: float, beta: float | Tensor, excess: float | Tensor, pace: Pace) -> None:
+        """Read off what the loss' gradients tell, `size` times as large as of a batch's mean."""
+        width = self.latent.width
+        reads = [(group, leaf) for group, leaf in self.q.reads or [] if leaf.grad is not None]
+        self.q.reads = None
+        group = torch.cat([group for group, _ in reads])
+        values = torch.cat([leaf.detach() for _, leaf in reads])
+        gradient = torch.cat([leaf.grad for _, leaf in reads]) * size  # type: ignore[misc]
+        self.found, self.inverse = group.unique(return_inverse=True)
+        self.now = values.new_empty(len(self.found), values.shape[1])
+        self.now.index_copy_(0, self.inverse, values)
+        self.total = torch.zeros_like(self.now).index_add_(0, self.inverse, gradient)
+        n = self.counts[self.found].unsqueeze(1)
+        self.n = n.to(self.now)
+        held = n
+        if not self.whole:
+            held = torch.bincount(self.inverse, minlength=len(self.found)).unsqueeze(1)
+        self.seen.index_add_(0, self.found, held[:, 0])
+        self.share = held / n
+        self.precision = precision_of(self.latent.prior())
+        if not self.whole:
+            pull = times(self.precision, values[:, :width]) / self.counts[group].unsqueeze(1)
+            self.own = gradient[:, :width] - beta * pull
+            square = (
+                self.own.mT @ self.own / len(self.own)
+                if self.has_matrix
+                else self.own.square().mean(0)
+            )
+            self.curvature.add(square / excess)
+        seen = torch.minimum(self.seen[self.found].unsqueeze(1), n)
+        sight = Sight(
+            self.share,
+            self.n,
+            seen.to(self.now),
+            self.precision,
+            None if self.exact or self.bound else self.curvature.mean,
+            beta,
+        )
+        self.step, self.spread = self.q.natural_step(self.now, self.total, sight, pace.means)
+
+    def bends(self, factor: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return how the batch's loss bends along `step`, a natural step times `factor`.
+
+        The prior's part; the data's, by what q knows; and by each row's own gradient: the sum over
+        dimensions, each alone, and what they make together, [B], before it is squared.
+        """
+        prior = (self.share * self.step * times(self.precision, self.step)).sum()
+        all_ = -factor * (self.share * self.step * self.total[:, : self.latent.width]).sum()
+        each = self.own * self.step[self.inverse]
+        return prior, (all_ - prior).clamp(min=0), each.square().sum(), each.sum(1)
+
+    @torch.no_grad()
+    def move(
+        self, size: float, beta: float | Tensor, pace: Pace, damping: float | Tensor, *, held: bool
+    ) -> Tensor | float:
+        """Move the groups; where the prior is learned and not `held`, their size with it.
+
+        Returns what the moves change of the batch's mean squared residual, in noise variances.
+        """
+        width, q = self.latent.width, self.q
+        step = self.step * damping
+        moved = torch.cat([self.now[:, :width] + step, self.spread], dim=1)
+        q.table.data.index_copy_(0, self.found, q.in_size(moved, 1 / q.size))
+        # A mean holds each row with the weight of its last pass, which has faded since and is
+        # renewed by this step: the gradient where all weigh the same lies between before and after.
+        factor = pace.means * damping
+        kept = (1 - factor * self.share).clamp(min=0) ** (1 / self.share)
+        between = 1 - factor * kept / (1 - kept)
+        lag = between / factor
+        mean, gradient = self.now[:, :width] + lag * step, self.total[:, :width]
+        of_data = gradient - beta * self.share * times(self.precision, self.now[:, :width])
+        bent = -factor * step * gradient - beta * step * times(self.precision, step)
+        shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
+        if not held and self.latent.prior.learned and not self.bound:
+            self._resize(size, beta, pace.priors, mean, gradient * (1 - self.share * between))
+        return shift
+
+    def _resize(
+        self,
+        size: float,
+        beta: float | Tensor,
+        share_of_step: float | Tensor,
+        mean: Tensor,
+        gradient: Tensor,
+    ) -> None:
+        """Take Newton steps in the size of z with its prior, of its means, and of its SDs."""
+        q, width, share = self.q, self.latent.width, self.share
+        covariance = q.covariance(self.now)
+        variance = covariance if covariance.dim() == 2 else covariance.diagonal(dim1=1, dim2=2)
+        if self.precision.dim() == 1:
+            trace = variance * self.precision
+        elif covariance.dim() == 2:
+            trace = variance * self.precision.diagonal()
+        else:
+            trace = (covariance * self.precision).sum(-1)
+        pull = mean * times(self.precision, mean)
+        of_means = mean * gradient
+        of_spread = q.size_gradient(self.now, self.total)
+        of_data = of_means + of_spread - beta * share * (pull + trace - 1)
+        prior = self.precision if self.precision.dim() == 1 else self.precision.diagonal()
+        if self.exact:
+            inverse = (
+                1 / variance
+                if covariance.dim() == 2
+                else torch.linalg.inv(covariance).diagonal(dim1=1, dim2=2)
+            )
+            curvature = share * (inverse - prior).clamp(min=0)
+        else:
+            h = self.curvature.mean
+            curvature = share * self.n * (h if h.dim() == 1 else h.diagonal())
+        self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
+        self.mean_bend.add(((curvature + share * prior) * mean.square()).sum(0) / size)
+        most = LARGEST_SIZE_STEP * (10 if self.per_epoch == 1 else 1)
+        rate = min(1.0, SIZE_STEPS / self.per_epoch) * share_of_step / size
+        together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
+        means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
+        spreads = torch.zeros_like(means)
+        if self.exact:
+            spreads = 0.5 * rate * of_spread.sum(0) * self.rows / self.groups
+        together, means, spreads = (part.clamp(-most, most) for part in (together, means, spreads))
+        q.size = q.size * torch.exp(-torch.cat([together + means, together + spreads]))
+        self.latent.prior.resize(torch.exp(-together))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        running = {name: getattr(self, name).state_dict() for name in RUNNING}
+        return {"seen": self.seen, **running}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint kept."""
+        self.seen.copy_(state["seen"])
+        for name in RUNNING:
+            getattr(self, name).load_state_dict(state[name])

@@ -1,0 +1,56 @@
+"""How far the steps of groups, priors and noise go in the course of a fit."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+PASSES = 5.0
+"""Passes over the rows of which a group's mean is the average, at most."""
+KEPT = 0.98
+"""What running means over batches keep at a step."""
+
+
+class Pace(NamedTuple):
+    """How far a step goes, as shares of a whole one: of means; of priors, sizes and the noise."""
+
+    means: float | Tensor
+    priors: float | Tensor
+
+
+def pace(number: int, total: int, per_epoch: int) -> Pace:
+    """Return the pace of the fit's step `number` (from 0)."""
+    left = 1 - number / total
+    priors = min(1.0, 10 * left)
+    if per_epoch == 1:
+        return Pace(1.0, priors)
+    passes = min(PASSES, max(1.0, number / per_epoch))
+    return Pace(min(1.0, 4 * left) / passes, priors)
+
+
+class Running:
+    """A mean over batches that forgets."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.total = torch.zeros_like(like)
+        self.weight = torch.zeros((), device=like.device)
+
+    def add(self, value: Tensor) -> None:
+        """Take in a batch's value."""
+        self.weight.mul_(KEPT).add_(1 - KEPT)
+        self.total.mul_(KEPT).add_(value, alpha=1 - KEPT)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.weight.clamp(min=1e-12)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"total": self.total, "weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint kept."""
+        self.total.copy_(state["total"])
+        self.weight.copy_(state["weight"])
