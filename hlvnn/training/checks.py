@@ -10,7 +10,6 @@ from hlvnn.config import TrainConfig
 from hlvnn.data.batches import Batch
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError
-from hlvnn.latents.priors.base import Prior
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.bound import check_bound
 from hlvnn.training.choosing import selection_of
@@ -33,13 +32,6 @@ def check(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -
         )
     if config.objective == "iwae":
         check_bound(model)
-    for latent in model.latents if config.prior_updates == "closed_form" else ():
-        if latent.prior.learned and type(latent.prior).update is Prior.update:
-            raise ConfigError(
-                f"--prior-updates closed_form: latent {latent.name} has a prior "
-                f"{type(latent.prior).__name__} without a method update, which would stay at its "
-                "start; use --prior-updates gradient"
-            )
     selection_of(model, data, config)
 
 
