@@ -22,6 +22,11 @@ def table_rows(table: Tensor, group: Tensor) -> Tensor:
     return F.embedding(group, table, sparse=torch.is_grad_enabled() and not _dense.get())
 
 
+def is_dense() -> bool:
+    """Return whether a step has to be the same operations on the same memory every time."""
+    return _dense.get()
+
+
 @contextmanager
 def keeping_gradients_dense() -> Iterator[None]:
     """Give tables gradients of fixed size, as a recorded step needs them, inside the block."""

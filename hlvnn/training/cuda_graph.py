@@ -14,6 +14,7 @@ from hlvnn.data.batches import Batch, Batches
 from hlvnn.errors import ResourceError
 from hlvnn.latents.table import keeping_gradients_dense
 from hlvnn.training.not_finite import NEVER
+from hlvnn.training.pace import Pace
 from hlvnn.training.step import Step
 
 TRIAL_STEPS = 3
@@ -45,7 +46,8 @@ class RecordedSteps:
         size = self.per_epoch * batches.batch_size
         self.order = torch.zeros(size, dtype=torch.int64, device=self.device)
         schedule = [
-            [lr * step.lr_factor(number) for lr in step.base_lrs] + [step.beta(number)]
+            [lr * step.lr_factor(number) for lr in step.base_lrs]
+            + [step.beta(number), *step.pace(number)]
             for number in range(step.total)
         ]
         self.schedule = torch.tensor(schedule, device=self.device)
@@ -64,7 +66,7 @@ class RecordedSteps:
             and batches.batch_size < batches.size
             and batches.full > 0
             and not step.encoders
-            and sum(table.numel() for table in step.tables) <= MAX_TABLE
+            and sum(table.numel() for table in step.all_tables) <= MAX_TABLE
             and all(latent.posterior.recordable for latent in step.model.latents)
         )
 
@@ -79,6 +81,7 @@ class RecordedSteps:
     def __call__(self, number: int, left: int) -> int:
         """Do the fit's step `number`, and some of the `left` of its epoch; return how many."""
         warming = self.step.is_warming(number)
+        self.step.start_if_due(number)
         last = number + self.at_once - 1
         together = left >= self.at_once and self.step.is_warming(last) == warming
         steps = self.at_once if together else 1
@@ -125,13 +128,16 @@ class RecordedSteps:
         schedule = self.schedule.index_select(0, number)
         rows = self.order.view(self.per_epoch, -1).index_select(0, at).flatten()
         parts = (part.split(self.batches.batch_size) for part in self.batches.gather(rows))
+        rates = len(self.step.base_lrs)
         told: list[Tensor] = []
         losses: list[Tensor] = []
         with keeping_gradients_dense():
             for now, *batch in zip(schedule, *parts, strict=True):
                 for index, group in enumerate(self.step.groups):
                     group["lr"] = now[index]
-                loss, means = self.step.move(Batch(*batch), now[-1], warming)
+                loss, means = self.step.move(
+                    Batch(*batch), now[rates], warming, Pace(*now[rates + 1 :])
+                )
                 told += means
                 losses.append(loss)
         self.loss.copy_(losses[-1])

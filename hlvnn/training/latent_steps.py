@@ -11,20 +11,23 @@ from torch.distributions import Distribution, MultivariateNormal
 from hlvnn.latents.divergence import inverse_factor
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.posteriors.base import Sight
+from hlvnn.latents.table import is_dense
 from hlvnn.training.pace import Pace, Running
 
 SIZE_STEPS = 5.0
 """Newton steps of a latent's size in an epoch, at most one a training step."""
 LARGEST_SIZE_STEP = 0.05
 """Largest step of the log of a size with minibatches; ten times as much without."""
-SHARE = 0.1
-"""Twice the nats that a dimension of a group costs at first, where a latent starts small."""
+COST = 0.1
+"""Nats that a dimension of a group costs at first, at most, where a latent starts small."""
 NOTHING = 1e-6
 """SD of a latent that has not started."""
 RUNNING = ("curvature", "bend", "mean_bend")
 """Running means of a latent that a checkpoint keeps."""
 TINY = 1e-12
 """Least value of what is divided by."""
+LEAST_SHARE = 1e-3
+"""Least share of a group's rows in a batch; below it what follows from it does not change."""
 
 
 def precision_of(prior: Distribution) -> Tensor:
@@ -65,27 +68,29 @@ class LatentSteps:
         self.curvature = Running(zero.new_zeros(width, width) if self.has_matrix else zero)
         self.bend, self.mean_bend = Running(zero), Running(zero)
         self.rows, self.groups = float(counts.sum()), float((counts > 0).sum())
+        self.first = zero.clone()  # SD at which a latent that starts small began
         self.q.size = torch.ones(2 * width, device=counts.device)
         self.q.table.requires_grad_(False)
 
     @torch.no_grad()
     def wait(self) -> None:
         """Hold z at 0 (`LatentSet.held`), with a law so narrow that it makes no difference."""
-        self.goal = self.latent.prior_start.clone()
-        sd = torch.full_like(self.goal, NOTHING)
+        sd = torch.full_like(self.latent.prior_start, NOTHING)
         if self.latent.prior.learned:
             self.latent.prior.set_sd(sd)
         self.q.set_law(sd)
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Begin where the noise of z costs `SHARE` / 2 nats a group and dimension, at most."""
+        """Begin where the noise of z costs `COST` nats a group and dimension, at most."""
         latent, h = self.latent, self.curvature.mean
         h = (h if h.dim() == 1 else h.diagonal()).mean()
-        most = (SHARE * self.groups / (self.rows * h).clamp(min=TINY)).sqrt()
+        most = (2 * COST * self.groups / (self.rows * h).clamp(min=TINY)).sqrt()
         if latent.prior.learned:
-            sd = torch.minimum(self.goal, most)
+            sd = torch.minimum(latent.prior_start, most)
             latent.prior.set_sd(sd)
+            latent.prior_start.copy_(sd)
+            self.first.copy_(sd)
         else:
             sd = latent.prior().stddev
             for entry in latent.entries():
@@ -109,17 +114,24 @@ class LatentSteps:
         group = torch.cat([group for group, _ in reads])
         values = torch.cat([leaf.detach() for _, leaf in reads])
         gradient = torch.cat([leaf.grad for _, leaf in reads]) * size  # type: ignore[misc]
-        self.found, self.inverse = group.unique(return_inverse=True)
-        self.now = values.new_empty(len(self.found), values.shape[1])
-        self.now.index_copy_(0, self.inverse, values)
+        if is_dense():  # as a recorded step needs it: all groups, most with nothing to tell
+            self.found = torch.arange(len(self.counts), device=group.device)
+            self.inverse = group
+            self.now = self.q.in_size(self.q.table.detach(), self.q.size)
+        else:
+            self.found, self.inverse = group.unique(return_inverse=True)
+            self.now = values.new_empty(len(self.found), values.shape[1])
+            self.now.index_copy_(0, self.inverse, values)
         self.total = torch.zeros_like(self.now).index_add_(0, self.inverse, gradient)
-        n = self.counts[self.found].unsqueeze(1)
-        self.n = n.to(self.now)
-        held = n
-        if not self.whole:
-            held = torch.bincount(self.inverse, minlength=len(self.found)).unsqueeze(1)
-        self.seen.index_add_(0, self.found, held[:, 0])
-        self.share = held / n
+        n = self.counts[self.found].clamp(min=1)
+        held = (
+            n
+            if self.whole
+            else torch.zeros_like(n).index_add_(0, self.inverse, torch.ones_like(self.inverse))
+        )
+        self.seen.index_add_(0, self.found, held)
+        self.n = n.unsqueeze(1).to(self.now)
+        self.share = held.unsqueeze(1) / self.n
         self.precision = precision_of(self.latent.prior())
         if not self.whole:
             pull = times(self.precision, values[:, :width]) / self.counts[group].unsqueeze(1)
@@ -130,7 +142,7 @@ class LatentSteps:
                 else self.own.square().mean(0)
             )
             self.curvature.add(square / excess)
-        seen = torch.minimum(self.seen[self.found].unsqueeze(1), n)
+        seen = torch.minimum(self.seen[self.found], n).unsqueeze(1)
         sight = Sight(
             self.share,
             self.n,
@@ -167,7 +179,8 @@ class LatentSteps:
         # A mean holds each row with the weight of its last pass, which has faded since and is
         # renewed by this step: the gradient where all weigh the same lies between before and after.
         factor = pace.means * damping
-        kept = (1 - factor * self.share).clamp(min=0) ** (1 / self.share)
+        share = self.share.clamp(min=LEAST_SHARE)
+        kept = (1 - factor * share).clamp(min=0) ** (1 / share)
         between = 1 - factor * kept / (1 - kept)
         lag = between / factor
         mean, gradient = self.now[:, :width] + lag * step, self.total[:, :width]
@@ -175,62 +188,72 @@ class LatentSteps:
         bent = -factor * step * gradient - beta * step * times(self.precision, step)
         shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
         if not held and self.latent.prior.learned and not self.bound:
-            self._resize(size, beta, pace.priors, mean, gradient * (1 - self.share * between))
+            self._resize(size, beta, pace, mean, gradient * (1 - self.share * between))
         return shift
 
     def _resize(
         self,
         size: float,
         beta: float | Tensor,
-        share_of_step: float | Tensor,
+        pace: Pace,
         mean: Tensor,
         gradient: Tensor,
     ) -> None:
         """Take Newton steps in the size of z with its prior, of its means, and of its SDs."""
-        q, width, share = self.q, self.latent.width, self.share
+        q, share = self.q, self.share
         covariance = q.covariance(self.now)
         variance = covariance if covariance.dim() == 2 else covariance.diagonal(dim1=1, dim2=2)
-        if self.precision.dim() == 1:
-            trace = variance * self.precision
-        elif covariance.dim() == 2:
-            trace = variance * self.precision.diagonal()
-        else:
-            trace = (covariance * self.precision).sum(-1)
         pull = mean * times(self.precision, mean)
         of_means = mean * gradient
         of_spread = q.size_gradient(self.now, self.total)
-        of_data = of_means + of_spread - beta * share * (pull + trace - 1)
+        of_data = of_means - beta * share * pull
         prior = self.precision if self.precision.dim() == 1 else self.precision.diagonal()
         if self.exact:
-            inverse = (
-                1 / variance
-                if covariance.dim() == 2
-                else torch.linalg.inv(covariance).diagonal(dim1=1, dim2=2)
-            )
+            if covariance.dim() == 2:
+                inverse, trace = 1 / variance, variance * prior
+            else:
+                inverse = torch.linalg.inv_ex(covariance)[0].diagonal(dim1=1, dim2=2)
+                matrix = prior.diag() if self.precision.dim() == 1 else self.precision
+                trace = (covariance * matrix).sum(-1)
             curvature = share * (inverse - prior).clamp(min=0)
-        else:
+            of_data = of_data + of_spread - beta * share * (trace - 1)
+        else:  # what draws tell of the spread is noise, and its mean is known
             h = self.curvature.mean
             curvature = share * self.n * (h if h.dim() == 1 else h.diagonal())
+            of_data = of_data + curvature * variance
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
         self.mean_bend.add(((curvature + share * prior) * mean.square()).sum(0) / size)
         most = LARGEST_SIZE_STEP * (10 if self.per_epoch == 1 else 1)
-        rate = min(1.0, SIZE_STEPS / self.per_epoch) * share_of_step / size
+        rate = min(1.0, SIZE_STEPS / self.per_epoch) * pace.priors / size
         together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
         means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
         spreads = torch.zeros_like(means)
         if self.exact:
             spreads = 0.5 * rate * of_spread.sum(0) * self.rows / self.groups
         together, means, spreads = (part.clamp(-most, most) for part in (together, means, spreads))
-        q.size = q.size * torch.exp(-torch.cat([together + means, together + spreads]))
+        room = self.latent.prior().stddev.log() - (self.first * pace.floor).clamp(min=TINY).log()
+        together = torch.minimum(together, room.clamp(min=0))
+        q.size.mul_(torch.exp(-torch.cat([together + means, together + spreads])))
         self.latent.prior.resize(torch.exp(-together))
+
+    @torch.no_grad()
+    def advance(self, rate: float | Tensor, floor: float | Tensor) -> None:
+        """Take `rate` of an EM step of the prior, which stays at `floor` of a small start."""
+        prior = self.latent.prior
+        prior.advance(rate, self.rows / self.groups)
+        if prior.learned:
+            prior.resize((self.first * floor / prior().stddev).clamp(min=1.0))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         running = {name: getattr(self, name).state_dict() for name in RUNNING}
-        return {"seen": self.seen, **running}
+        return {"seen": self.seen, "first": self.first, **running}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
         self.seen.copy_(state["seen"])
+        self.first.copy_(state["first"])
+        if self.first.any():
+            self.latent.prior_start.copy_(self.first)
         for name in RUNNING:
             getattr(self, name).load_state_dict(state[name])

@@ -13,21 +13,31 @@ KEPT = 0.98
 """What running means over batches keep at a step."""
 
 
+HELD = 0.5
+"""Share of a fit in which the prior of a latent that starts small does not fall below its start:
+until its loadings have found a direction, its groups cannot show that they differ."""
+
+
 class Pace(NamedTuple):
-    """How far a step goes, as shares of a whole one: of means; of priors, sizes and the noise."""
+    """How far a step goes, as shares of a whole one: of means; of priors, sizes and the noise.
+
+    floor: share of its start below which a prior that starts small does not fall.
+    """
 
     means: float | Tensor
     priors: float | Tensor
+    floor: float | Tensor
 
 
 def pace(number: int, total: int, per_epoch: int) -> Pace:
     """Return the pace of the fit's step `number` (from 0)."""
     left = 1 - number / total
     priors = min(1.0, 10 * left)
+    floor = min(1.0, max(0.0, 10 * (left - 1 + HELD)))
     if per_epoch == 1:
-        return Pace(1.0, priors)
+        return Pace(1.0, priors, floor)
     passes = min(PASSES, max(1.0, number / per_epoch))
-    return Pace(min(1.0, 4 * left) / passes, priors)
+    return Pace(min(1.0, 4 * left) / passes, priors, floor)
 
 
 class Running:

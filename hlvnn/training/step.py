@@ -45,6 +45,7 @@ class Step:
         self.own = GroupSteps(model, per_epoch, self.warm_steps, bound=bound is not None)
         others = [x for x in model.latents if not is_natural(model.latents, x)]
         self.tables = [table for latent in others for table in latent.tables()]
+        self.all_tables = [table for latent in model.latents for table in latent.tables()]
         self.others = others
         priors = [p for latent in model.latents for p in latent.prior.parameters()]
         own = {id(p) for p in self.own.parameters}
@@ -111,11 +112,17 @@ class Step:
         factor = self.lr_factor(number)
         for group, lr in zip(self.groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
-        warming = self.is_warming(number)
-        if not warming and self.own.waiting:
+        self.start_if_due(number)
+        return self.move(batch, self.beta(number), self.is_warming(number), self.pace(number))
+
+    def pace(self, number: int) -> Pace:
+        """Return how far groups, priors and the noise go at the fit's step `number` (from 0)."""
+        return pace(number, self.total, self.per_epoch)
+
+    def start_if_due(self, number: int) -> None:
+        """Let the latents begin that have waited, when it is the fit's step `number` (from 0)."""
+        if self.own.waiting and not self.is_warming(number):
             self.own.start()
-        paced = pace(number, self.total, self.per_epoch)
-        return self.move(batch, self.beta(number), warming, paced)
 
     def move(
         self, batch: Batch, beta: float | Tensor, warming: bool, paced: Pace

@@ -33,7 +33,17 @@ class Sight:
     curvature: Tensor | None
     beta: float | Tensor
 
+    @property
+    def weight(self) -> float | Tensor:
+        """β as the curvature is divided by: not 0."""
+        least = SMALLEST_BETA
+        return (
+            self.beta.clamp(min=least) if isinstance(self.beta, Tensor) else max(self.beta, least)
+        )
 
+
+SMALLEST_BETA = 0.01
+"""Least weight of the KL for which a law is as wide as it asks for."""
 LARGEST = 3.0
 """Largest move of a mean at once, in its own SDs."""
 
@@ -132,7 +142,7 @@ class Posterior(nn.Module, ABC):
         start = self.start(self.width, sd.cpu())
         self.table.data.copy_(start.to(self.table).expand_as(self.table))
         if self.size is not None:
-            self.size = torch.ones_like(self.size)
+            self.size.fill_(1.0)
 
     @torch.no_grad()
     def grow(self, number: int, scale: Tensor) -> None:
@@ -168,7 +178,7 @@ class Posterior(nn.Module, ABC):
         """Bring up to date what is kept of every group for use without the rows."""
         if self.size is not None:
             self.table.data.copy_(self.in_size(self.table.detach(), self.size))
-            self.size = torch.ones_like(self.size)
+            self.size.fill_(1.0)
 
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]."""

@@ -56,10 +56,9 @@ class FullRank(Posterior):
             new = torch.where((info == 0)[:, None, None], tril @ new, tril)
             direction = (new @ (new.mT @ of_mean.unsqueeze(-1))).squeeze(-1)
         else:
-            beta = max(sight.beta, 1e-2)
             h = sight.curvature
-            new, _ = root_of_inverse(prior + sight.rows.unsqueeze(-1) * h / beta)
-            gain, _ = root_of_inverse(beta * prior + sight.seen.unsqueeze(-1) * h)
+            new, _ = root_of_inverse(prior + sight.rows.unsqueeze(-1) * h / sight.weight)
+            gain, _ = root_of_inverse(sight.beta * prior + sight.seen.unsqueeze(-1) * h)
             direction = (gain @ (gain.mT @ of_mean.unsqueeze(-1))).squeeze(-1)
         most = LARGEST * new.square().sum(-1).sqrt()
         step = torch.maximum(torch.minimum(factor * direction, most), -most)

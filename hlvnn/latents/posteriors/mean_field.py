@@ -50,8 +50,7 @@ class MeanField(Posterior):
             variance = (2 * log_sd).exp()
         else:
             h = sight.curvature if sight.curvature.dim() == 1 else sight.curvature.diagonal()
-            beta = sight.beta if isinstance(sight.beta, float) else sight.beta.clamp(min=1e-2)
-            log_sd = -0.5 * torch.log(prior + sight.rows * h / max(beta, 1e-2))
+            log_sd = -0.5 * torch.log(prior + sight.rows * h / sight.weight)
             variance = 1 / (sight.beta * prior + sight.seen * h)
         most = LARGEST * variance.sqrt()
         step = factor * variance * of_mean

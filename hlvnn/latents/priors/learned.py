@@ -6,7 +6,6 @@ from torch.distributions import Distribution, Independent, Normal
 
 from hlvnn.latents.priors.base import Prior
 
-
 LARGEST = 1.0
 """Largest EM step of a log SD."""
 
