@@ -50,8 +50,8 @@ class Options(BaseModel):
     """Epochs of each run."""
     lr: float = 2e-3
     """Peak of the one-cycle learning rate."""
-    latent_lr: float = 20.0
-    """Learning rate of the posteriors, as a multiple; a quarter of it without a prior."""
+    embedding_lr: float = 5.0
+    """Learning rate of points, as a multiple."""
     z_dim: int = 10
     """Latent width."""
     prior: str = "standard"
@@ -79,7 +79,7 @@ def settings(options: Options, model: str, data_dir: str) -> dict[str, object]:
         "num_epochs": options.epochs,
         "batch_size": 100,
         "lr": options.lr,
-        "latent_lr": options.latent_lr / (4 if name in ("one-hot", "embedding") else 1),
+        "embedding_lr": options.embedding_lr,
         "lr_schedule": "one_cycle",
         "weight_decay": options.weight_decay,
         "augment": options.augment,

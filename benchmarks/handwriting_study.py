@@ -98,9 +98,9 @@ METHODS: dict[str, Method] = {
     "embedding": Method(
         "network",
         (
-            {"latents": [f"{EVERYWHERE} posterior=point prior=none"], "latent_lr": 2.0},
-            {"latents": [f"concat@output width=10 {POINT}"], "latent_lr": 5.0},
-            {"latents": [f"bias@output {POINT}"], "latent_lr": 5.0},  # one-hot
+            {"latents": [f"{EVERYWHERE} posterior=point prior=none"], "embedding_lr": 2.0},
+            {"latents": [f"concat@output width=10 {POINT}"], "embedding_lr": 5.0},
+            {"latents": [f"bias@output {POINT}"], "embedding_lr": 5.0},  # one-hot
         ),
     ),
     "fine-tuned": Method(
@@ -116,14 +116,13 @@ METHODS: dict[str, Method] = {
     "ours": Method(
         "network",
         (
-            {"latents": [EVERYWHERE], "latent_lr": 10.0, "kl_weight": 0.5},
-            {"latents": [EVERYWHERE], "latent_lr": 10.0, "kl_weight": 0.5, "norm": "none"},
+            {"latents": [EVERYWHERE], "kl_weight": 0.5},
+            {"latents": [EVERYWHERE], "kl_weight": 0.5, "norm": "none"},
             {
                 "latents": [
                     f"{EVERYWHERE} prior=nested parent=site",
                     "- level=site width=32 prior=learned",
                 ],
-                "latent_lr": 10.0,
                 "kl_weight": 0.5,
                 "norm": "none",
             },

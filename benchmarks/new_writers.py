@@ -36,19 +36,17 @@ MODELS: dict[str, dict[str, object]] = {
     "pooled": {},
     "factor": {"latent_config": "factor", "prior": "learned"},
     "amortised": {"latent_config": "factor", "prior": "learned", "posterior": "amortised"},
-    "film-hidden": {"latents": [f"{LATE} level=writer width=32 prior=learned"], "latent_lr": 5.0},
-    "film": {"latents": [f"{EVERYWHERE} level=writer width=32 prior=learned"], "latent_lr": 2.0},
+    "film-hidden": {"latents": [f"{LATE} level=writer width=32 prior=learned"]},
+    "film": {"latents": [f"{EVERYWHERE} level=writer width=32 prior=learned"]},
     "study-pooled": {**STUDY},
     "study-film": {
         **STUDY,
         "latents": [f"{EVERYWHERE} level=writer width=32 prior=learned"],
-        "latent_lr": 10.0,
         "kl_weight": 0.5,
     },
     "study-film-kl1": {
         **STUDY,
         "latents": [f"{EVERYWHERE} level=writer width=32 prior=learned"],
-        "latent_lr": 5.0,
     },
 }
 """What is trained, by name."""
@@ -91,7 +89,6 @@ def settings(options: Options, model: str) -> dict[str, object]:
         "batch_size": 100,
         "lr": 2e-3,
         "lr_schedule": "one_cycle",
-        "latent_lr": 20.0,
         "eval_every": options.epochs,
         "device": "cpu",
         "seed": options.seed,

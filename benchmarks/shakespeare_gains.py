@@ -48,8 +48,6 @@ class Options(BaseModel):
     """Epochs of each run."""
     z_dim: int = 8
     """Latent width."""
-    latent_lr: float = 10.0
-    """Learning rate of the posteriors, as a multiple."""
     data_dir: Path = Path("data")
     """Root of the data."""
     processes: int = 2
@@ -73,7 +71,6 @@ def run(options: Options, model: str, seed: int) -> Scored:
         "backbone": "lstm",
         "latent_config": model,
         "z_dim": options.z_dim,
-        "latent_lr": options.latent_lr,
         "prior": "learned",
         "dropout": 0.25,
         "num_epochs": options.epochs,

@@ -126,12 +126,10 @@ TABLES = {
             "num_epochs": 60,
             "batch_size": 500,
             "lr": 6e-3,
-            "latent_lr": 40.0,  # 20 gave 0.0808, 40 gave 0.0801: a woman is in few batches
-            "prior_updates": "closed_form",  # 0.0885 for 0.0890, on a second cut
         },
         own={
             "pooled": {"dropout": 0.1, "num_epochs": 20},
-            "embedding": {"latent_lr": 1.0, "num_epochs": 20},  # 5 gave 0.0928, 1 gave 0.0912
+            "embedding": {"embedding_lr": 1.0, "num_epochs": 20},  # 5 gave 0.0928, 1 gave 0.0912
         },
         peers={
             "mixed-intercept": Peer("mixed model, intercept"),
@@ -156,9 +154,10 @@ TABLES = {
             "num_epochs": 15,
             "batch_size": 200,
             "lr": 3e-3,
-            "latent_lr": 15.0,
         },
-        own={"embedding": {"latent_lr": 5.0, "num_epochs": 6}},  # 15 epochs gave 0.0099, 6 0.0095
+        own={
+            "embedding": {"embedding_lr": 5.0, "num_epochs": 6},  # 15 epochs gave 0.0099, 6 0.0095
+        },
         peers={
             "mixed": Peer("mixed model, intercepts", pieces=False),
             "mixed-pieces": Peer("mixed model, intercepts, pieces"),

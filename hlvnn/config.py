@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from hlvnn import errors
 from hlvnn.files import NAME_BYTES
+from hlvnn.gone import GONE, refusal, without_gone
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
 from hlvnn.strict import Config, known_member, validated
 from hlvnn.train_config import TrainConfig as TrainConfig
@@ -251,8 +252,10 @@ def flat_settings() -> dict[str, str]:
 def in_todays_terms(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run's record, whatever state of the program wrote it.
 
-    In older ones test_fraction, of which only tables took notice, becomes the data set's own.
+    Settings that are gone are left out (`hlvnn.gone`). In older records test_fraction, of which
+    only tables took notice, becomes the data set's own.
     """
+    settings = without_gone(settings)
     if "target_kind" in settings or settings.get("table") is not None:
         return settings
     return {name: value for name, value in settings.items() if name != "test_fraction"}
@@ -279,6 +282,8 @@ def run_config(settings: dict[str, Any], where: str) -> RunConfig:
     known = flat_settings()
     nested: dict[str, Any] = {"data": {}, "model": {}, "train": {}}
     for name, value in settings.items():
+        if name in GONE:
+            raise errors.ConfigError(f"{where}: {refusal(name)}")
         if name not in known:
             raise errors.ConfigError(f"{where}: {errors.unknown('setting', name, known)}")
         (nested[known[name]] if known[name] else nested)[name] = value

@@ -30,6 +30,7 @@ from hlvnn.choices import ChoosingTrial, plain
 from hlvnn.columns import is_validation
 from hlvnn.config import RunConfig, run_config
 from hlvnn.errors import ConfigError, unknown
+from hlvnn.gone import GONE, refusal
 from hlvnn.selection import Selection
 from hlvnn.words import Settings, shown
 
@@ -127,6 +128,8 @@ class Space:
                 f"{self.path}: BASE sets {name!r}; METRIC and MODE say by what the epochs of its "
                 "trials are chosen: leave it out"
             )
+        for name in GONE.keys() & self.base.keys():
+            raise ConfigError(f"{self.path}: BASE sets {name!r}: {refusal(name)}")
         asked: Any = choosing(trial)
         try:
             drawn = self.function(asked)
@@ -137,6 +140,8 @@ class Space:
             raise ConfigError(
                 f"{self.path}: space(trial) must return a dict of settings by name, got {drawn!r}"
             )
+        for key in GONE.keys() & drawn.keys():
+            raise ConfigError(f"{self.path}: space(trial) draws {key!r}: {refusal(key)}")
         for key in drawn.keys() & self.selects.keys():
             raise ConfigError(
                 f"{self.path}: space(trial) draws {key!r}; METRIC and MODE say by what the epochs "

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from hlvnn import errors
 from hlvnn.families import members
 from hlvnn.files import expanded
+from hlvnn.gone import GONE, refusal
 
 C = TypeVar("C", bound="Config")
 
@@ -25,6 +26,8 @@ class Config(BaseModel):
     def _name_unknown_keys(cls, values: Any) -> Any:
         if isinstance(values, dict):
             for key in values:
+                if key in GONE and key not in cls.model_fields:
+                    raise ValueError(refusal(key))
                 if key not in cls.model_fields:
                     raise ValueError(errors.unknown("setting", str(key), cls.model_fields))
         return values

@@ -2,9 +2,8 @@
 
 The study for a cluster. It searches the structure (none, a latent at the output, at the dense
 layer, at both, or a bias of the output), each latent's width, the posterior and the prior, the
-model's size and dropout, the learning rates (the writers' own among them: most writers have few
-rows), the batch size, and the weight and annealing of the KL terms. It expects the arrays in
-data/femnist/{small,large}; --data-dir moves the root.
+model's size and dropout, the learning rate, the batch size, and the weight and annealing of the KL
+terms. It expects the arrays in data/femnist/{small,large}; --data-dir moves the root.
 
     python tune_search.py femnist --data-size large --num-trials 200 --gpus-per-trial 0.25 \
         --address auto
@@ -37,7 +36,6 @@ def space(trial):
         drawn["z_dim"] = [trial.suggest_int(name, 2, 64, log=True) for name in widths]
         drawn["posterior"] = trial.suggest_categorical("posterior", ["mean_field", "full_rank"])
     drawn["prior"] = trial.suggest_categorical("prior", ["standard", "learned"])
-    drawn["latent_lr"] = trial.suggest_float("latent_lr", 1.0, 10.0, log=True)
     drawn["kl_weight"] = trial.suggest_float("kl_weight", 0.1, 2.0, log=True)
     drawn["kl_annealing"] = trial.suggest_categorical("kl_annealing", [0, 5, 10])
     return drawn

@@ -3,7 +3,7 @@
 The structure is searched together with the settings: the level (writers alone, or writers around
 their collection site by a nested prior), the places (film at the hidden stages, basis, concat or
 bias at the output, alone or together through one vector), its width, the basis's rank, and the
-prior; with them dropout, the strength of random moves of the images, the learning rates and the
+prior; with them dropout, the strength of random moves of the images, the learning rate and the
 weight of the KL terms. Selection is on validation nats: they count every class's probability, and
 are less noisy than accuracy. The data are a folder of arrays with the levels writer and site:
 
@@ -56,6 +56,5 @@ def space(trial):
         drawn["latents"] = [f"{latent} parent=site", f"- level=site width={width} prior=learned"]
     else:
         drawn["latents"] = [latent]
-    drawn["latent_lr"] = trial.suggest_float("latent_lr", 3.0, 30.0, log=True)
     drawn["kl_weight"] = trial.suggest_float("kl_weight", 0.3, 1.5, log=True)
     return drawn

@@ -3,7 +3,7 @@
 It searches the structure: for each of the four crossed levels whether it has an intercept, and a
 vector at a hidden layer, how wide, and how it enters; the vectors' posteriors and priors; whether a
 playlist's intercept is independent of its subgenre's a posteriori or depends on it (every playlist
-lies in one subgenre). With it the hidden layers, dropout, weight decay, norm, learning rates, batch
+lies in one subgenre). With it the hidden layers, dropout, weight decay, norm, learning rate, batch
 size, length and the weight of the KL terms. Validation rows are taken at random among all rows, as
 the published folds were: three albums in four are new in them. The table is the training rows of a
 published fold, its columns as the benchmark's networks read them:
@@ -53,7 +53,6 @@ def space(trial):
         latents[latents.index(playlist)] = f"{playlist} given={given}"
     drawn["latents"] = latents
     if drawn["latents"]:
-        drawn["latent_lr"] = trial.suggest_float("latent_lr", 3.0, 40.0, log=True)
         drawn["kl_weight"] = trial.suggest_float("kl_weight", 0.3, 2.0, log=True)
     return drawn
 

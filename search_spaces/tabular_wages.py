@@ -3,7 +3,7 @@
 It searches the structure: nothing of the woman, her intercept, random slopes beside the network
 (which columns, how the posterior and the prior hold them together), weights of a narrow last layer
 ("deep" slopes), a vector that joins, modulates or bends the first layer, or an intercept and such a
-vector. With it the widths, the hidden layers, dropout, weight decay, norm, learning rates, batch
+vector. With it the widths, the hidden layers, dropout, weight decay, norm, learning rate, batch
 size and length. Validation rows are taken at random among all rows, as the published folds were.
 The table is the training rows of a published fold:
 
@@ -50,8 +50,6 @@ def space(trial):
     )
     if structure == "none":
         return drawn | {"hidden": hidden}
-    drawn["latent_lr"] = trial.suggest_float("latent_lr", 1.0, 60.0, log=True)
-    drawn["prior_updates"] = trial.suggest_categorical("prior_updates", ["gradient", "closed_form"])
     latents = [INTERCEPT] if structure.startswith("intercept") else []
     if structure == "slopes":
         drawn["skip"] = True  # the slopes are of columns that the output sees

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from hlvnn import columns, files
+from hlvnn import columns, files, gone
 from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import POOLED, Results, read_metrics
@@ -32,7 +32,7 @@ from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
 from hlvnn.records.sweep_folder import Record
 from hlvnn.selection import MIN, Selection
 from hlvnn.storage import readable, shown_path
-from hlvnn.words import Settings
+from hlvnn.words import Settings, text
 
 DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
 """Parts of a latent's text that say nothing, because they are so unless said otherwise."""
@@ -231,7 +231,7 @@ class _About:
             except RunError:
                 problems.append(f"{folder.name}/{HYPERPARAMS} cannot be read as JSON")
         config = record.get("config")
-        self.settings: Settings = config if isinstance(config, dict) else {}
+        self.settings: Settings = gone.to_show(config) if isinstance(config, dict) else {}
         named = record.get("latents")
         self.latents = [str(name) for name in named] if isinstance(named, list) else []
         self.columns = {
@@ -257,6 +257,7 @@ def _results(
     frame["structure"] = _structures(frame)
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
+    _tell_gone(path, frame)
     started = pd.to_datetime(frame["started"], errors="coerce", utc=True)
     frame["started"] = started.dt.tz_localize(None)  # spreadsheets know no time zones
     folders = {
@@ -271,6 +272,18 @@ def _results(
         *(path, metric, mode, frame, groups, alive, record, problems, drawn),
         latent_names=tuple(dict.fromkeys(latents)),
     )
+
+
+def _tell_gone(path: Path, frame: pd.DataFrame) -> None:
+    """Say which settings that are gone were set, and to what."""
+    values = {name: frame[name].dropna().sort_values() for name in gone.GONE if name in frame}
+    told = {}
+    for name, column in values.items():
+        some = list(dict.fromkeys(text(one) for one in column))
+        if some:
+            told[name] = " or ".join(some) if len(some) <= 3 else f"{some[0]} … {some[-1]}"
+    count = max((len(column) for column in values.values()), default=0)
+    gone.tell(path, f"{count} of {len(frame)} runs in {shown_path(path)}", told)
 
 
 def _order(names: list[str]) -> list[str]:
@@ -332,7 +345,8 @@ def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
         written = path.stat().st_mtime_ns
         ended = frame[~frame["unfinished"] & frame["status"].isin(OVER)]
         records = ended.to_dict("records")
-        rows = {int(row["trial"]): {str(k): v for k, v in row.items()} for row in records}
+        named = [{str(k): v for k, v in row.items()} for row in records]
+        rows = {int(row["trial"]): gone.to_show(row) for row in named}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     is_todays = frame.attrs.get(trials_table.RULE) == trials_table.CHOSEN_BY

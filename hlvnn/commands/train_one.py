@@ -18,7 +18,8 @@ from hlvnn.config import DATA_PLACES, RunConfig, command_line, repeated
 from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
-from hlvnn.records import perturbations, run_folder
+from hlvnn.gone import refuse_flags
+from hlvnn.records import begun_before, perturbations, run_folder
 from hlvnn.records.perturbations import Change
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, folder_here, readable, shown_path, typed
@@ -80,8 +81,11 @@ def _run(command: TrainOne) -> int:
         )
     else:
         folder = execution.new_folder(config, command.name)
-        if command.from_trial is not None and not command.other_data:
-            _check_data(command.from_trial, config)
+        if command.from_trial is not None:
+            trial = readable(command.from_trial)
+            begun_before.tell_repeated(command.from_trial, trial)
+            if not command.other_data:
+                _check_data(command.from_trial, trial, config)
         result = execution.execute(config, folder)
     return 1 if result.diverged else 0
 
@@ -108,12 +112,11 @@ def _folder_to_resume(place: str) -> Path:
     return folder
 
 
-def _check_data(place: str, config: RunConfig) -> None:
+def _check_data(place: str, folder: Path, config: RunConfig) -> None:
     """Raise `DataError` where a run is to be repeated on other data than its own.
 
     Flags that change which rows there are make another run anyway: then nothing is compared.
     """
-    folder = readable(place)
     was, now = (run_folder.read_config(folder).data, config.data)
     if now.model_copy(update={name: getattr(was, name) for name in DATA_PLACES}) != was:
         return
@@ -158,7 +161,9 @@ def parse(args: list[str]) -> TrainOne:
         raise ConfigError("--space and --draw belong together: --space femnist --draw 7")
     base = RunConfig()
     if first.resume is not None:
-        base = run_folder.read_config(folder_here(first.resume, "--resume needs"))
+        folder = folder_here(first.resume, "--resume needs")
+        begun_before.check_run(folder)
+        base = run_folder.read_config(folder)
         base = base.model_copy(update={"train": base.train.model_copy(update={"debug": False})})
     elif first.from_trial is not None:
         folder = readable(first.from_trial)
@@ -183,6 +188,7 @@ def _check_repeatable(place: str, changes: list[Change], config: RunConfig) -> N
 
 
 def _parse(args: list[str], default: TrainOne) -> TrainOne:
+    refuse_flags(args)
     return tyro.cli(
         TrainOne,
         prog="train_one.py",

@@ -9,6 +9,7 @@ import tyro
 from hlvnn import search_space
 from hlvnn.config import validated
 from hlvnn.errors import ConfigError
+from hlvnn.gone import refuse_flags
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.terminal import plain_console
 
@@ -58,15 +59,13 @@ def parse(args: list[str]) -> SweepConfig:
     if first.or_resume:
         return _parse_or_resume(args, first)
     if first.resume is not None:
-        from hlvnn.sweep.copies import open_sweep
-        from hlvnn.sweep.plan import saved_options
+        from hlvnn.sweep.plan import options_to_go_on
 
-        default = saved_options(open_sweep(first.resume)[0])
+        default = options_to_go_on(first.resume)
     elif first.extend is not None:
-        from hlvnn.sweep.copies import open_sweep
-        from hlvnn.sweep.plan import saved_options
+        from hlvnn.sweep.plan import options_to_go_on
 
-        default = saved_options(open_sweep(first.extend)[0])
+        default = options_to_go_on(first.extend)
         default = default.model_copy(update={"num_trials": SweepConfig().num_trials})
     elif first.space is not None:
         space = search_space.load(first.space)
@@ -76,9 +75,8 @@ def parse(args: list[str]) -> SweepConfig:
 
 def _parse_or_resume(args: list[str], first: SweepConfig) -> SweepConfig:
     """Return the options of a sweep that goes on if it has begun: its flags stand in its record."""
-    from hlvnn.sweep.copies import open_sweep
     from hlvnn.sweep.naming import begun
-    from hlvnn.sweep.plan import saved_options
+    from hlvnn.sweep.plan import options_to_go_on
 
     if (
         first.resume is not None
@@ -95,11 +93,12 @@ def _parse_or_resume(args: list[str], first: SweepConfig) -> SweepConfig:
     place = begun(options, space)
     if place is None:
         return options
-    saved = saved_options(open_sweep(place)[0])
+    saved = options_to_go_on(place)
     return _parse(args, saved.model_copy(update={"resume": place}))
 
 
 def _parse(args: list[str], default: SweepConfig) -> SweepConfig:
+    refuse_flags(args)
     return tyro.cli(
         SweepConfig,
         prog="tune_search.py",

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hlvnn.choices import meant
 from hlvnn.config import in_todays_terms
 from hlvnn.errors import RunError
+from hlvnn.gone import values_set
 from hlvnn.patience import Patience
 from hlvnn.search_space import quieting_optuna
 from hlvnn.words import Settings
@@ -46,7 +47,8 @@ class Draw:
 
     number: int
     settings: Settings = field(default_factory=dict)
-    """Every setting of the run, flat; as far as they are known where the draw is invalid."""
+    """Every setting of the run, flat; as far as they are known where the draw is invalid. Of those
+    that are gone (`hlvnn.gone`) there are the ones that were set."""
     drawn: Settings = field(default_factory=dict)
     """What Optuna drew, by its parameters' names."""
     problem: str = ""
@@ -132,7 +134,8 @@ class Journal:
                 if not isinstance(number, int):
                     raise RunError(f"a trial's number must be an integer, got {number!r}")
                 draw = Draw(number, **trial.user_attrs.get(DRAW, {}))
-                draw = replace(draw, settings=in_todays_terms(draw.settings))
+                old = values_set(draw.settings)  # to be shown
+                draw = replace(draw, settings=in_todays_terms(draw.settings) | old)
                 found[number] = replace(draw, drawn=_meant(trial.params)) if trial.params else draw
         return dict(sorted(found.items()))
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from hlvnn import files
 from hlvnn.config import Config, run_config, validated
 from hlvnn.errors import RunError
+from hlvnn.gone import without_gone
 from hlvnn.words import shown
 
 PERTURBATIONS = "perturbations.json"
@@ -51,7 +52,7 @@ def read(folder: Path) -> list[Change]:
         raise RunError(f"{path}: damaged: expected a list of changes; restore it from a copy")
     changes = [validated(Change, entry, str(path)) for entry in record]
     for change in changes:
-        run_config(change.settings, str(path))
+        run_config(without_gone(change.settings), str(path))
     return changes
 
 

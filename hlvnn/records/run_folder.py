@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from hlvnn import gone
 from hlvnn.columns import DATA_HASH, DIVERGED, EPOCH, SECONDS, TRAIN_LOSS, VAL_ACC, VAL_LOSS
 from hlvnn.config import RunConfig, in_todays_terms, run_config
 from hlvnn.data import data_of, why_changed
@@ -37,7 +38,8 @@ from hlvnn.records.checkpoint import (
     previous,
 )
 from hlvnn.selection import MIN, Selection, mode_of
-from hlvnn.storage import readable
+from hlvnn.storage import readable, shown_path
+from hlvnn.words import Settings
 
 logger = logging.getLogger("hlvnn")
 
@@ -90,12 +92,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_config(folder: Path) -> RunConfig:
-    """Read a run's configuration back, strictly."""
+def recorded_settings(folder: Path) -> Settings:
+    """Return a run's settings as they stand in its record, whatever version wrote it."""
     record = read_json(folder / HYPERPARAMS)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise RunError(f'{folder / HYPERPARAMS}: expected an object with "config" in it')
-    return run_config(in_todays_terms(record["config"]), str(folder / HYPERPARAMS))
+    settings: Settings = record["config"]
+    return settings
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Read a run's configuration back, strictly."""
+    return run_config(in_todays_terms(recorded_settings(folder)), str(folder / HYPERPARAMS))
 
 
 def selection_of(folder: Path) -> Selection:
@@ -215,4 +223,6 @@ def load_run(folder: Path | str, which: str = "last") -> Run:
     except ConfigError as error:
         raise ConfigError(f"{folder / HYPERPARAMS}: {error}") from error
     load_weights(model, checkpoint["model"], path)
+    at = folder.resolve()
+    gone.tell(at.parent, shown_path(at), gone.values_set(recorded_settings(folder)))
     return Run(folder, config, schema, model.eval(), checkpoint["epoch"])

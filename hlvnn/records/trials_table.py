@@ -17,6 +17,7 @@ from hlvnn import files
 from hlvnn.columns import BEST_EPOCH, EPOCH, FINAL, PARAMETER, VAL_LOSS, best_of, final_of
 from hlvnn.config import LatentConfig, flat_settings, latent_text
 from hlvnn.errors import RunError
+from hlvnn.gone import GONE
 from hlvnn.records import outcomes, perturbations, run_folder
 from hlvnn.records.beware import told_of
 from hlvnn.records.journal import Draw
@@ -149,7 +150,7 @@ def arranged(rows: list[dict[str, Any]], space: Ranking) -> pd.DataFrame:
         for name in (final_of(metric), best_of(metric)):
             if name not in frame:
                 frame[name] = np.nan
-    settings = [name for name in flat_settings() if name in frame]
+    settings = [name for name in (*flat_settings(), *GONE) if name in frame]
     settings += sorted(str(name) for name in frame if str(name).startswith(PARAMETER))
     if len(space.objectives) > 1:
         frame[PARETO] = on_front(frame, space)

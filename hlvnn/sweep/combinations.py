@@ -14,7 +14,7 @@ from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.searchers import check_grid
 from hlvnn.words import text
 
-PERTURBED = ("lr", "latent_lr", "weight_decay", "kl_weight", "dropout", "augment", "clip_grad")
+PERTURBED = ("lr", "embedding_lr", "weight_decay", "kl_weight", "dropout", "augment", "clip_grad")
 """Settings that may change while a trial runs: its weights and its schedule fit all the same."""
 
 

@@ -193,7 +193,7 @@ def resumed_plan(options: SweepConfig) -> Plan:
     """
     assert options.resume is not None
     sweep, remote = open_sweep(options.resume)
-    before = saved_options(sweep)
+    before = options_to_go_on(options.resume)
     check_changes(before, options)
     combinations.check_more(before, options.num_trials - before.num_trials)
     assert options.space is not None
@@ -225,7 +225,7 @@ def extended_plan(options: SweepConfig) -> Plan:
     """
     assert options.extend is not None
     sweep, _ = open_sweep(options.extend)
-    before = saved_options(sweep)
+    before = options_to_go_on(options.extend)
     for number in range(before.num_trials):
         outcome = outcomes.read(sweep, number)
         if outcome is None or outcome.unfinished:
@@ -237,6 +237,13 @@ def extended_plan(options: SweepConfig) -> Plan:
     total = before.num_trials + options.num_trials
     changes = {"num_trials": total, "resume": options.extend, "extend": None}
     return resumed_plan(options.model_copy(update=changes))
+
+
+def options_to_go_on(place: str) -> SweepConfig:
+    """Return the options of a sweep that goes on; `RunError` where it cannot."""
+    sweep, _ = open_sweep(place)
+    sameness.check_steps(sweep, place)
+    return saved_options(sweep)
 
 
 def saved_options(sweep: Path) -> SweepConfig:

@@ -30,8 +30,8 @@ from hlvnn.training.loop import EpochReport
 from hlvnn.words import Settings
 
 OF_LATENTS = (
-    *("latent_config", "latents", "z_dim", "posterior", "prior", "latent_lr"),
-    *("objective", "prior_updates", "prior_warmup", "kl_annealing", "kl_weight"),
+    *("latent_config", "latents", "z_dim", "posterior", "prior", "embedding_lr"),
+    *("objective", "prior_warmup", "kl_annealing", "kl_weight"),
 )
 """Settings that mean nothing without latents: a reference has their defaults."""
 POLL_SECONDS = 0.5

@@ -1,4 +1,4 @@
-"""Whether a sweep that goes on is the same still: what it is drawn from, and its data.
+"""Whether a sweep that goes on is the same still: its steps, what it is drawn from, its data.
 
 A space is the same when every draw that the journal holds replays to the same distributions and
 settings, whatever its file looks like; data are the same when they have the hash that the trials
@@ -30,17 +30,44 @@ from hlvnn.config import (
     with_posteriors,
 )
 from hlvnn.data import data_of, why_changed
-from hlvnn.errors import ConfigError, DataError
+from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
-from hlvnn.records import outcomes, run_folder
+from hlvnn.gone import GONE, STEPS
+from hlvnn.records import begun_before, outcomes, run_folder
 from hlvnn.records.journal import DRAW, Draw, read_journal
-from hlvnn.records.sweep_folder import SPACE_COPY, Record
+from hlvnn.records.sweep_folder import SPACE_COPY, Record, read_record
 from hlvnn.search_space import Space
 from hlvnn.storage import shown_path, typed
 from hlvnn.words import Settings, text
 
 MAY_DIFFER = {"device", "threads", "description", *DATA_PLACES, *NOT_REPEATED}
 """Settings that say where and how a trial is run, not what it computes."""
+
+
+def check_steps(sweep: Path, place: str) -> None:
+    """Raise `RunError` where a sweep was begun before the steps in groups' own units.
+
+    place: the sweep, as the user names it.
+    """
+    record = read_record(sweep)
+    asked = record.options.get("fixed")
+    fixed = {*record.fixed, *(asked if isinstance(asked, dict) else ())}
+    if GONE.keys() & fixed or is_of_before(sweep):
+        raise RunError(
+            f"{place} was begun before {STEPS} and cannot go on by other steps; it is read and "
+            f"reported as ever (python -m hlvnn.analysis {typed(place)}), python train_one.py "
+            "--from-trial repeats one of its trials by today's steps, and a new sweep begins with: "
+            f"python tune_search.py {record.space}"
+        )
+
+
+def is_of_before(sweep: Path) -> bool:
+    """Whether trials of a sweep were trained before the steps in groups' own units."""
+    drawn = (trial.user_attrs.get(DRAW, {}) for trial in read_journal(sweep, []).optuna.values())
+    valid = (draw.get("settings", {}) for draw in drawn if not draw.get("problem"))
+    return any(GONE.keys() & settings.keys() for settings in valid) or any(
+        begun_before.is_run(folder) for folder in outcomes.trial_folders(sweep).values()
+    )
 
 
 def check_space(sweep: Path, record: Record, space: Space, seed: int) -> None:

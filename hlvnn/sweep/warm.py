@@ -18,10 +18,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hlvnn.choices import kept
 from hlvnn.columns import validation_of
 from hlvnn.errors import ConfigError
+from hlvnn.gone import STEPS, without_gone
 from hlvnn.records import outcomes, perturbations, trials_table
 from hlvnn.records.journal import Journal
 from hlvnn.records.outcomes import Status
 from hlvnn.search_space import Space, quieting_optuna
+from hlvnn.sweep.sameness import is_of_before
 from hlvnn.sweep.searchers import Independent
 from hlvnn.words import text
 
@@ -39,10 +41,14 @@ class Earlier:
     """Those that serve."""
     unfit: list[str] = field(default_factory=list)
     """Why each of the others does not."""
+    is_of_before: bool = False
+    """Whether other steps than today's trained them (`begun_before`)."""
 
     def told(self) -> str:
         """One line about them."""
         line = f"warm start: {len(self.trials)} trials of {self.place} inform the search"
+        if self.is_of_before:
+            line += f" (trained before {STEPS}: today's steps may not reach what they did)"
         if not self.unfit:
             return line
         return f"{line}; {len(self.unfit)} do not fit this space, the first: {self.unfit[0]}"
@@ -55,7 +61,7 @@ def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
     Raises `ConfigError` when none does or they did not measure the space's metrics, and `RunError`
     when the folder is no sweep or its journal is damaged.
     """
-    earlier = Earlier(place or str(sweep))
+    earlier = Earlier(place or str(sweep), is_of_before=is_of_before(sweep))
     for number, trial in Journal.open(sweep).latest().items():
         outcome = outcomes.read(sweep, number)
         if outcome is None or not outcome.status.facts.teaches or not trial.params:
@@ -65,7 +71,7 @@ def read(sweep: Path, space: Space, place: str | None = None) -> Earlier:
             earlier.unfit.append(f"trial {number}: its settings changed as it ran")
             continue
         try:
-            params, distributions = redrawn(space, trial.params)
+            params, distributions = redrawn(space, without_gone(trial.params))
         except Unfit as error:
             earlier.unfit.append(f"trial {number}: {error}")
             continue

@@ -27,6 +27,7 @@ from hlvnn.files import (
 )
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel, parameter_count
+from hlvnn.records import begun_before
 from hlvnn.records.beware import DOUBTS, GUESS, worse_than_guessing
 from hlvnn.records.checkpoint import (
     load_latest,
@@ -120,6 +121,8 @@ def execute(
     """
     if folder.exists() and not resume:
         raise RunError(f"{folder} exists already; nothing was overwritten. Choose another name")
+    if resume:
+        begun_before.check_run(folder)
     resolve_device(config.train.device)
     if config.train.tensorboard:
         check_installed()
@@ -178,6 +181,7 @@ def _checkpoint_to_continue(
 
     The file that it is in becomes the folder's last checkpoint, in place of a damaged one.
     """
+    begun_before.check_checkpoint(checkpoint, str(path))
     missing = {"epoch", "model", "optimizers", "history"} - checkpoint.keys()
     if missing:
         raise CheckpointError(

@@ -28,6 +28,7 @@ from hlvnn.inference.predict import evaluate
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
+from hlvnn.records.begun_before import GROUPS, check_checkpoint
 from hlvnn.training.bound import Bound
 from hlvnn.training.checks import check, log_shapes
 from hlvnn.training.choosing import selection_of
@@ -160,11 +161,7 @@ class _Fit:
         least = least_rows(model)
         self.batches = (
             Batches(
-                data.train,
-                config.batch_size,
-                generator=self.generator,
-                device=device,
-                least=least,
+                data.train, config.batch_size, generator=self.generator, device=device, least=least
             )
             if self.bound is None
             else self.bound.batches(data.train, config.batch_size, self.generator, device, least)
@@ -377,25 +374,24 @@ class _Fit:
             "history": list(state.history),
             "model": self.model.state_dict(),
             "optimizers": self.step.state_dict(),
-            "groups": self.step.own.state_dict(),
+            GROUPS: self.step.own.state_dict(),
             **streams,
         }
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        check_checkpoint(checkpoint, "the checkpoint to resume")
         self.model.load_state_dict(checkpoint["model"])
         self.step.load_state_dict(checkpoint["optimizers"])
-        self.step.own.load_state_dict(checkpoint["groups"])
+        self.step.own.load_state_dict(checkpoint[GROUPS])
         self.generator.set_state(checkpoint["order"])
         torch.set_rng_state(checkpoint["random"])
         if self.device.type == "cuda" and "random_cuda" in checkpoint:
             torch.cuda.set_rng_state(checkpoint["random_cuda"], self.device)
-        before = checkpoint.get(SELECTION)
-        if before is not None and before != asdict(self.selection):
+        if (before := checkpoint.get(SELECTION)) not in (None, asdict(self.selection)):
             raise ConfigError(
                 f"--select-on {self.selection.metric} ({self.selection.mode}): the checkpoint's "
                 f"epoch is chosen by {before['metric']} ({before['mode']}); go on with that"
             )
-        kept = {name: checkpoint[name] for name in ("epoch", "step")}
-        self.state = _State(**kept)
+        self.state = _State(epoch=checkpoint["epoch"], step=checkpoint["step"])
         for row in checkpoint["history"]:  # an older checkpoint's own best may be of another rule
             self._note(row)

@@ -129,11 +129,7 @@ def test_a_closed_form_that_torch_knows_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("prior", "placement", "settings"),
-    [
-        ("learned_full", "weights", {}),
-        ("learned_full", "weights", {"prior_updates": "closed_form"}),
-        ("learned", "weights", {"prior_updates": "closed_form", "batch_size": 20}),
-    ],
+    [("learned_full", "weights", {}), ("learned", "weights", {"batch_size": 20})],
 )
 def test_a_laplace_posterior_reports_its_own_elbo(
     add: Add, prior: str, placement: str, settings: dict[str, object]
@@ -166,8 +162,6 @@ def test_a_prior_that_is_not_normal_is_used_as_it_is(add: Add) -> None:
     summary = model.summary().set_index("part")
     assert summary.loc["prior sd", "estimate"] > 0
     assert model.nearest("who", "w3", k=2)["distance"].notna().all()
-    with pytest.raises(ConfigError, match="has a prior Heavy without a method update"):
-        fitted("mean_field", "heavy", "bias", prior_updates="closed_form")
     with pytest.raises(ConfigError, match="posterior joint under prior heavy: levels and groups"):
         fitted("joint", "heavy", "bias")
     with pytest.raises(ConfigError, match="prior heavy is not normal, and so there is no q"):

@@ -59,9 +59,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "batch norm, full rank": (
         {"latent_config": ("factor",), "norm": "batch", "posterior": "full_rank"},
-        {"lr_schedule": "one_cycle", "latent_lr": 3.0},
+        {"lr_schedule": "one_cycle"},
     ),
-    "points": ({"latent_config": ("embedding",)}, {"eval_every": 2}),
+    "points": ({"latent_config": ("embedding",)}, {"eval_every": 2, "embedding_lr": 3.0}),
     "no latents": ({}, {"patience": 3}),
 }
 
