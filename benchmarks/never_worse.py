@@ -14,8 +14,8 @@ the seeds' gains. A comparison holds where the gain is at least −max(0.002, 2 
 one-sided t test over groups, Holm-corrected over all comparisons of the table.
 
 Runs are kept in RESULTS and not made again: a row a run and kind of groups in runs.csv, what each
-group fared in groups/. It says how many hours are left, by the runs that are done. Data of ../shared that are not
-there are left out.
+group fared in groups/. It says how many hours are left, by the runs that are done. Data of
+../shared that are not there are left out.
 """
 
 from __future__ import annotations
