@@ -63,6 +63,7 @@ SCRIPTS = (
     Script("seven_models", study=True),
     Script("calibration", study=True),
     Script("shakespeare_gains", study=True),
+    Script("never_worse", "--quick", study=True),
     Script("new_writers", study=True, reads="data/unipen_writers.npz"),
     Script("tabular", study=True, reads="data/tabular"),
     Script("handwriting", study=True, reads="data/unipen_writers.npz"),

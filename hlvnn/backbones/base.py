@@ -36,6 +36,18 @@ class Backbone(nn.Module, ABC):
     def observe(self, rows: Rows) -> None:
         """Take what is needed from the training rows (scales of the inputs). Nothing by default."""
 
+    def output_bias(self) -> nn.Parameter | None:
+        """Return the bias [out] of the output stage, which starts at `Likelihood.start`.
+
+        By default that of the linear layer called `output`, wherever it lies; None (where there is
+        no such layer, or it has no bias) leaves the output's start as it is.
+        """
+        for name, part in self.named_modules():
+            if name.rpartition(".")[2] == "output" and isinstance(part, nn.Linear):
+                bias: nn.Parameter | None = part.bias
+                return bias
+        return None
+
     def columns_at_output(self) -> Tensor | None:
         """Return by what the data's columns are divided, [D] float64, for a table in their units.
 

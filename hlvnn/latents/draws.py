@@ -11,8 +11,10 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from hlvnn.latents.divergence import as_multivariate_normal, check_normal, cholesky
 from hlvnn.latents.latent import Latent
+from hlvnn.latents.noise import drawn
 from hlvnn.latents.normals import standard
 from hlvnn.latents.posteriors.base import LevelPosterior
+from hlvnn.random import Noise
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Draws:
     parent, given: each latent's place of the latents it depends on. by_group: one draw for each
     group, shared by its rows (none is unseen), with its density in `ratios`; else each row draws
     for itself. repeats: (level, R): latents of the other levels keep a draw for R samples in turn.
+    noise: the stream that is drawn from; None is torch's own.
 
     ratios: log p(z) − log q(z) of each row's group given those it depends on, [S, B] per latent.
     """
@@ -53,9 +56,10 @@ class Draws:
         *,
         by_group: bool,
         repeats: tuple[int, int] | None = None,
+        noise: Noise | None = None,
     ) -> None:
         self.latents, self.parent, self.given, self.rows = latents, parent, given, rows
-        self.by_group, self.repeats = by_group, repeats
+        self.by_group, self.repeats, self.noise = by_group, repeats, noise
         self.ratios: list[Tensor] = []
         self.whole: dict[int, Tensor] = {}
 
@@ -113,10 +117,10 @@ class Draws:
             return self._of_level(index, latent.posterior, num_samples)
         size = torch.Size([num_samples])
         if not self.by_group:
-            return _draw(self.rows.posteriors[index], size), None
+            return drawn(self.rows.posteriors[index], size, self.noise), None
         distinct, inverse = group.unique(return_inverse=True)
         law = latent.posterior(distinct)
-        own = _draw(law, size)
+        own = drawn(law, size, self.noise)
         return own[:, inverse], law.log_prob(own)[:, inverse]
 
     def _of_level(
@@ -128,8 +132,12 @@ class Draws:
         """
         group = self.rows.at[index]
         tril = posterior.whole()
-        noise = torch.randn(
-            num_samples, 1 if self.by_group else len(group), len(tril), device=tril.device
+        each = 1 if self.by_group else len(group)
+        shape = torch.Size([num_samples, each, len(tril)])
+        noise = (
+            torch.randn(shape, device=tril.device)
+            if self.noise is None
+            else self.noise.normal(shape, tril)
         )
         self.whole[index] = noise @ tril.T
         value = self.rows.posteriors[index].mean + posterior.of_rows(self.whole[index], group)
@@ -142,14 +150,11 @@ class Draws:
         seen, parent = self.rows.seen[index], self.parent[index]
         if seen is None:
             return z
-        new = _draw(self.rows.priors[index], torch.Size([num_samples, len(seen)]))
+        size = torch.Size([num_samples, len(seen)])
+        new = drawn(self.rows.priors[index], size, self.noise)
         if parent is not None:
             new = new + draws[parent]
         return torch.where(seen[:, None], z, new)
-
-
-def _draw(law: Distribution, size: torch.Size) -> Tensor:
-    return law.rsample(size) if law.has_rsample else law.sample(size)
 
 
 class Held:

@@ -90,6 +90,15 @@ class Latent(nn.Module):
         """Whether each group must lie in one group of another latent."""
         return self.parent_name is not None or (self.slopes is not None and not self.dense)
 
+    @property
+    def is_drawn_by_noise(self) -> bool:
+        """Whether all that is drawn of it is a function of standard normal noise, or not random.
+
+        Else torch's own stream is lent for its draws (see `hlvnn.random.Noise`).
+        """
+        q = self.posterior
+        return not q.random or (q.normal and self.prior.normal)
+
     def entries(self) -> Iterator[Placement]:
         """Yield the placements with their type."""
         for placement in self.placements:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from hlvnn.latents.collapse import not_nested
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.draws import Draws, Held, LatentRows
 from hlvnn.latents.latent import Latent
+from hlvnn.latents.noise import Source
 from hlvnn.latents.normals import shifted, standard, whiten
 from hlvnn.latents.posteriors.base import LevelPosterior
 
@@ -38,6 +40,7 @@ class LatentSet(nn.Module):
         self.num_levels = len(num_groups)
         self.levels: Sequence[Level] = ()  # for messages
         self.held: set[int] = set()  # latents that a fit holds at z = 0, gradients passing
+        self.source = Source()
         index = {latent.name: number for number, latent in enumerate(latents)}
         self.parent = [index[x.parent_name] if x.parent_name else None for x in latents]
         self.given = [index[x.given_name] if x.given_name else None for x in latents]
@@ -158,7 +161,8 @@ class LatentSet(nn.Module):
                 group = torch.where(mask, group, 0)
                 mask = mask & (counts[group] > 0)
                 self._check_within(latent, group, mask, groups)
-            part = None if index is None else latent.posterior.in_part(index)
+            with self.source.lending(index is not None):
+                part = None if index is None else latent.posterior.in_part(index)
             inverse = None
             if (
                 part is None
@@ -197,7 +201,7 @@ class LatentSet(nn.Module):
         Rows of unseen groups draw from the prior, one draw a row. A row draws what several of its
         latents depend on once.
         """
-        draws = Draws(list(self), self.parent, self.given, rows, by_group=False).draw(num_samples)
+        draws = self._draws(rows, by_group=False).draw(num_samples)
         for index in self.held if self.training else ():
             draws[index] = draws[index] - draws[index].detach()
         return draws
@@ -214,7 +218,7 @@ class LatentSet(nn.Module):
         depends on, [S, B]; summed over latents and over distinct groups these are the log ratio of
         all z together.
         """
-        draws = Draws(list(self), self.parent, self.given, rows, by_group=True, repeats=repeats)
+        draws = self._draws(rows, by_group=True, repeats=repeats)
         return draws.draw(num_samples), draws.ratios
 
     def sample_held(
@@ -225,9 +229,13 @@ class LatentSet(nn.Module):
         Returns draws, log ratios, and the tensors that are drawn (see `Held.variables`): by them
         alone does the gradient of whatever is made of draws and ratios reach the parameters of q.
         """
-        draws = Draws(list(self), self.parent, self.given, rows, by_group=True)
+        draws = self._draws(rows, by_group=True)
         held = Held(draws)
         return draws.draw(num_samples, held), draws.ratios, held.variables
+
+    def _draws(self, rows: LatentRows, **how: Any) -> Draws:
+        of_set = (list(self), self.parent, self.given, rows)
+        return Draws(*of_set, noise=self.source.noise, **how)
 
     def moments(self, rows: LatentRows) -> list[tuple[Tensor, Columns]]:
         """Return each (normal) latent's mean [B, Z] and the factors of its deviation."""
@@ -331,7 +339,8 @@ class LatentSet(nn.Module):
         if isinstance(latent.posterior, LevelPosterior):
             return latent.posterior.kl_shares(group, p)
         if parent is None and given is None:
-            return latent.posterior.kl(q, p)
+            with self.source.lending(not latent.is_drawn_by_noise):  # it may be an estimate
+                return latent.posterior.kl(q, p)
         excess: Columns = {}
         if given is not None:
             slopes = latent.dependence(group)
@@ -344,7 +353,8 @@ class LatentSet(nn.Module):
             mean, columns = self.moments_at(parent, latent.within[group])
             p = shifted(p, mean)
             excess = _add(excess, {source: -part for source, part in columns.items()})
-        value = latent.posterior.kl(q, p)
+        with self.source.lending(not latent.is_drawn_by_noise):
+            value = latent.posterior.kl(q, p)
         for part in excess.values():
             value = value + 0.5 * whiten(p, part).square().sum((-1, -2))
         return value

@@ -63,7 +63,8 @@ def stratified(
         # draws run over samples, then over the components of each mixture in turn
         before, after = math.prod(sizes[:index]), math.prod(sizes[index + 1 :])
         each = num_samples * before * after
-        z, shares = latent.posterior.stratified(rows.posteriors[index], each)
+        with latents.source.lending():
+            z, shares = latent.posterior.stratified(rows.posteriors[index], each)
         assert shares is not None
         z, shares = (_in_turn(part, after, size) for part in (z, shares))
         if not latent.centred:

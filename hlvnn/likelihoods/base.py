@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -73,6 +74,14 @@ class Likelihood(nn.Module, ABC):
         Such a parameter's gradient a row is 1 − E (y − η)²/σ². None by default.
         """
         return []
+
+    def start(self, y: Tensor) -> Tensor:
+        """Return η [num_outputs] of the training targets y without regard to x: the output's start.
+
+        0 by default: right where y is centred, as `observe` does for real targets. A likelihood of
+        one's own says its own; half a row in each class keeps it finite.
+        """
+        return torch.zeros(self.num_outputs)
 
     def check(self, y: Tensor, rows: str) -> None:
         """Raise `DataError` for a y that cannot be; `rows` says which rows these are."""

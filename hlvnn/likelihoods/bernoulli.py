@@ -33,6 +33,11 @@ class Bernoulli(Likelihood):
         sign = 2 * y.to(eta.dtype) - 1
         return F.logsigmoid(sign * eta.squeeze(-1))
 
+    def start(self, y: Tensor) -> Tensor:
+        """Return the log odds of class 1, with half a row more of each class."""
+        ones = y.double().sum()
+        return ((ones + 0.5) / (len(y) - ones + 0.5)).log()[None]
+
     def probabilities(self, eta: Tensor) -> Tensor:
         return torch.cat([torch.sigmoid(-eta), torch.sigmoid(eta)], dim=-1)
 

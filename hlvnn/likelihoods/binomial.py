@@ -27,6 +27,11 @@ class Binomial(Likelihood):
         self.num_outputs = 1
         self.expectation = GaussHermite()
 
+    def start(self, y: Tensor) -> Tensor:
+        """Return the log odds of success, with half a success and half a failure more."""
+        successes, trials = y.double().sum(0)
+        return ((successes + 0.5) / (trials - successes + 0.5)).log()[None]
+
     def response(self, y: Tensor) -> Tensor:
         return y[:, 0] / y[:, 1]
 

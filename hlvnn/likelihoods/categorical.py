@@ -1,5 +1,6 @@
 """One of K classes."""
 
+import torch
 from torch import Tensor
 from torch.distributions import Categorical as TorchCategorical
 
@@ -24,6 +25,11 @@ class Categorical(Likelihood):
     def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
         index = y.unsqueeze(-1).expand(*eta.shape[:-1], 1)
         return eta.log_softmax(-1).gather(-1, index).squeeze(-1)
+
+    def start(self, y: Tensor) -> Tensor:
+        """Return the classes' log frequencies, with half a row more of each."""
+        rows = torch.bincount(y.long(), minlength=self.num_outputs) + 0.5
+        return (rows / rows.sum()).log()
 
     def probabilities(self, eta: Tensor) -> Tensor:
         return eta.softmax(-1)

@@ -114,10 +114,17 @@ class HierarchicalModel(nn.Module):
             mean = self.backbone(x, hook)
         return _exact(mean), _exact(hook.variance)
 
+    @torch.no_grad()
     def observe(self, data: GroupedDataset) -> None:
-        """Take scales and group counts from the training rows; done once, when a model is built."""
+        """Take scales, group counts and the output's start from the training rows.
+
+        Done once, when a model is built.
+        """
         self.backbone.observe(data.train.x)
         self.likelihood.observe(data.train.y)
+        bias = self.backbone.output_bias()
+        if bias is not None:
+            bias.copy_(self.likelihood.start(data.train.y))
         self.latents.observe(data.train)
         for latent in self.latents:
             for placement in latent.entries():

@@ -67,7 +67,7 @@ class RecordedSteps:
             and batches.full > 0
             and not step.encoders
             and sum(table.numel() for table in step.all_tables) <= MAX_TABLE
-            and all(latent.posterior.recordable for latent in step.model.latents)
+            and all(x.posterior.recordable and x.is_drawn_by_noise for x in step.model.latents)
         )
 
     def begin(self, order: Tensor, number: int) -> None:
@@ -103,6 +103,9 @@ class RecordedSteps:
         for optimizer in self.step.optimizers:
             optimizer.zero_grad()  # gradients are made anew inside, where they stay
         graph = torch.cuda.CUDAGraph()
+        noise = self.step.model.latents.source.noise
+        if noise is not None:  # torch registers its own
+            graph.register_generator_state(noise.generators[self.device.type])
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 self._do(warming, steps)

@@ -69,7 +69,7 @@ class LatentSteps:
         self.bend, self.mean_bend = Running(zero), Running(zero)
         self.rows, self.groups = float(counts.sum()), float((counts > 0).sum())
         self.first = zero.clone()  # SD at which a latent that starts small began
-        self.q.size = torch.ones(2 * width, device=counts.device)
+        self.size = self.q.size = torch.ones(2 * width, device=counts.device)
         self.q.table.requires_grad_(False)
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class LatentSteps:
         if is_dense():  # as a recorded step needs it: all groups, most with nothing to tell
             self.found = torch.arange(len(self.counts), device=group.device)
             self.inverse = group
-            self.now = self.q.in_size(self.q.table.detach(), self.q.size)
+            self.now = self.q.in_size(self.q.table.detach(), self.size)
         else:
             self.found, self.inverse = group.unique(return_inverse=True)
             self.now = values.new_empty(len(self.found), values.shape[1])
@@ -175,7 +175,7 @@ class LatentSteps:
         width, q = self.latent.width, self.q
         step = self.step * damping
         moved = torch.cat([self.now[:, :width] + step, self.spread], dim=1)
-        q.table.data.index_copy_(0, self.found, q.in_size(moved, 1 / q.size))
+        q.table.data.index_copy_(0, self.found, q.in_size(moved, 1 / self.size))
         # A mean holds each row with the weight of its last pass, which has faded since and is
         # renewed by this step: the gradient where all weigh the same lies between before and after.
         factor = pace.means * damping
@@ -233,7 +233,7 @@ class LatentSteps:
         together, means, spreads = (part.clamp(-most, most) for part in (together, means, spreads))
         room = self.latent.prior().stddev.log() - (self.first * pace.floor).clamp(min=TINY).log()
         together = torch.minimum(together, room.clamp(min=0))
-        q.size.mul_(torch.exp(-torch.cat([together + means, together + spreads])))
+        self.size.mul_(torch.exp(-torch.cat([together + means, together + spreads])))
         self.latent.prior.resize(torch.exp(-together))
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeding
+from hlvnn.random import OLD_NOISE, Noise, seeding, streams, take_up_streams
 from hlvnn.records.begun_before import GROUPS, check_checkpoint
 from hlvnn.training.bound import Bound
 from hlvnn.training.checks import check, log_shapes
@@ -157,6 +157,7 @@ class _Fit:
         self.selection = selection_of(model, data, config)
         self.model, self.data, self.config, self.device = model, data, config, device
         self.generator = torch.Generator().manual_seed(seed)
+        self.noise = Noise(seed, device)
         self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
         least = least_rows(model)
         self.batches = (
@@ -257,10 +258,7 @@ class _Fit:
             report(epoch, lambda: self._checkpoint(streams))
 
     def _streams(self) -> dict[str, Tensor]:
-        streams = {"order": self.generator.get_state(), "random": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            streams["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        return streams
+        return {"order": self.generator.get_state()} | streams(self.device) | self.noise.state()
 
     def _is_out_of_patience(self) -> bool:
         return self.config.patience is not None and self.state.waited >= self.config.patience
@@ -292,7 +290,8 @@ class _Fit:
         if self.config.debug and self.state.step == 0:
             with seeding(0, self.device):
                 log_shapes(self.model, batch, self.config.num_samples)
-        self.loss, means = self.step(batch, self.state.step)
+        with self.model.latents.source.using(self.noise):
+            self.loss, means = self.step(batch, self.state.step)
         self.watch.look(self.loss, self.state.step, batch.index)
         self.state.step += 1
         sums.add(means, len(batch.y))
@@ -303,7 +302,8 @@ class _Fit:
         self.loss = recorded.loss
         done, began, size = 0, self.state.step, recorded.batches.batch_size
         while done < recorded.per_epoch and self.watch.found is None:
-            steps = recorded(self.state.step, recorded.per_epoch - done)
+            with self.model.latents.source.using(self.noise):
+                steps = recorded(self.state.step, recorded.per_epoch - done)
             self.state.step += steps
             done += steps
             self._tell(done)
@@ -384,9 +384,9 @@ class _Fit:
         self.step.load_state_dict(checkpoint["optimizers"])
         self.step.own.load_state_dict(checkpoint[GROUPS])
         self.generator.set_state(checkpoint["order"])
-        torch.set_rng_state(checkpoint["random"])
-        if self.device.type == "cuda" and "random_cuda" in checkpoint:
-            torch.cuda.set_rng_state(checkpoint["random_cuda"], self.device)
+        take_up_streams(checkpoint, self.device)
+        if not self.noise.take_up(checkpoint) and self.model.is_sampling:
+            logger.info(OLD_NOISE)
         if (before := checkpoint.get(SELECTION)) not in (None, asdict(self.selection)):
             raise ConfigError(
                 f"--select-on {self.selection.metric} ({self.selection.mode}): the checkpoint's "

@@ -148,7 +148,8 @@ class Step:
             parameter.grad = None
         loss.loss.backward()
         if self.encoders:
-            parts = parts_loss(self.model, batch, beta, config.num_samples)
+            with self.model.latents.source.lending():  # for dropout too: a pass of this model alone
+                parts = parts_loss(self.model, batch, beta, config.num_samples)
             parts.loss.backward(inputs=self.encoders)
         for parameter in self.learned if warming else ():
             parameter.grad = None

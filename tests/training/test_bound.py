@@ -57,7 +57,10 @@ def family_model(data: GroupedDataset, *latents: LatentConfig) -> HierarchicalMo
     random = torch.Generator().manual_seed(3)
     copies = data.schema.levels[1].size
     tables = {id(table) for one in model.latents for table in one.tables()}
+    bias = model.backbone.output_bias()
+    assert bias is not None
     with torch.no_grad():
+        bias.zero_()  # half a row more of each class weighs more in one copy than in many
         for parameter in model.parameters():
             copied = id(parameter) in tables
             own = parameter.unflatten(0, (copies, -1))[0] if copied else parameter

@@ -83,7 +83,7 @@ class Posterior(nn.Module, ABC):
 
     recordable: ClassVar[bool] = True
     """Whether a step does not wait for the GPU, as Cholesky factors and some draws do (see
-    `recorded`)."""
+    `hlvnn.training.cuda_graph`); nor is one recorded whose law is not normal, but for points."""
 
     def __init__(self, num_groups: int, width: int, scale: Tensor) -> None:
         """Start each group at mean 0 and SD `scale` ([Z] float, positive)."""

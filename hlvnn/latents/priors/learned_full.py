@@ -36,7 +36,7 @@ class LearnedFull(Prior):
     @torch.no_grad()
     def advance(self, rate: float | Tensor, rows: float) -> None:
         """Move T towards E z zᵀ = L (I − M) Lᵀ, M = Lᵀ ∇_L a group, symmetric."""
-        if self.log_diagonal.grad is None:
+        if self.log_diagonal.grad is None or self.lower.grad is None:
             return
         tril = scale_tril(self.log_diagonal, self.lower)
         zero = torch.zeros_like(self.log_diagonal)
