@@ -144,8 +144,9 @@ class ModelConfig(Config):
     posterior: str | None = None
     """Posterior of the latents named by --latent-config; None takes full_rank for slopes under
     --prior learned_full (--latent-config weights), and mean_field elsewhere."""
-    prior: str = "standard"
-    """Prior of the latents named by --latent-config."""
+    prior: str | None = None
+    """Prior of the latents named by --latent-config; None takes learned, and standard for a
+    point."""
     latents: LatentList = ()
     """Latents written out, beside or instead of the named ones."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -212,7 +213,7 @@ class ModelConfig(Config):
 
     @field_validator("prior")
     @classmethod
-    def _known_prior(cls, name: str) -> str | None:
+    def _known_prior(cls, name: str | None) -> str | None:
         if name == "nested":
             raise ValueError(
                 "a nested prior needs to know its parent; write the latents out: "

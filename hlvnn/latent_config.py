@@ -103,8 +103,8 @@ class LatentConfig(Config):
     posterior: str | None = None
     """Family of q(z): a file of hlvnn/latents/posteriors; None takes full_rank for slopes under a
     learned_full prior, whose correlations mean_field cannot follow, and mean_field elsewhere."""
-    prior: str = "standard"
-    """Prior p(z): a file of hlvnn/latents/priors."""
+    prior: str | None = None
+    """Prior p(z): a file of hlvnn/latents/priors; None takes learned, and standard for a point."""
     parent: str | None = None
     """With prior `nested`: the level (or latent, as `LEVEL PLACE`) whose z is the prior's mean."""
     given: str | None = None
@@ -134,7 +134,7 @@ class LatentConfig(Config):
 
     @field_validator("prior")
     @classmethod
-    def _known_prior(cls, name: str) -> str | None:
+    def _known_prior(cls, name: str | None) -> str | None:
         return known_member("latents.priors", "prior", name)
 
     @model_validator(mode="after")

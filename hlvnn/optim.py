@@ -128,6 +128,8 @@ def coalesced(table: nn.Parameter) -> tuple[Tensor, Tensor]:
 def clip_gradients(parameters: list[nn.Parameter], limit: float) -> None:
     """Scale the gradients of parameters to a joint norm of at most `limit`."""
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:

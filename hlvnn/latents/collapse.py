@@ -38,10 +38,10 @@ def collapsed(latents: LatentSet) -> Iterator[tuple[Latent, str]]:
         share = float((latent.prior().stddev.detach() / latent.prior_start).min())
         if share < COLLAPSED:
             reason = LOST if len(levels) > 1 and independent else TOO_SHORT
-            sentence = (
-                f"latent {latent.name}: {HAS_COLLAPSED} to {share:.2g} of its start; "
-                f"either its groups hardly differ, or {reason}"
-            )
+            why = f"either its groups hardly differ, or {reason}"
+            if latent.starts_small:
+                why = "its groups hardly differ, as far as it can tell where it enters"
+            sentence = f"latent {latent.name}: {HAS_COLLAPSED} to {share:.2g} of its start; {why}"
             yield latent, sentence
 
 

@@ -187,6 +187,8 @@ def _latent(
         for entry, stage, cls in zip(config.places, stages, classes, strict=True)
     ]
     width = _width(config, short, [cls.width_at(stage, **own) for stage, cls, own in entries])
+    config = config.model_copy(update={"prior": config.prior or _default_prior(config.posterior)})
+    assert config.prior is not None
     prior = member_class("latents.priors", config.prior, Prior, "prior")
     family = config.posterior or _default_posterior(prior, classes, width)
     config = config.model_copy(update={"posterior": family})
@@ -261,6 +263,14 @@ def _check_laws(who: str, config: LatentConfig, q: Posterior, p: Prior) -> None:
                 f"{who}: {name} says that it is normal, and its law is {described(law)}; say "
                 "normal = False"
             )
+
+
+def _default_prior(posterior: str | None) -> str:
+    """Return the prior where none is said: a point's density would grow without bound if learned."""
+    if posterior is None:
+        return "learned"
+    family = member_class("latents.posteriors", posterior, Posterior, "posterior")
+    return "learned" if family.random else "standard"
 
 
 def _default_posterior(prior: type[Prior], placements: list[type[Placement]], width: int) -> str:

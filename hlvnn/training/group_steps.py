@@ -36,11 +36,12 @@ TINY = 1e-30
 def is_natural(latents: LatentSet, latent: Latent) -> bool:
     """Return whether a latent takes natural steps; the others are left to Adam.
 
-    Its posterior knows them, and it neither depends on another latent nor is depended on.
+    Its posterior knows them and is not frozen, and it neither depends on another latent nor is depended on.
     """
     upper = {name for other in latents for name in (other.given_name, other.parent_name)}
     alone = latent.given_name is None and latent.parent_name is None and latent.name not in upper
-    return latent.posterior.natural and latent.centred and latent.prior.normal and alone
+    free = latent.posterior.table.requires_grad
+    return free and latent.posterior.natural and latent.centred and latent.prior.normal and alone
 
 
 class GroupSteps:
@@ -61,7 +62,7 @@ class GroupSteps:
             for x in self.natural
         ]
         small = [] if per_epoch == 1 or warm_steps < 1 or bound else self.steps
-        self.waiting = [one for one in small if one.latent.starts_small]
+        self.waiting = [one for one in small if one.may_wait]
         for one in self.waiting:
             one.wait()
         self._hold()

@@ -72,6 +72,20 @@ class LatentSteps:
         self.size = self.q.size = torch.ones(2 * width, device=counts.device)
         self.q.table.requires_grad_(False)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether it starts small, and what sets its size is not frozen."""
+        latent = self.latent
+        if latent.prior.learned:
+            return latent.starts_small and self.is_learning
+        loadings = [matrix for entry in latent.entries() for matrix in entry.loadings()]
+        return latent.starts_small and all(matrix.requires_grad for matrix in loadings)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether the prior is learned, by steps of its own."""
+        return bool(self.latent.prior.advanced())
+
     @torch.no_grad()
     def wait(self) -> None:
         """Hold z at 0 (`LatentSet.held`), with a law so narrow that it makes no difference."""
@@ -187,7 +201,7 @@ class LatentSteps:
         of_data = gradient - beta * self.share * times(self.precision, self.now[:, :width])
         bent = -factor * step * gradient - beta * step * times(self.precision, step)
         shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
-        if not held and self.latent.prior.learned and not self.bound:
+        if not held and self.is_learning and not self.bound:
             self._resize(size, beta, pace, mean, gradient * (1 - self.share * between))
         return shift
 
@@ -241,7 +255,7 @@ class LatentSteps:
         """Take `rate` of an EM step of the prior, which stays at `floor` of a small start."""
         prior = self.latent.prior
         prior.advance(rate, self.rows / self.groups)
-        if prior.learned:
+        if self.is_learning:
             prior.resize((self.first * floor / prior().stddev).clamp(min=1.0))
 
     def state_dict(self) -> dict[str, Any]:

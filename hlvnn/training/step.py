@@ -16,7 +16,7 @@ from hlvnn.latents.latent import Latent
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.training.bound import Bound
-from hlvnn.training.group_steps import GroupSteps, is_natural
+from hlvnn.training.group_steps import GroupSteps
 from hlvnn.training.pace import Pace, pace
 
 TABLE_LR = 10.0
@@ -43,7 +43,7 @@ class Step:
         self.total = config.num_epochs * per_epoch
         self.warm_steps = config.prior_warmup * self.total
         self.own = GroupSteps(model, per_epoch, self.warm_steps, bound=bound is not None)
-        others = [x for x in model.latents if not is_natural(model.latents, x)]
+        others = [x for x in model.latents if not any(x is one for one in self.own.natural)]
         self.tables = [table for latent in others for table in latent.tables()]
         self.all_tables = [table for latent in model.latents for table in latent.tables()]
         self.others = others

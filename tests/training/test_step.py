@@ -24,10 +24,9 @@ def held_parameters(model: HierarchicalModel) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("warmup", "held"), [(1.0, True), (0.0, False), (0.5, False)])
 def test_priors_and_noise_are_held_through_the_warm_up(warmup: float, held: bool) -> None:
+    """Of a latent that starts large."""
     data = grouped_data(target="real")
-    config = small_config(
-        latent_config="factor", z_dim=2, prior="learned_full", posterior="full_rank"
-    )
+    config = small_config(latent_config="bias", prior="learned_full", posterior="full_rank")
     model = build_model(config, data)
     before = held_parameters(model)
     after: list[dict[str, torch.Tensor]] = []
@@ -38,11 +37,36 @@ def test_priors_and_noise_are_held_through_the_warm_up(warmup: float, held: bool
         lambda *_: after.append(held_parameters(model)),
     )
     assert len(before) == 3
-    for name, start in before.items():
+    learned = {name for name, value in before.items() if value.numel()}
+    for name in learned:
+        start = before[name]
         assert torch.equal(after[-1][name], start) is held
         if warmup == 0.5:
             assert torch.equal(after[1][name], start), "held for two of four epochs"
             assert not torch.equal(after[2][name], start)
+
+
+@pytest.mark.parametrize("placement", ["concat@output", "film@hidden1"])
+def test_a_latent_that_starts_small_waits_at_nothing_while_the_network_learns(
+    placement: str,
+) -> None:
+    data = grouped_data(levels=LEVELS, rows=50)
+    settings = train(prior_warmup=0.5)
+    told: dict[str, list[dict[str, float]]] = {}
+    for name in ("none", placement):
+        latents = [] if name == "none" else [f"{placement} level=character width=2"]
+        model = build_model(small_config("mlp", hidden=(8,), latents=latents), data, seed=1)
+        rows: list[dict[str, float]] = []
+        fit(model, data, settings, lambda now, _: rows.append(now.row))
+        told[name] = rows
+    for epoch in (0, 1):
+        waiting, pooled = (told[name][epoch] for name in (placement, "none"))
+        assert waiting["train_nll"] == pooled["train_nll"], "the same bits while z = 0"
+        assert waiting["val_loss"] == pytest.approx(pooled["val_loss"], abs=1e-5)
+    assert told[placement][2]["train_nll"] != told["none"][2]["train_nll"]
+    [column] = [name for name in told[placement][0] if name.startswith("kl_character")]
+    assert told[placement][1][column] == pytest.approx(0, abs=1e-3)
+    assert told[placement][3][column] > 0
 
 
 def test_frozen_parameters_stay_while_the_posteriors_learn() -> None:
@@ -58,14 +82,14 @@ def test_frozen_parameters_stay_while_the_posteriors_learn() -> None:
     assert moved == {"latents.latents.0.posterior.table"}
 
 
-def test_a_clipped_step_is_short() -> None:
+def test_a_clipped_step_of_the_network_is_short() -> None:
     """Adam forgets the gradient's size but for its ε, which a tiny limit brings out."""
     moved = {}
     for limit in (None, 1e-12):
         model, data, _ = case("dropout, draws, two levels")
-        before = [p.detach().clone() for p in model.parameters()]
+        before = [p.detach().clone() for p in model.backbone.parameters()]
         fit(model, data, train(clip_grad=limit))
-        pairs = zip(model.parameters(), before, strict=True)
+        pairs = zip(model.backbone.parameters(), before, strict=True)
         moved[limit] = max(float((p.detach() - kept).abs().max()) for p, kept in pairs)
     assert moved[None] > 0.01
     assert moved[1e-12] < 0.01 * moved[None]
