@@ -266,7 +266,7 @@ def _check_laws(who: str, config: LatentConfig, q: Posterior, p: Prior) -> None:
 
 
 def _default_prior(posterior: str | None) -> str:
-    """Return the prior where none is said: a point's density would grow without bound if learned."""
+    """Return the prior where none is said; under a learned one a point's density has no bound."""
     if posterior is None:
         return "learned"
     family = member_class("latents.posteriors", posterior, Posterior, "posterior")

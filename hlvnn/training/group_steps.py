@@ -36,7 +36,8 @@ TINY = 1e-30
 def is_natural(latents: LatentSet, latent: Latent) -> bool:
     """Return whether a latent takes natural steps; the others are left to Adam.
 
-    Its posterior knows them and is not frozen, and it neither depends on another latent nor is depended on.
+    Its posterior knows them and is not frozen, and it neither depends on another latent nor is
+    depended on.
     """
     upper = {name for other in latents for name in (other.given_name, other.parent_name)}
     alone = latent.given_name is None and latent.parent_name is None and latent.name not in upper

@@ -57,7 +57,7 @@ def test_a_latent_that_starts_small_waits_at_nothing_while_the_network_learns(
         latents = [] if name == "none" else [f"{placement} level=character width=2"]
         model = build_model(small_config("mlp", hidden=(8,), latents=latents), data, seed=1)
         rows: list[dict[str, float]] = []
-        fit(model, data, settings, lambda now, _: rows.append(now.row))
+        fit(model, data, settings, lambda now, _, rows=rows: rows.append(now.row))
         told[name] = rows
     for epoch in (0, 1):
         waiting, pooled = (told[name][epoch] for name in (placement, "none"))
