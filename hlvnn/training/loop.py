@@ -281,6 +281,7 @@ class _Fit:
                 self._tell(number)
                 if self.watch.found is not None:
                     break
+        self.model.latents.refresh()  # here, whether or not the epoch is evaluated
         self.watch.read()
         if self.watch.found is not None:
             return [math.nan] * len(sums.read())
