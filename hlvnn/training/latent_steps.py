@@ -189,7 +189,10 @@ class LatentSteps:
         width, q = self.latent.width, self.q
         step = self.step * damping
         moved = torch.cat([self.now[:, :width] + step, self.spread], dim=1)
-        q.table.data.index_copy_(0, self.found, q.in_size(moved, 1 / self.size))
+        kept_rows = q.in_size(moved, 1 / self.size)
+        if is_dense():  # groups that are not in the batch stay
+            kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
+        q.table.data.index_copy_(0, self.found, kept_rows)
         # A mean holds each row with the weight of its last pass, which has faded since and is
         # renewed by this step: the gradient where all weigh the same lies between before and after.
         factor = pace.means * damping
