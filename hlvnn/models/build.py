@@ -33,8 +33,9 @@ BACKBONE_FOR = {"image": "cnn", "tokens": "lstm", "features": "mlp"}
 PRIOR_START = 0.5
 """First SD of a latent's effect under a learned prior: half the standardised target's SD, where it
 enters the output. Dimensions that pass trained loadings (see `Latent.scaled`) share it."""
-POSTERIOR_START = 1.0
-"""First SD of a posterior, as a share of its prior's."""
+POSTERIOR_START = 0.3
+"""First SD of a posterior that Adam moves, as a share of its prior's; one that takes natural steps
+starts with its prior's own."""
 WIDEST_FULL = 64
 """Widest z whose posterior is full_rank unless said otherwise: it has Z²/2 numbers a group."""
 POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")
@@ -110,10 +111,11 @@ def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
     latent_configs = expand(config, levels, stages_for, fixed_width)
     latents: list[Latent] = []
     ordered = in_order(latent_configs)
-    for latent in ordered:
-        upper = upper_of(latent, ordered)
+    uppers = [upper_of(latent, ordered) for latent in ordered]
+    for latent, upper in zip(ordered, uppers, strict=True):
         above = None if upper is None else latents[ordered.index(upper)]
-        latents.append(_latent(latent, backbone, name, schema, latents, above))
+        is_alone = upper is None and not any(latent is other for other in uppers)
+        latents.append(_latent(latent, backbone, name, schema, latents, above, is_alone))
     latent_set = LatentSet(latents, [level.size for level in schema.levels])
     latent_set.levels = schema.levels
     combinations(latent_set)  # refuses too many components before the first batch does
@@ -163,6 +165,7 @@ def _latent(
     schema: Schema,
     earlier: list[Latent],
     upper: Latent | None,
+    is_alone: bool,
 ) -> Latent:
     short = describe(config)
     taken = [other.name for other in earlier]
@@ -224,8 +227,10 @@ def _latent(
             "latent under it; use a normal prior, or an independent posterior of z itself"
         )
     scale = prior_sd if centred else torch.ones(width)
+    if not (is_alone and posterior.natural and centred and prior.normal):
+        scale = POSTERIOR_START * scale
     reads = {"schema": schema} if posterior.reads_rows else {}
-    q = posterior(groups, width, POSTERIOR_START * scale, **options, **reads)
+    q = posterior(groups, width, scale, **options, **reads)
     p = prior(width, prior_sd)
     _check_laws(f"latent {short}", config, q, p)
     if may_centre(posterior, prior, len(placements)):

@@ -48,8 +48,8 @@ def is_natural(latents: LatentSet, latent: Latent) -> bool:
 class GroupSteps:
     """All steps of a fit that do not go by the network's learning rate.
 
-    warm_steps: how long latents that start small wait at z = 0. bound: whether an importance-weighted
-    bound is maximised in the ELBO's place: then all is left to Adam, by gradients that are its own.
+    warm_steps: how long latents that start small wait at z = 0. bound: whether an
+    importance-weighted bound is maximised in the ELBO's place: all is left to Adam then.
     """
 
     def __init__(

@@ -186,9 +186,12 @@ class LatentSteps:
         width, q = self.latent.width, self.q
         step = self.step * damping
         moved = torch.cat([self.now[:, :width] + step, self.spread], dim=1)
-        q.table.data.index_copy_(0, self.found, q.in_size(moved, 1 / self.size))
-        # A law holds each row with the weight of its last pass, which has faded since and is renewed
-        # by this step: where all rows weigh the same lies between before and after.
+        kept_rows = q.in_size(moved, 1 / self.size)
+        if is_dense():  # groups that are not in the batch stay
+            kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
+        q.table.data.index_copy_(0, self.found, kept_rows)
+        # A law holds each row with the weight of its last pass, which has faded since and is
+        # renewed by this step: where all rows weigh the same lies between before and after.
         factor = pace.means * damping
         between, of_spread = self._between(factor), self._between(1.0)
         lag = between / factor
@@ -222,8 +225,8 @@ class LatentSteps:
     ) -> None:
         """Take Newton steps in the size of z with its prior, of its means, and of its SDs.
 
-        part: of a whole step. floor: see `Pace`. law: [U, P], at which they are taken; gradient: [U, Z], of its means; left: [U, 1], what is
-        left there of the gradient of its spread.
+        part: of a whole step. floor: see `Pace`. law: [U, P], at which they are taken; gradient:
+        [U, Z], of its means; left: [U, 1], what is left there of the gradient of its spread.
         """
         q, share, mean = self.q, self.share, law[:, : self.latent.width]
         covariance = q.covariance(law)

@@ -259,7 +259,8 @@ def skewed() -> Fitted:
     frame = pd.DataFrame({"g": group, "y": y})
     data = GroupedDataset.from_frame(frame, target="y", features=[], groups=["g"])
     config = hlvnn.ModelConfig(
-        backbone="linear", latents=(hlvnn.LatentConfig.from_text("bias@output level=g"),)
+        backbone="linear",
+        latents=(hlvnn.LatentConfig.from_text("bias@output level=g prior=standard"),),
     )
     model = hlvnn.build_model(config, data, seed=0)
     with torch.no_grad():

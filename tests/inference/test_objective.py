@@ -252,7 +252,7 @@ def test_the_elbo_names_each_latents_kl() -> None:
 def test_the_elbo_is_below_the_log_evidence_and_reaches_it_at_the_true_posterior() -> None:
     """A conjugate case: y = z + noise, one group, known variances; the evidence is a normal."""
     data = grouped_data("features", sizes=(1,), target="real", rows=12)
-    entry = latent("bias", "output", posterior="full_rank")
+    entry = latent("bias", "output", posterior="full_rank", prior="standard")
     model = tiny_model(data, "linear", latents=(entry,))
     likelihood = model.likelihood
     with torch.no_grad():

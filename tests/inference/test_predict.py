@@ -319,6 +319,8 @@ def test_classes_have_the_labels_of_the_target() -> None:
 
 def test_a_label_never_seen_is_less_certain_than_a_known_one() -> None:
     model = frame_model(latent_config="bias")
+    (one,) = model.latents
+    one.posterior.set_law(0.3 * one.prior().stddev)
     rows = frame().iloc[[0, 0]].assign(ward=["north", "harbour"])
     known, new = predict(model, rows, num_samples=3000)["sd_mean"]
     assert new > 1.5 * known

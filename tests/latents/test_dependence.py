@@ -321,7 +321,7 @@ def test_a_latent_in_words_is_the_same_latent() -> None:
     for latents in STRUCTURES.values():
         for one in latents:
             assert LatentConfig.from_text(latent_text(one)) == one
-    assert latent_text(parent()) == "- level=play width=2 prior=standard centred=True"
+    assert latent_text(parent()) == "- level=play width=2 centred=True"
 
 
 def test_a_nested_prior_says_its_parent() -> None:

@@ -44,7 +44,8 @@ def test_under_a_learned_prior_z_is_measured_by_its_effect_over_all_entries() ->
 
 
 def test_a_fixed_prior_and_a_latent_with_a_fixed_entry_keep_their_scale() -> None:
-    plain = LatentConfig(level="writer", width=2, stage="output", placement="concat")
+    place = {"stage": "output", "placement": "concat"}
+    plain = LatentConfig(level="writer", width=2, **place, prior="standard")  # type: ignore[arg-type]
     entries = tuple(EntryConfig(stage="output", placement=name) for name in ("bias", "concat"))
     mixed = LatentConfig(level="writer", entries=entries, prior="learned")
     for config in (plain, mixed):

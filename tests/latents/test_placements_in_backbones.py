@@ -47,7 +47,7 @@ def test_a_placement_in_an_lstm_saves_and_loads_the_same_bits(name: str) -> None
 @pytest.mark.parametrize("stage", ["lstm1", "lstm2"])
 def test_concat_in_an_lstm_is_torchs_lstm_on_a_wider_input(stage: str) -> None:
     data = data_for("lstm")
-    model = tiny_model(data, "lstm", latents=(latent("concat", stage),)).eval()
+    model = tiny_model(data, "lstm", latents=(latent("concat", stage, prior="standard"),)).eval()
     x, z = data.train.x.all()[:B], normal(S, B, 2, seed=2)
     (placement,) = next(iter(model.latents)).entries()
     assert isinstance(placement, Concat)
@@ -158,7 +158,8 @@ def test_an_impossible_stage_is_refused_with_the_possible_ones(place: tuple[str,
 def test_one_vector_enters_at_several_places() -> None:
     data = data_for("mlp")
     entries = tuple(EntryConfig(stage=stage, placement="concat") for stage in ("hidden1", "output"))
-    both = tiny_model(data, latents=(LatentConfig(level="writer", width=2, entries=entries),))
+    config = LatentConfig(level="writer", width=2, entries=entries, prior="standard")
+    both = tiny_model(data, latents=(config,))
     assert len(both.latents) == 1
     (one,) = both.latents
     x, z = data.train.x.all()[:5], normal(S, 5, 2)

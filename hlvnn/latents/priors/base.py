@@ -54,8 +54,16 @@ class Prior(nn.Module, ABC):
     def resize(self, size: Tensor) -> None:
         """Multiply z by a size [Z]."""
 
+    def update(self, moment: Tensor) -> None:
+        """Take the prior that maximises the ELBO given the posteriors; fixed ones stay.
+
+        moment: [Z, Z], the mean over groups of E_q[d dᵀ], d being z less the prior's mean. It is
+        the maximum in closed form (the M step of EM: Dempster, Laird and Rubin 1977).
+        """
+
     def set_sd(self, sd: Tensor) -> None:
         """Take the SD [Z], without correlations."""
+        self.update(sd.square().diag())
 
     def extra_repr(self) -> str:
         return f"width={self.width}"

@@ -43,5 +43,5 @@ class Learned(Prior):
         self.log_sd.add_(size.log())
 
     @torch.no_grad()
-    def set_sd(self, sd: Tensor) -> None:
-        self.log_sd.copy_(sd.log())
+    def update(self, moment: Tensor) -> None:
+        self.log_sd.copy_(0.5 * moment.diagonal().log())

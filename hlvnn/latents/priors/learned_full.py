@@ -52,8 +52,8 @@ class LearnedFull(Prior):
         self._take(size[:, None] * scale_tril(self.log_diagonal, self.lower))
 
     @torch.no_grad()
-    def set_sd(self, sd: Tensor) -> None:
-        self._take(sd.diag())
+    def update(self, moment: Tensor) -> None:
+        self._take(torch.linalg.cholesky(moment))
 
     def _take(self, tril: Tensor) -> None:
         self.log_diagonal.copy_(tril.diagonal().log())

@@ -26,3 +26,7 @@ class Nested(Prior):
     def forward(self) -> Distribution:
         sd = self.log_sd.exp()
         return Independent(Normal(self.mean, sd, validate_args=False), 1, validate_args=False)
+
+    @torch.no_grad()
+    def update(self, moment: Tensor) -> None:
+        self.log_sd.copy_(0.5 * moment.diagonal().log())
