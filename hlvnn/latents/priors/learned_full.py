@@ -31,7 +31,10 @@ class LearnedFull(Prior):
 
     @torch.no_grad()
     def update(self, moment: Tensor) -> None:
-        tril = torch.linalg.cholesky(moment)
+        self.take(torch.linalg.cholesky(moment))
+
+    @torch.no_grad()
+    def take(self, factor: Tensor) -> None:
         row, column = torch.tril_indices(self.width, self.width, offset=-1)
-        self.log_diagonal.copy_(tril.diagonal().log())
-        self.lower.copy_(tril[row, column])
+        self.log_diagonal.copy_(factor.diagonal().log())
+        self.lower.copy_(factor[row, column])
