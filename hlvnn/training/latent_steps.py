@@ -27,7 +27,7 @@ RUNNING = ("curvature", "bend", "mean_bend")
 TINY = 1e-12
 """Least value of what is divided by."""
 MEASURED_EVERY = 4
-"""Steps after which is measured how the loss bends in z, and z resized: a tenth of a step's time."""
+"""Steps after which is measured how the loss bends in z, and z resized, for the time it takes."""
 FEW_STEPS = 40
 """Steps of an epoch below which that is done at every step."""
 LEAST_SHARE = 1e-3
