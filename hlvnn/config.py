@@ -142,8 +142,9 @@ class ModelConfig(Config):
     z_dim: tuple[int, ...] = (10,)
     """Latent widths: one for all, or one per latent (place by place, lowest level first)."""
     posterior: str | None = None
-    """Posterior of the latents named by --latent-config; None takes full_rank for slopes under
-    --prior learned_full (--latent-config weights), and mean_field elsewhere."""
+    """Posterior of the latents named by --latent-config. None takes the exact law of a linear
+    gaussian model with latents at its output under --prior learned or learned_full; elsewhere
+    full_rank for slopes under learned_full (--latent-config weights), and mean_field."""
     prior: str | None = None
     """Prior of the latents named by --latent-config; None takes learned, and standard for a
     point."""

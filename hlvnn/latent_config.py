@@ -85,7 +85,8 @@ class LatentConfig(Config):
       batch's plus its own deviation.
 
     Both contain the exact posterior of a linear model. For crossed levels give the smaller one
-    `posterior="joint"` and the larger `given=` the smaller.
+    `posterior="joint"` and the larger `given=` the smaller. A linear gaussian model of which no
+    latent says `posterior` or `given` has the exact law over all levels, whatever crosses.
     """
 
     level: str
@@ -101,8 +102,10 @@ class LatentConfig(Config):
     columns: tuple[str, ...] = ()
     """Input columns whose weights deviate (with `stage` and `weights`); none given = all."""
     posterior: str | None = None
-    """Family of q(z): a file of hlvnn/latents/posteriors; None takes full_rank for slopes under a
-    learned_full prior, whose correlations mean_field cannot follow, and mean_field elsewhere."""
+    """Family of q(z): a file of hlvnn/latents/posteriors. None takes the exact law where it can be
+    had (linear backbone, gaussian likelihood, all latents at the output without loadings, priors
+    learned, learned_full or nested, see README); elsewhere full_rank for slopes under a
+    learned_full prior, whose correlations mean_field cannot follow, and mean_field."""
     prior: str | None = None
     """Prior p(z): a file of hlvnn/latents/priors; None takes learned, and standard for a point."""
     parent: str | None = None

@@ -14,7 +14,15 @@ from hlvnn import columns, files, gone
 from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import POOLED, Results, read_metrics
-from hlvnn.columns import BEST_EPOCH, DATA_HASH, DIVERGED, PARAMETER, STOPPED_EARLY, VAL_LOSS
+from hlvnn.columns import (
+    BEST_EPOCH,
+    DATA_HASH,
+    DIVERGED,
+    EXACT,
+    PARAMETER,
+    STOPPED_EARLY,
+    VAL_LOSS,
+)
 from hlvnn.data.schema import Schema
 from hlvnn.errors import ConfigError, HlvnnError, RunError
 from hlvnn.records import (
@@ -373,7 +381,9 @@ def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame 
     status = Status.STOPPED
     if frame is not None and bool(frame.get(DIVERGED, pd.Series(dtype=float)).any()):
         status = Status.DIVERGED
-    elif frame is not None and int(frame["epoch"].iloc[-1]) == settings.get("num_epochs"):
+    elif frame is not None and (
+        int(frame["epoch"].iloc[-1]) == settings.get("num_epochs") or EXACT in frame
+    ):
         status = Status.COMPLETED
     elif (folder / outcomes.ERROR).exists():
         status = Status.FAILED

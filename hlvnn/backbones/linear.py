@@ -38,7 +38,11 @@ class Linear(Backbone):
         self.input.observe(rows)
 
     def forward(self, x: Tensor, enter: Enter = untouched) -> Tensor:
-        return enter("output", self.input(x), self.output(self.input.centred(x)))
+        return enter("output", self.input(x), self.output(self.design(x)))
+
+    def design(self, x: Tensor) -> Tensor:
+        """Return what the matrix is applied to: the columns [B, D], centred and scaled."""
+        return self.input.centred(x)
 
     def columns_at_output(self) -> Tensor:
         return self.input.scale.detach().double().cpu()

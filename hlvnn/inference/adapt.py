@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hlvnn.data.batches import Batches
 from hlvnn.data.grouped import Schema, Split, TensorRows
 from hlvnn.errors import ConfigError, DataError, unknown
+from hlvnn.inference.exact_laws import with_new_groups
 from hlvnn.inference.objective import expected_log_likelihood
 from hlvnn.latents.latent import Latent
 from hlvnn.models.model import HierarchicalModel
@@ -48,6 +49,9 @@ def adapt(
     patient) are like is used and not changed. The model returned predicts, evaluates and reports
     the new groups by their labels. Groups that are new and have no rows still integrate the prior.
 
+    A model that was fitted exactly gets the new groups' exact law, in closed form, whatever `steps`
+    and `lr`; of known groups of its largest level their means are used.
+
     method: `optimise` starts q of all new groups at their priors and takes `steps` steps of Adam,
     each on all rows, at a learning rate that falls from `lr` to 0; without a closed form from
     `num_samples` draws of z a row. `encoder` reads q off the rows (posterior `amortised`); with
@@ -75,6 +79,9 @@ def adapt(
     fresh = adapted.latents.grow(numbers, split.groups)
     if method == "encoder":
         _encode(adapted, split, fresh)
+    if (law := adapted.latents.law) is not None:
+        adapted.latents.law = with_new_groups(adapted, law, split, fresh).to(model.device)
+        return adapted
     with seeding(seed, model.device):
         _optimise(adapted, split, fresh, steps, lr, num_samples)
     return adapted

@@ -147,7 +147,7 @@ def score_rows(
     """
     likelihood = model.likelihood
     likelihood.check(split.y, "row")
-    exact = reweight is None and is_exact(model)
+    exact = (reweight is None or model.latents.law is not None) and is_exact(model)
     scored = (
         (
             (part.index, -part.law.log_prob(part.y), part.law.mean)
@@ -247,7 +247,7 @@ def predict(
     _tell_of_new_groups(model, split, rows)
     train = reweight.train if isinstance(reweight, GroupedDataset) else reweight
     parts, places, quality = [], [], []
-    exact = train is None and is_exact(model)
+    exact = (train is None or model.latents.law is not None) and is_exact(model)
     for part in integrated(model, split) if exact else ():
         parts.append(torch.stack([part.law.mean, part.law.stddev, part.sd_mean], dim=-1).cpu())
         places.append(part.index)
@@ -271,7 +271,8 @@ def predict(
     table = (_in_order(parts, places) if parts else empty).numpy()
     diagnostics = pd.DataFrame(index=index if index is not None else range(len(split)))
     if train is not None and parts:
-        ess, k = _in_order(quality, places).numpy().T
+        told = _in_order(quality, places) if quality else _equal_weights(model, split, num_samples)
+        ess, k = told.numpy().T
         diagnostics["ess"], diagnostics["pareto_k"] = ess, k
         warn_of_poor(ess / num_samples, k, "rows")
     if model.likelihood.target == "real":
@@ -282,6 +283,14 @@ def predict(
     best = np.argmax(table[:, : len(labels)], axis=1)
     frame.insert(0, "prediction", [labels[i] for i in best])
     return pd.concat([frame, diagnostics], axis=1)
+
+
+def _equal_weights(model: HierarchicalModel, split: Split, num_samples: int) -> Tensor:
+    """Return effective draws and Pareto k where q is the posterior itself, [N, 2] float64."""
+    known = can_reweight(model, split).cpu()
+    table = torch.full((len(split), 2), math.nan, dtype=torch.float64)
+    table[known] = torch.tensor([num_samples, -math.inf], dtype=torch.float64)
+    return table
 
 
 def _tell_of_new_groups(

@@ -63,7 +63,10 @@ def squares_from(latents: LatentSet, index: int, group: int) -> tuple[Tensor, Te
     alone = latents.given[index] is None and latent.centred and by_group
     root = unit_root(latents, index)
     mean, sd = (part.double() for part in latents.marginal(index))
-    if not latent.posterior.random or (alone and root.dim() == 1):
+    if (law := latents.under_law) is not None:
+        apart = divide(root, law.variances_from(index, group))
+        variance = divide(root, apart.mT).diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=0)
+    elif not latent.posterior.random or (alone and root.dim() == 1):
         own = divide(root, sd.unsqueeze(-1)).square().sum((-1, -2))
         variance = own + own[group]
     else:

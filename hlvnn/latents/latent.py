@@ -33,6 +33,8 @@ class Latent(nn.Module):
 
     centred: whether q describes z. If not it describes ε, with z = [parent's z +] L ε, L Lᵀ the
     prior's covariance, and ε ~ N(0, I) a priori (Papaspiliopoulos, Roberts and Sköld 2007).
+
+    asked: whether anybody asked for this form of q; if not, an exact law may take its place.
     """
 
     within: Tensor
@@ -49,6 +51,7 @@ class Latent(nn.Module):
         parent: Latent | None = None,
         given: Latent | None = None,
         centred: bool = True,
+        asked: bool = True,
     ) -> None:
         super().__init__()
         self.name = name
@@ -58,6 +61,7 @@ class Latent(nn.Module):
         self.prior = prior
         self.placements = nn.ModuleList(placements)
         self.centred = centred
+        self.asked = asked
         start = prior().stddev.detach().clone()
         self.register_buffer("prior_start", start, persistent=False)
         self.parent_name = parent.name if parent is not None else None

@@ -15,10 +15,12 @@ from hlvnn.errors import DataError
 from hlvnn.latents.collapse import not_nested
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.draws import Draws, Held, LatentRows
+from hlvnn.latents.exact_law import ExactLaw
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.noise import Source
 from hlvnn.latents.normals import shifted, standard, whiten
 from hlvnn.latents.posteriors.base import LevelPosterior
+from hlvnn.latents.under_law import UnderLaw
 
 Columns = dict[tuple[str, int], Tensor]
 """Factors [B, Z, K] of a normal vector, one per independent source of noise: z − E z is the sum
@@ -32,7 +34,12 @@ class LatentSet(nn.Module):
 
     `counts_0`, `counts_1`, …: [G] int64, the training rows n_g of each group of each level. A row
     whose group is −1, beyond G or has no training rows is unseen: it draws from the prior.
+
+    law: the exact law of all latents together, where the model was fitted exactly; the posteriors'
+    tables then hold its marginals, and everything else is asked of it. It is in the state dict.
     """
+
+    law: ExactLaw | None
 
     def __init__(self, latents: Sequence[Latent], num_groups: Sequence[int]) -> None:
         super().__init__()
@@ -46,6 +53,13 @@ class LatentSet(nn.Module):
         self.given = [index[x.given_name] if x.given_name else None for x in latents]
         for level, size in enumerate(num_groups):
             self.register_buffer(f"counts_{level}", torch.zeros(size, dtype=torch.int64))
+        self.register_module("law", None)
+        self.register_load_state_dict_pre_hook(_take_law)
+
+    @property
+    def under_law(self) -> UnderLaw | None:
+        """The set as its exact law has it, None without one."""
+        return None if self.law is None else UnderLaw(self, self.law)
 
     def __iter__(self) -> Iterator[Latent]:
         for latent in self.latents:
@@ -97,7 +111,7 @@ class LatentSet(nn.Module):
         self.at(groups, unseen=True)  # refuses a known group that has moved
         for index, latent in enumerate(self):
             parent, new = self.parent[index], fresh[latent.level]
-            if parent is not None and latent.centred:
+            if parent is not None and latent.centred and self.law is None:
                 mean = self.moments_at(parent, latent.within[new])[0]
                 latent.posterior.table[new, : latent.width] = mean
         return fresh
@@ -201,6 +215,8 @@ class LatentSet(nn.Module):
         Rows of unseen groups draw from the prior, one draw a row. A row draws what several of its
         latents depend on once.
         """
+        if (law := self.under_law) is not None:
+            return law.sample(rows, num_samples)
         draws = self._draws(rows, by_group=False).draw(num_samples)
         for index in self.held if self.training else ():
             draws[index] = draws[index] - draws[index].detach()
@@ -218,6 +234,8 @@ class LatentSet(nn.Module):
         depends on, [S, B]; summed over latents and over distinct groups these are the log ratio of
         all z together.
         """
+        if (law := self.under_law) is not None:
+            return law.sample_groups(rows, num_samples)
         draws = self._draws(rows, by_group=True, repeats=repeats)
         return draws.draw(num_samples), draws.ratios
 
@@ -239,6 +257,8 @@ class LatentSet(nn.Module):
 
     def moments(self, rows: LatentRows) -> list[tuple[Tensor, Columns]]:
         """Return each (normal) latent's mean [B, Z] and the factors of its deviation."""
+        if (law := self.under_law) is not None:
+            return law.moments(rows)
         result: list[tuple[Tensor, Columns]] = []
         for index in range(len(self)):
             mean, columns = self.moments_at(index, rows.at[index], rows.posteriors[index])
@@ -268,6 +288,8 @@ class LatentSet(nn.Module):
         self, index: int, group: Tensor, q: Distribution | None = None
     ) -> tuple[Tensor, Columns]:
         """Return a normal latent's mean [U, Z] and the factors of its deviation at groups [U]."""
+        if (law := self.under_law) is not None:
+            return law.moments_at(index, group)
         latent, parent, given = self[index], self.parent[index], self.given[index]
         q = latent.posterior(group) if q is None else q
         mean = q.mean
@@ -290,6 +312,8 @@ class LatentSet(nn.Module):
 
     def around_prior(self, index: int, group: Tensor) -> tuple[Tensor, Columns]:
         """Return as `moments_at` does, of z less its prior's mean."""
+        if (law := self.under_law) is not None:
+            return law.around_prior(index, group)
         mean, columns = self.moments_at(index, group)
         parent = self.parent[index]
         if parent is None:
@@ -304,6 +328,8 @@ class LatentSet(nn.Module):
 
     def marginal(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the mean and the SD of every group's z, [G, Z] each, all noise counted."""
+        if (law := self.under_law) is not None:
+            return law.marginal(index)
         latent = self[index]
         group = torch.arange(latent.posterior.num_groups, device=latent.posterior.table.device)
         q = latent.posterior(group)
@@ -319,6 +345,8 @@ class LatentSet(nn.Module):
 
         Summed over all training rows this is the whole KL.
         """
+        if (law := self.under_law) is not None:
+            return law.kl_rows(rows)
         result = []
         for index in range(len(self)):
             inverse = rows.inverse[index]
@@ -362,6 +390,8 @@ class LatentSet(nn.Module):
     @torch.no_grad()
     def kl_totals(self, chunk: int = 65536) -> list[float]:
         """Return each latent's KL, summed over all groups."""
+        if (law := self.under_law) is not None:
+            return [float(law.kl(index).sum()) for index in range(len(self))]
         totals = []
         for index, latent in enumerate(self):
             prior = latent.prior()
@@ -384,3 +414,13 @@ def _add(first: Columns, second: Columns) -> Columns:
     for source, part in second.items():
         total[source] = total[source] + part if source in total else part
     return total
+
+
+def _take_law(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Give a set that takes a state dict the exact law that is in it, or none."""
+    assert isinstance(module, LatentSet)
+    begin = f"{prefix}law."
+    parts = {k.removeprefix(begin): v for k, v in state.items() if k.startswith(begin)}
+    device = module.counts(0).device if module.num_levels else None
+    like = {name: torch.empty_like(part, device=device) for name, part in parts.items()}
+    module.law = ExactLaw(like) if like else None

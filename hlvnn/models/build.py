@@ -40,6 +40,8 @@ WIDEST_FULL = 64
 """Widest z whose posterior is full_rank unless said otherwise: it has Z²/2 numbers a group."""
 POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")
 """Settings of a latent that belong to some posteriors only; each says which are its own."""
+OF_POSTERIORS = ("posterior", "given", *POSTERIOR_OPTIONS)
+"""Settings of a latent that ask for a form of q; without any an exact law may be taken."""
 OF_BACKBONES = frozenset(
     {"model_size", "dropout", "norm", "skip", "hidden", "channels", "kernel_size", "embedding"}
 ) | {"lstm"}
@@ -193,6 +195,7 @@ def _latent(
     config = config.model_copy(update={"prior": config.prior or _default_prior(config.posterior)})
     assert config.prior is not None
     prior = member_class("latents.priors", config.prior, Prior, "prior")
+    asked = any(getattr(config, name) is not None for name in OF_POSTERIORS) or not config.centred
     family = config.posterior or _default_posterior(prior, classes, width)
     config = config.model_copy(update={"posterior": family})
     posterior = member_class("latents.posteriors", family, Posterior, "posterior")
@@ -244,6 +247,7 @@ def _latent(
         parent=upper if config.parent is not None else None,
         given=upper if config.conditioner is not None else None,
         centred=centred,
+        asked=asked,
     )
 
 

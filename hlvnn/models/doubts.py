@@ -17,6 +17,8 @@ from hlvnn.latents.divergence import root
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.origin import prior_factor_at_origin
 from hlvnn.latents.placements.base import Placement
+from hlvnn.latents.under_law import prior_root
+from hlvnn.likelihoods.gaussian import Gaussian
 from hlvnn.models.describe import Describer
 from hlvnn.models.model import HierarchicalModel
 
@@ -29,6 +31,10 @@ FALLEN = 0.3
 """Share of its first size below which a prior's smallest SD may be on its way to 0."""
 NOISE_ALONE = 1.01
 """Spread of posterior means, as a multiple of what noise alone makes, that leaves groups alike."""
+AT_BOUNDARY = 1e-4
+"""SD as a share of the noise's below which one that was fitted exactly is 0, as lme4 has it."""
+NO_NOISE = 1e-6
+"""SD of the noise as a share of the target's below which one that was fitted exactly is 0."""
 MOST_GROUPS = 4096
 """Groups that `singular` looks at."""
 WIDEST = 64
@@ -161,6 +167,8 @@ def singular(model: HierarchicalModel) -> Iterator[tuple[Latent, str]]:
 def _least_spread(model: HierarchicalModel, index: int) -> Tensor | None:
     """Return the direction [Z] of z along which groups do not differ; None where they all do."""
     latents, latent = model.latents, model.latents[index]
+    if latents.law is not None:
+        return _direction_at_boundary(model, latent)
     groups = (latents.counts(latent.level) > 0).nonzero().squeeze(1)
     groups = groups[:: max(1, len(groups) // MOST_GROUPS)]
     mean, columns = latents.around_prior(index, groups)
@@ -194,10 +202,30 @@ def _least_spread(model: HierarchicalModel, index: int) -> Tensor | None:
     return (factor @ half @ directions[:, 0]).cpu()
 
 
+def _direction_at_boundary(model: HierarchicalModel, latent: Latent) -> Tensor | None:
+    """Return the same of a latent fitted exactly, whose variance is then 0 itself, or None."""
+    factor = prior_root(latent).cpu()
+    relative = factor.diagonal() / _relative_noise(model)
+    least = int(relative.argmin())
+    return factor[:, least] if float(relative[least]) < AT_BOUNDARY else None
+
+
+def _relative_noise(model: HierarchicalModel) -> float:
+    """Return the noise's SD as a share of the target's."""
+    assert isinstance(model.likelihood, Gaussian)
+    return float(model.likelihood.log_noise.detach().double().exp())
+
+
 def told_of_variances(model: HierarchicalModel) -> Iterator[str]:
-    """Yield a sentence for each latent of a fitted model that has a learned variance of 0."""
+    """Yield a sentence for each learned variance of a fitted model that is 0."""
+    if model.latents.law is not None and _relative_noise(model) < NO_NOISE:
+        yield (
+            "the noise's SD is at its boundary, 0: fixed effects and groups explain every row, so "
+            "that the likelihood has no maximum; leave columns or latents out, or give more rows"
+        )
     told: list[Latent] = []
-    for latent, sentence in (*collapsed(model.latents), *singular(model)):
+    fallen = collapsed(model.latents) if model.latents.law is None else ()
+    for latent, sentence in (*fallen, *singular(model)):
         if not any(latent is other for other in told):
             told.append(latent)
             yield sentence

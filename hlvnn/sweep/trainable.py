@@ -21,7 +21,15 @@ import torch
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
-from hlvnn.columns import DIVERGED, RAN_ON, VAL_GROUP_P10, VAL_GROUP_WORST, best_of, validation_of
+from hlvnn.columns import (
+    DIVERGED,
+    EXACT,
+    RAN_ON,
+    VAL_GROUP_P10,
+    VAL_GROUP_WORST,
+    best_of,
+    validation_of,
+)
 from hlvnn.config import run_config
 from hlvnn.device import described, resolve_device
 from hlvnn.errors import ConfigError, NodeError
@@ -209,7 +217,7 @@ def scalars(
     diverged = bool(row[DIVERGED])
     told: dict[str, float] = {
         "epoch": int(row["epoch"]),
-        "num_epochs": num_epochs,
+        "num_epochs": int(row["epoch"]) if row.get(EXACT) == 1 else num_epochs,
         DIVERGED: int(diverged),
     }
     for metric, lowest in worst.items():

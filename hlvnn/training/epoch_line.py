@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hlvnn.columns import (
+    EXACT,
     GPU_PERCENT,
     GROUP_P10,
     GROUP_WORST,
@@ -20,7 +21,8 @@ GPU_BUSY = 50
 
 def epoch_line(row: dict[str, float], num_epochs: int) -> str:
     """Return an epoch's metrics in one line."""
-    parts = [f"epoch {int(row['epoch'])}/{num_epochs}", f"train {row[TRAIN_LOSS]:.4f}"]
+    last = 1 if row.get(EXACT) else num_epochs
+    parts = [f"epoch {int(row['epoch'])}/{last}", f"train {row[TRAIN_LOSS]:.4f}"]
     for split in SCORED:
         if of_split(split, "loss") not in row:
             continue

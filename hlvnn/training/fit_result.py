@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,6 +15,8 @@ class FitResult:
     elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
     standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
     history: a row per evaluated epoch. doubts: sentences on variances at their boundary.
+    newton_gain: the expected gain of one more Newton step, in nats, near 0 where the fit is done;
+    NaN where it was not computed.
     """
 
     elbo: float
@@ -25,6 +28,7 @@ class FitResult:
     history: pd.DataFrame
     objective: str = "elbo"
     doubts: tuple[str, ...] = ()
+    newton_gain: float = math.nan
 
 
 class Interrupted(KeyboardInterrupt):

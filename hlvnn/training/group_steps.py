@@ -23,7 +23,7 @@ from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.latent_steps import LatentSteps
-from hlvnn.training.pace import Pace, Running
+from hlvnn.training.pace import PASSES, Pace, Running
 
 EM_STEPS = 10.0
 """Steps of a prior and of the noise in an epoch, at most one a training step."""
@@ -49,20 +49,21 @@ class GroupSteps:
     """All steps of a fit that do not go by the network's learning rate.
 
     warm_steps: how long latents that start small wait at z = 0. bound: whether an
-    importance-weighted bound is maximised in the ELBO's place.
+    importance-weighted bound is maximised in the ELBO's place: all is left to Adam then.
     """
 
     def __init__(
         self, model: HierarchicalModel, per_epoch: int, warm_steps: float, *, bound: bool
     ) -> None:
         self.latents, self.per_epoch = model.latents, per_epoch
-        exact = not bound and has_closed_form(model)
-        self.natural = [x for x in model.latents if is_natural(model.latents, x)]
+        exact = has_closed_form(model)
+        self.passes = 1.0 if exact and per_epoch == 1 else PASSES
+        self.natural = [x for x in model.latents if not bound and is_natural(model.latents, x)]
         self.steps = [
-            LatentSteps(x, model.latents.counts(x.level), per_epoch, exact=exact, bound=bound)
+            LatentSteps(x, model.latents.counts(x.level), per_epoch, exact=exact)
             for x in self.natural
         ]
-        small = [] if per_epoch == 1 or warm_steps < 1 or bound else self.steps
+        small = [] if per_epoch == 1 or warm_steps < 1 else self.steps
         self.waiting = [one for one in small if one.may_wait]
         for one in self.waiting:
             one.wait()
@@ -70,7 +71,7 @@ class GroupSteps:
         self.coupling = Running(torch.zeros((), device=model.device))
         # full batches of closed forms read no rows: what is coupled at most
         self.coupled = sum(1 if x.posterior.full else x.width for x in self.natural)
-        self.noise = model.likelihood.log_sds()
+        self.noise = [] if bound else model.likelihood.log_sds()
 
     @property
     def parameters(self) -> list[nn.Parameter]:

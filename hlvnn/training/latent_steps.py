@@ -47,20 +47,17 @@ class LatentSteps:
     """The steps of one latent with a natural posterior and an independent, normal prior.
 
     counts: [G] int64, training rows of the groups. exact: whether the gradient of q's spread is
-    without noise. bound: whether the ELBO is not what is maximised. A batch holds all rows of its
-    groups then, as it does where it is all (`whole`).
+    without noise. whole: whether laws are read group by group, of batches of all rows.
 
     Between `look` and `move` it holds what a batch tells: `found` [U] int64, its groups; `now`
     [U, P], their parameters; `total` [U, P], the gradient of the batch's sum; `step` [U, Z], where
     the means would go; `own` [B, Z], each row's gradient without the KL (rows at `inverse`).
     """
 
-    def __init__(
-        self, latent: Latent, counts: Tensor, per_epoch: int, *, exact: bool, bound: bool
-    ) -> None:
+    def __init__(self, latent: Latent, counts: Tensor, per_epoch: int, *, exact: bool) -> None:
         self.latent, self.q, self.counts = latent, latent.posterior, counts
-        self.per_epoch, self.exact, self.bound = per_epoch, exact, bound
-        self.whole = bound or (exact and per_epoch == 1)
+        self.per_epoch, self.exact = per_epoch, exact
+        self.whole = exact and per_epoch == 1
         width = latent.width
         zero = torch.zeros(width, device=counts.device)
         self.seen = torch.zeros_like(counts)
@@ -162,7 +159,7 @@ class LatentSteps:
             self.n,
             seen.to(self.now),
             self.precision,
-            None if self.exact or self.bound else self.curvature.mean,
+            None if self.exact else self.curvature.mean,
             beta,
         )
         self.step, self.spread = self.q.natural_step(self.now, self.total, sight, pace.means)
@@ -193,62 +190,72 @@ class LatentSteps:
         if is_dense():  # groups that are not in the batch stay
             kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
         q.table.data.index_copy_(0, self.found, kept_rows)
-        # A mean holds each row with the weight of its last pass, which has faded since and is
-        # renewed by this step: the gradient where all weigh the same lies between before and after.
+        # A law holds each row with the weight of its last pass, which has faded since and is
+        # renewed by this step: where all rows weigh the same lies between before and after.
         factor = pace.means * damping
-        share = self.share.clamp(min=LEAST_SHARE)
-        kept = (1 - factor * share).clamp(min=0) ** (1 / share)
-        between = 1 - factor * kept / (1 - kept)
+        between, of_spread = self._between(factor), self._between(1.0)
         lag = between / factor
         mean, gradient = self.now[:, :width] + lag * step, self.total[:, :width]
         of_data = gradient - beta * self.share * times(self.precision, self.now[:, :width])
         bent = -factor * step * gradient - beta * step * times(self.precision, step)
         shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
-        if not held and self.is_learning and not self.bound:
-            self._resize(size, beta, pace, mean, gradient * (1 - self.share * between))
+        if not held and self.is_learning:
+            spread = self.now[:, width:].lerp(self.spread, of_spread)
+            law = torch.cat([mean, spread], dim=1)
+            gradient = gradient * (1 - self.share * between)
+            left = 1 - self.share * of_spread
+            self._resize(size, beta, pace.priors * damping, pace.floor, law, gradient, left)
         return shift
+
+    def _between(self, factor: float | Tensor) -> Tensor:
+        """Return how far on a step's way all rows weigh the same, times `factor`: [U, 1]."""
+        share = self.share.clamp(min=LEAST_SHARE)
+        kept = (1 - factor * share).clamp(min=0) ** (1 / share)
+        return 1 - factor * kept / (1 - kept)
 
     def _resize(
         self,
         size: float,
         beta: float | Tensor,
-        pace: Pace,
-        mean: Tensor,
+        part: float | Tensor,
+        floor: float | Tensor,
+        law: Tensor,
         gradient: Tensor,
+        left: Tensor,
     ) -> None:
-        """Take Newton steps in the size of z with its prior, of its means, and of its SDs."""
-        q, share = self.q, self.share
-        covariance = q.covariance(self.now)
-        variance = covariance if covariance.dim() == 2 else covariance.diagonal(dim1=1, dim2=2)
-        pull = mean * times(self.precision, mean)
+        """Take Newton steps in the size of z with its prior, of its means, and of its SDs.
+
+        part: of a whole step. floor: see `Pace`. law: [U, P], at which they are taken; gradient:
+        [U, Z], of its means; left: [U, 1], what is left there of the gradient of its spread.
+        """
+        q, share, mean = self.q, self.share, law[:, : self.latent.width]
+        covariance = q.covariance(law)
+        variance = _diagonal(covariance)
+        prior = _diagonal(self.precision, 1)
         of_means = mean * gradient
-        of_spread = q.size_gradient(self.now, self.total)
-        of_data = of_means - beta * share * pull
-        prior = self.precision if self.precision.dim() == 1 else self.precision.diagonal()
+        of_data = of_means - beta * share * mean * times(self.precision, mean)
         if self.exact:
-            if covariance.dim() == 2:
-                inverse, trace = 1 / variance, variance * prior
-            else:
-                inverse = torch.linalg.inv_ex(covariance)[0].diagonal(dim1=1, dim2=2)
-                matrix = prior.diag() if self.precision.dim() == 1 else self.precision
-                trace = (covariance * matrix).sum(-1)
+            before = q.covariance(self.now)
+            inverse = _inverse_diagonal(covariance)
+            of_spread = q.size_gradient(self.now, self.total)
+            of_noise = of_spread - beta * share * (_trace(before, self.precision) - 1)
             curvature = share * (inverse - prior).clamp(min=0)
-            of_data = of_data + of_spread - beta * share * (trace - 1)
+            of_data = of_data + of_noise * variance / _diagonal(before)
+            spreads = 0.5 * (left * of_spread).sum(0) * self.rows / self.groups
         else:  # what draws tell of the spread is noise, and its mean is known
-            h = self.curvature.mean
-            curvature = share * self.n * (h if h.dim() == 1 else h.diagonal())
+            curvature = share * self.n * _diagonal(self.curvature.mean, 1)
             of_data = of_data + curvature * variance
+            spreads = torch.zeros_like(self.first)
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
         self.mean_bend.add(((curvature + share * prior) * mean.square()).sum(0) / size)
         most = LARGEST_SIZE_STEP * (10 if self.per_epoch == 1 else 1)
-        rate = min(1.0, SIZE_STEPS / self.per_epoch) * pace.priors / size
+        rate = min(1.0, SIZE_STEPS / self.per_epoch) * part / size
         together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
         means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
-        spreads = torch.zeros_like(means)
-        if self.exact:
-            spreads = 0.5 * rate * of_spread.sum(0) * self.rows / self.groups
-        together, means, spreads = (part.clamp(-most, most) for part in (together, means, spreads))
-        room = self.latent.prior().stddev.log() - (self.first * pace.floor).clamp(min=TINY).log()
+        together, means, spreads = (
+            change.clamp(-most, most) for change in (together, means, rate * spreads)
+        )
+        room = self.latent.prior().stddev.log() - (self.first * floor).clamp(min=TINY).log()
         together = torch.minimum(together, room.clamp(min=0))
         self.size.mul_(torch.exp(-torch.cat([together + means, together + spreads])))
         self.latent.prior.resize(torch.exp(-together))
@@ -278,3 +285,22 @@ class LatentSteps:
             self.latent.prior_start.copy_(self.first)
         for name in RUNNING:
             getattr(self, name).load_state_dict(state[name])
+
+
+def _diagonal(matrix: Tensor, batch: int = 2) -> Tensor:
+    """Return the diagonal of matrices, which are it themselves with `batch` axes."""
+    return matrix if matrix.dim() == batch else matrix.diagonal(dim1=-2, dim2=-1)
+
+
+def _inverse_diagonal(covariance: Tensor) -> Tensor:
+    """Return the diagonal of the inverses, [U, Z]."""
+    if covariance.dim() == 2:
+        return 1 / covariance
+    return torch.linalg.inv_ex(covariance)[0].diagonal(dim1=1, dim2=2)
+
+
+def _trace(covariance: Tensor, precision: Tensor) -> Tensor:
+    """Return the diagonal of covariance · precision, [U, Z]."""
+    if covariance.dim() == 2 or precision.dim() == 1:
+        return _diagonal(covariance) * _diagonal(precision, 1)
+    return (covariance * precision).sum(-1)

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from hlvnn import columns
-from hlvnn.columns import DIVERGED, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS, of_split
+from hlvnn.columns import (
+    DIVERGED,
+    EXACT,
+    ROWS_PER_SECOND,
+    TRAIN_LOSS,
+    TRAIN_NLL,
+    VAL_LOSS,
+    of_split,
+)
 from hlvnn.config import TrainConfig
 from hlvnn.data import describe
 from hlvnn.data.batches import Batch, Batches, is_fitting
@@ -34,6 +42,7 @@ from hlvnn.training.checks import check, log_shapes
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.epoch_line import epoch_line
+from hlvnn.training.exact import fit_exactly, is_mixed_model, why_not_exact
 from hlvnn.training.fit_result import FitResult as FitResult
 from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
@@ -104,6 +113,9 @@ def fit(
 ) -> FitResult:
     """Fit the model in place by maximising the ELBO, or the importance-weighted bound.
 
+    A linear mixed model whose posteriors nobody named is fitted exactly, in one epoch (see
+    `hlvnn.training.exact`).
+
     report: called after each evaluated epoch with an `EpochReport` and a function that returns the
     checkpoint to save; it may raise to end the fit. resume: such a checkpoint; on the CPU the
     resumed fit ends bit for bit where an uninterrupted one ends. seed: order of rows, dropout and
@@ -173,6 +185,8 @@ class _Fit:
             if name != columns.TRAIN
         }
         self.step = Step(model, config, self.bound, len(self.batches))
+        self.exact = is_mixed_model(model) and why_not_exact(model, config) is None
+        self.newton_gain = math.nan
         self.recorded = self._recorded()
         self.state = _State()
         self.gpu = GpuMeter(device)
@@ -181,7 +195,12 @@ class _Fit:
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
         wanted = self.device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
-        if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
+        if (
+            self.exact
+            or not wanted
+            or step.total < MIN_STEPS
+            or not RecordedSteps.is_possible(step, batches)
+        ):
             return None
         assert isinstance(batches, Batches)
         return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
@@ -199,15 +218,17 @@ class _Fit:
             logger.info(sentence)
         for sentence in doubts(model, self.data) if resume is None else ():
             logger.warning(sentence)
+        self._begin(resumed=resume is not None)
+        last = 1 if self.exact else config.num_epochs
         diverged, stopped = False, self._is_out_of_patience()
         since = time.perf_counter()  # of the epochs that the next row tells of
-        while state.epoch < config.num_epochs and not diverged and not stopped:
+        while state.epoch < last and not diverged and not stopped:
             self.epoch_began = time.perf_counter()
             model.train()
             sums = self._epoch()
             state.epoch += 1
             train_seconds = time.perf_counter() - self.epoch_began
-            if state.epoch % config.eval_every and state.epoch < config.num_epochs:
+            if state.epoch % config.eval_every and state.epoch < last:
                 continue
             row, groups, scores = self._evaluate(sums)
             diverged = bool(row[DIVERGED])
@@ -219,7 +240,7 @@ class _Fit:
             if report is not None:
                 self._report(report, EpochReport(row, groups, state.chosen, scores))
             if show is not None:
-                show(epoch_line(row, config.num_epochs), state.epoch == config.num_epochs)
+                show(epoch_line(row, last), state.epoch == last)
             since = time.perf_counter()
         if diverged:
             self.watch.tell(len(self.batches), validating=True)
@@ -228,6 +249,17 @@ class _Fit:
         for sentence in told:
             logger.warning(sentence)
         return self.result(elbo, told, diverged=diverged, stopped=stopped)
+
+    def _begin(self, *, resumed: bool) -> None:
+        """Say where a mixed model is not fitted exactly; a law of an earlier fit goes."""
+        latents = self.model.latents
+        if self.exact and self.state.epoch and latents.law is None:
+            self.exact = False  # begun by a program that did not fit exactly
+        if not self.exact:
+            latents.law = None
+        if is_mixed_model(self.model) and not self.exact and not resumed:
+            why = why_not_exact(self.model, self.config)
+            logger.info("fitted by minibatches and not exactly: %s", why)
 
     def result(
         self,
@@ -249,6 +281,7 @@ class _Fit:
             pd.DataFrame(self.state.history),
             self.config.objective,
             doubts,
+            self.newton_gain,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -272,6 +305,8 @@ class _Fit:
 
     def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
+        if self.exact:
+            return self._exactly()
         sums = Sums(2 + len(self.model.latents), self.device)
         if self.recorded is not None:
             self._replay(self.recorded, sums)
@@ -281,10 +316,19 @@ class _Fit:
                 self._tell(number)
                 if self.watch.found is not None:
                     break
+        self.model.latents.refresh()  # here, whether or not the epoch is evaluated
         self.watch.read()
         if self.watch.found is not None:
             return [math.nan] * len(sums.read())
         return sums.read()  # waits for the GPU
+
+    def _exactly(self) -> list[float]:
+        """Fit exactly; return what an epoch of steps would (see `_epoch`)."""
+        found = fit_exactly(self.model, self.data.train)
+        self.state.step, self.newton_gain = 1, found.newton_gain
+        logger.info(found.told)
+        kl = self.model.latents.kl_totals()
+        return [-found.log_likelihood - sum(kl), *kl, 0.0]
 
     def _step(self, batch: Batch, sums: Sums) -> None:
         if self.config.debug and self.state.step == 0:
@@ -355,6 +399,8 @@ class _Fit:
             tables.append(table)
         row["lr"] = config.lr * self.step.lr_factor(self.state.step - 1)
         row["kl_weight"] = beta
+        if self.exact:
+            row[EXACT] = 1.0
         losses = (row[TRAIN_LOSS], row.get(VAL_LOSS, 0.0))
         row[DIVERGED] = float(not all(math.isfinite(loss) for loss in losses))
         return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), scores

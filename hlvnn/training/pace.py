@@ -29,15 +29,17 @@ class Pace(NamedTuple):
     floor: float | Tensor
 
 
-def pace(number: int, total: int, per_epoch: int) -> Pace:
-    """Return the pace of the fit's step `number` (from 0)."""
+def pace(number: int, total: int, per_epoch: int, passes: float = PASSES) -> Pace:
+    """Return the pace of the fit's step `number` (from 0).
+
+    passes: of which a mean is the average, at most; 1 where gradients are without noise.
+    """
     left = 1 - number / total
     priors = min(1.0, 10 * left)
     floor = min(1.0, max(0.0, 10 * (left - 1 + HELD)))
-    if per_epoch == 1:
+    if passes == 1:
         return Pace(1.0, priors, floor)
-    passes = min(PASSES, max(1.0, number / per_epoch))
-    return Pace(min(1.0, 4 * left) / passes, priors, floor)
+    return Pace(min(1.0, 4 * left) / min(passes, max(1.0, number / per_epoch)), priors, floor)
 
 
 class Running:

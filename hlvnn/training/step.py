@@ -117,7 +117,7 @@ class Step:
 
     def pace(self, number: int) -> Pace:
         """Return how far groups, priors and the noise go at the fit's step `number` (from 0)."""
-        return pace(number, self.total, self.per_epoch)
+        return pace(number, self.total, self.per_epoch, self.own.passes)
 
     def start_if_due(self, number: int) -> None:
         """Let the latents begin that have waited, when it is the fit's step `number` (from 0)."""

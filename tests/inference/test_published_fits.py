@@ -357,7 +357,7 @@ def test_independent_posteriors_lose_the_batches_and_say_so(
     config = hlvnn.ModelConfig(
         backbone="linear",
         likelihood="gaussian",
-        latents=(intercept("sample"), intercept("batch")),
+        latents=tuple(intercept(level, posterior="mean_field") for level in ("sample", "batch")),
     )
     model = hlvnn.build_model(config, data, seed=0)
     result = hlvnn.fit(

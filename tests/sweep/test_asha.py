@@ -81,3 +81,6 @@ def test_what_ray_is_told_of_an_epoch() -> None:
     assert (gone["val_loss"], gone["diverged"]) == (math.inf, 1)
     with pytest.raises(ConfigError, match="'val_f1' is not measured; there are: val_acc"):
         scalars(known, 9, {"val_f1": -math.inf})
+    exact = scalars(known | {"epoch": 1, "exact": 1.0}, 9, {"val_acc": -math.inf})
+    assert exact["num_epochs"] == 1  # it was fitted exactly: there is no second epoch
+    assert scalars(known | {"exact": math.nan}, 9, {"val_acc": -math.inf})["num_epochs"] == 9

@@ -22,12 +22,14 @@ from hlvnn.analysis.results import Results
 from hlvnn.columns import (
     BEST_EPOCH,
     DATA_HASH,
+    EXACT,
     KNOWN,
     NEW,
     TRAIN_LOSS,
     VAL_ACC,
     VAL_LOSS,
     best_of,
+    final_of,
     of_split,
     on_test,
 )
@@ -132,11 +134,18 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
         if not pd.isna(row.get(best_of(name))):
             measured += f"; {said(name)} {_of(row, name)}"
     running = " It is still running." if row["status"] == Status.RUNNING else ""
-    epochs = f"{text(row[BEST_EPOCH])} of {text(row.get('num_epochs', row['epochs']))}"
+    when = f"at epoch {text(row[BEST_EPOCH])} of {text(row.get('num_epochs', row['epochs']))}"
+    if _is_exact(row):
+        when = "fitted exactly"
     return (
-        f"Best is {results.called(int(row['trial']))}{with_latents} at epoch {epochs}: "
+        f"Best is {results.called(int(row['trial']))}{with_latents} {when}: "
         f"{measured}.{running} It was chosen on {rows} rows{_unseen(rows, row, test)}."
     )
+
+
+def _is_exact(row: pd.Series[Any]) -> bool:
+    """Return whether a trial was fitted exactly, in no epochs that more could follow."""
+    return row.get(final_of(EXACT)) == 1
 
 
 def _unseen(rows: str, row: pd.Series[Any], test: str) -> str:
@@ -214,7 +223,8 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
         return _unfinished(results)
     row = results.row(best)
     steps = _edges(results, best)
-    if row[BEST_EPOCH] == row.get("num_epochs") and row["status"] == Status.COMPLETED:
+    is_last = row[BEST_EPOCH] == row.get("num_epochs") and not _is_exact(row)
+    if is_last and row["status"] == Status.COMPLETED:
         steps.append(
             f"Trial {best} was best in its last epoch ({text(row[BEST_EPOCH])}): more epochs "
             "may help (`--num-epochs`)."

@@ -65,5 +65,12 @@ class Prior(nn.Module, ABC):
         """Take the SD [Z], without correlations."""
         self.update(sd.square().diag())
 
+    def take(self, factor: Tensor) -> None:
+        """Take the covariance with the Cholesky factor [Z, Z], a diagonal one unless `full`.
+
+        What can do so can be fitted exactly; the others cannot (`TypeError`).
+        """
+        raise TypeError(f"{type(self).__name__} takes no covariance")
+
     def extra_repr(self) -> str:
         return f"width={self.width}"

@@ -45,3 +45,7 @@ class Learned(Prior):
     @torch.no_grad()
     def update(self, moment: Tensor) -> None:
         self.log_sd.copy_(0.5 * moment.diagonal().log())
+
+    @torch.no_grad()
+    def take(self, factor: Tensor) -> None:
+        self.log_sd.copy_(factor.diagonal().log())

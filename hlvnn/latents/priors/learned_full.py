@@ -45,16 +45,17 @@ class LearnedFull(Prior):
         half = rate * rows * (tril.mT @ of_tril).tril()
         eye = torch.eye(self.width, device=tril.device)
         new, info = torch.linalg.cholesky_ex(eye - half - half.tril(-1).mT)
-        self._take(torch.where(info == 0, tril @ new, tril))
+        self.take(torch.where(info == 0, tril @ new, tril))
 
     @torch.no_grad()
     def resize(self, size: Tensor) -> None:
-        self._take(size[:, None] * scale_tril(self.log_diagonal, self.lower))
+        self.take(size[:, None] * scale_tril(self.log_diagonal, self.lower))
 
     @torch.no_grad()
     def update(self, moment: Tensor) -> None:
-        self._take(torch.linalg.cholesky(moment))
+        self.take(torch.linalg.cholesky(moment))
 
-    def _take(self, tril: Tensor) -> None:
-        self.log_diagonal.copy_(tril.diagonal().log())
-        self.lower.copy_(below(tril))
+    @torch.no_grad()
+    def take(self, factor: Tensor) -> None:
+        self.log_diagonal.copy_(factor.diagonal().log())
+        self.lower.copy_(below(factor))

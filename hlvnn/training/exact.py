@@ -1,0 +1,140 @@
+"""Which models are fitted exactly, and their fit: a mixed model's maximum likelihood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hlvnn.backbones.linear import Linear
+from hlvnn.config import TrainConfig
+from hlvnn.data.grouped import Split
+from hlvnn.inference.exact_laws import law_of
+from hlvnn.inference.mixed_model import System
+from hlvnn.inference.row_sums import largest_of, layout_of, row_sums
+from hlvnn.latents.latent import Latent
+from hlvnn.latents.placements.base import LinearPlacement
+from hlvnn.latents.priors.base import Prior
+from hlvnn.likelihoods.gaussian import Gaussian
+from hlvnn.models.model import HierarchicalModel
+from hlvnn.training.minimising import Found, minimise
+
+MOST_COLUMNS = 4000
+"""Coordinates of all levels but the largest, of which a dense Cholesky factor is taken."""
+MOST_BYTES = 2**31
+"""What the largest level's blocks may take."""
+
+
+def is_mixed_model(model: HierarchicalModel) -> bool:
+    """Return whether it is a linear mixed model whose posteriors nobody asked for."""
+    return (
+        isinstance(model.backbone, Linear)
+        and isinstance(model.likelihood, Gaussian)
+        and len(model.latents) > 0
+        and not any(latent.asked for latent in model.latents)
+    )
+
+
+def why_not_exact(model: HierarchicalModel, config: TrainConfig) -> str | None:
+    """Return why a mixed model (see `is_mixed_model`) is not fitted exactly, None where it is."""
+    settings = {
+        "--objective": (config.objective, "elbo"),
+        "--kl-weight": (config.kl_weight, 1.0),
+        "--kl-annealing": (config.kl_annealing, 0.0),
+        "--weight-decay": (config.weight_decay, 0.0),
+        "--augment": (config.augment, 0.0),
+    }
+    for flag, (value, needed) in settings.items():
+        if value != needed:
+            return f"{flag} {value} is not {needed}"
+    for latent in model.latents:
+        counts = model.latents.counts(latent.level)
+        if (reason := _why_not(latent)) is not None:
+            return f"latent {latent.name} {reason}"
+        if latent.prior.full and len(counts) * latent.width >= int(counts.sum()):
+            return (
+                f"latent {latent.name} has as many coordinates in all groups as there are rows, "
+                "so that under a full covariance the likelihood may have no maximum"
+            )
+    if not all(parameter.requires_grad for parameter in _set(model)):
+        return "some of its parameters are held (requires_grad is off)"
+    largest, columns = largest_of(model)
+    if columns > MOST_COLUMNS:
+        return (
+            f"its levels but the largest have {columns:,} coordinates together, more than "
+            f"{MOST_COLUMNS:,}"
+        )
+    width = layout_of(model).widths[largest]
+    size = 8 * 5 * width**2 * len(model.latents.counts(largest))
+    if size > MOST_BYTES:
+        return f"its largest level's {width} coordinates a group would take {size:,} bytes"
+    return None
+
+
+def _why_not(latent: Latent) -> str | None:
+    if not latent.prior.learned or type(latent.prior).take is Prior.take:
+        return f"has prior {type(latent.prior).__name__}, whose covariance is not learned"
+    for placement in latent.entries():
+        if not isinstance(placement, LinearPlacement) or list(placement.parameters()):
+            return f"passes trained loadings ({type(placement).__name__})"
+    return None
+
+
+def _set(model: HierarchicalModel) -> list[Tensor]:
+    """Return the parameters that an exact fit sets, the posteriors' left out."""
+    priors = [p for latent in model.latents for p in latent.prior.parameters()]
+    return [*model.backbone.parameters(), *model.likelihood.parameters(), *priors]
+
+
+@dataclass(frozen=True)
+class ExactFit:
+    """An exact fit: its log likelihood in y's units, and how its minimum was found."""
+
+    log_likelihood: float
+    found: Found
+
+    @property
+    def newton_gain(self) -> float:
+        """What one more Newton step would gain of log p(y), in nats."""
+        return self.found.newton_gain
+
+    @property
+    def told(self) -> str:
+        """What it says of itself, in a line."""
+        return (
+            f"fitted exactly, as a linear mixed model by maximum likelihood: −2 log p(y) = "
+            f"{-2 * self.log_likelihood:.4f}, {self.found.evaluations} evaluations; learning "
+            "rate, batch size and epochs play no part (a posterior that is named is fitted by "
+            "its ELBO)"
+        )
+
+
+def fit_exactly(model: HierarchicalModel, train: Split) -> ExactFit:
+    """Set a model's parameters to the maximum of its likelihood, and its latents' law to the exact.
+
+    The law is that at the parameters as they are kept, in float32, so that its ELBO is log p(y).
+    """
+    sums = row_sums(model, train)
+    found = minimise(sums, [latent.prior.full for latent in model.latents])
+    system = System(sums, found.factors)
+    beta, variance = system.effects()
+    _set_parameters(model, found.factors, beta, variance)
+    law, log_likelihood = law_of(model, sums)
+    model.latents.law = law.to(model.device)
+    if (under := model.latents.under_law) is not None:
+        under.write_marginals()
+    return ExactFit(log_likelihood, found)
+
+
+@torch.no_grad()
+def _set_parameters(
+    model: HierarchicalModel, factors: dict[int, Tensor], beta: Tensor, variance: float
+) -> None:
+    assert isinstance(model.backbone, Linear)
+    assert isinstance(model.likelihood, Gaussian)
+    model.backbone.output.bias.copy_(beta[:1])
+    model.backbone.output.weight.copy_(beta[None, 1:])
+    model.likelihood.log_noise.fill_(0.5 * torch.tensor(variance, dtype=torch.float64).log())
+    for (level, own), latent in zip(layout_of(model).at, model.latents, strict=True):
+        latent.prior.take(factors[level][own, own].to(model.device) * variance**0.5)
