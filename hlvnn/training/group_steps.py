@@ -133,7 +133,7 @@ class GroupSteps:
         rate = min(1.0, EM_STEPS / self.per_epoch) * pace.priors
         for one in self.steps:
             if one not in self.waiting:
-                one.advance(rate, pace.floor)
+                one.advance(rate, pace.floor, beta)
         for parameter, gradient in zip(self.noise, noise, strict=True):
             if gradient is not None:
                 step = 0.5 * rate * (gradient - shift)

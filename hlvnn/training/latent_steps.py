@@ -294,10 +294,14 @@ class LatentSteps:
         self.latent.prior.resize(torch.exp(-together))
 
     @torch.no_grad()
-    def advance(self, rate: float | Tensor, floor: float | Tensor) -> None:
-        """Take `rate` of an EM step of the prior, which stays at `floor` of a small start."""
+    def advance(self, rate: float | Tensor, floor: float | Tensor, beta: float | Tensor) -> None:
+        """Take `rate` of an EM step of the prior, which stays at `floor` of a small start.
+
+        The gradient holds the KL `beta` times; one less than 1 slows the prior, as it does q.
+        """
         prior = self.latent.prior
-        prior.advance(rate, self.rows / self.groups)
+        many = beta.clamp(min=1.0) if isinstance(beta, Tensor) else max(beta, 1.0)
+        prior.advance(rate / many, self.rows / self.groups)
         if self.is_learning:
             prior.resize((self.first * floor / prior().stddev).clamp(min=1.0))
 

@@ -181,7 +181,7 @@ def test_a_table_is_trained_on_from_its_file(train_one: TrainOne, tmp_path: Path
 def test_a_diverged_run_ends_with_status_1(
     train_one: TrainOne, here: tuple[object, ...], tmp_path: Path
 ) -> None:
-    flags = ("--dataset", "plays", "--lr", 1e30, "--lr-schedule", "constant", "--num-epochs", 9)
+    flags = ("--dataset", "plays", "--lr", 1e38, "--lr-schedule", "constant", "--num-epochs", 9)
     ended = train_one(*flags, *here, "--name", "a", "--latent-config", "factor")
     assert ended.code == 1
     assert "ended as diverged" in ended.out

@@ -292,7 +292,7 @@ def test_far_apart_components_pay_the_entropy_of_their_weights_without_noise() -
 def test_the_elbo_states_an_honest_error(loading: float) -> None:
     """Without a loading the KL alone is sampled, so that its own error is seen as well."""
     data = grouped_data(target="real")
-    model = tiny_model(data, "linear", latents=(mixed(width=2),))
+    model = tiny_model(data, "linear", latents=(mixed(width=2, prior="standard"),))
     with torch.no_grad():
         for placement in model.latents[0].entries():
             for parameter in placement.parameters():

@@ -43,6 +43,8 @@ class FullRank(Posterior):
         """
         z = self.width
         tril = self._tril(rows)
+        if sight.curvature is None:
+            gradient = gradient / sight.weight  # q's precision is that of the loss over β
         of_mean, of_log_diagonal, of_lower = gradient.split([z, z, num_lower(z)], dim=-1)
         prior = sight.precision.diag() if sight.precision.dim() == 1 else sight.precision
         if sight.curvature is None:

@@ -43,6 +43,8 @@ class MeanField(Posterior):
         it is its closed form, 1/τ² + n h; the mean's S is that of the rows seen so far.
         """
         log_sd = rows[:, self.width :]
+        if sight.curvature is None:
+            gradient = gradient / sight.weight  # q's precision is that of the loss over β
         of_mean, of_log_sd = gradient.split(self.width, dim=-1)
         prior = sight.precision if sight.precision.dim() == 1 else sight.precision.diagonal()
         if sight.curvature is None:
