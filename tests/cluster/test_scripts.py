@@ -82,6 +82,7 @@ def test_slurm_starts_ray_on_every_node_and_ends_what_it_started(job: Job, scrip
     (sweep,) = job.lines("python tune_search.py")
     assert sweep == f"python tune_search.py tiny --name one --address 127.0.0.1:{port}"
     assert {"RAY_AUTH_MODE=token", "RAY_USAGE_STATS_ENABLED=0"} <= set(job.lines("RAY_"))
+    assert (job.lines("RAY_memory_monitor") == ["RAY_memory_monitor_refresh_ms=0"]) == shared
     (token,) = job.lines("RAY_AUTH_TOKEN=")
     assert len(token.removeprefix("RAY_AUTH_TOKEN=")) == 64
     assert job.record.read_text(encoding="utf-8").count(token.partition("=")[2]) == 1
@@ -176,7 +177,8 @@ PATH="{tmp_path}/inside:$PATH" exec "$@"
     printed, _ = job.submit("cluster/slurm.sh", "tiny", **env).communicate(timeout=60)
     assert len(job.lines("ray start")) == 2, printed
     assert len(job.lines("python tune_search.py")) == 1
-    start = f"apptainer exec --nv --bind {job.tree} {tmp_path / 'hlvnn.sif'} "
+    bound = f"{job.tree},{job.env['HLVNN_TMP']}"  # Ray's folder is seen inside as well
+    start = f"apptainer exec --nv --bind {bound} {tmp_path / 'hlvnn.sif'} "
     assert all(line.startswith(start) for line in job.lines("apptainer"))
     assert any("ray start" in line for line in job.lines("apptainer"))
 
