@@ -62,6 +62,7 @@ export HLVNN_KEPT_LOGS="$PWD/slurm-$SLURM_JOB_ID.ray"
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${hosts[0]} # this node
+export HLVNN_HEAD_NODE=$head
 # Its own name may stand for a loopback address in /etc/hosts, which no other node can reach.
 addresses=$(hostname --ip-address 2>/dev/null || true; hostname -I 2>/dev/null || true)
 head_ip=${HLVNN_HEAD_IP:-$(tr ' ' '\n' <<<"$addresses" | grep -E '^[0-9]+(\.[0-9]+){3}$' |

@@ -16,15 +16,17 @@ from tests.helpers import ROOT
 SHARED = "cluster/slurm_shared.sh"
 PART = ("--cpus-per-task=1", "--mem=4G")
 """What a job on shared nodes asks of each."""
-EPOCHS = 50
-FLAGS = ("--grace-period", "30", "--max-failures", "3", "--searcher", "random")
+EPOCHS = 30
+FLAGS = ("--grace-period", "15", "--max-failures", "3", "--searcher", "random")
 FLAGS += ("--no-pooled-reference", "--no-report")
 
 
 class Submitted(stage.Sweep):
     """A sweep of digits that jobs of a user run: the same line begins it and goes on with it."""
 
-    def __init__(self, kit: Kit, name: str, user: str = "alice", trials: int = 8) -> None:
+    def __init__(
+        self, kit: Kit, name: str, user: str = "alice", trials: int = 8, epochs: int = EPOCHS
+    ) -> None:
         self.kit, self.name, self.user = kit, name, user
         self.here = kit.tree(user)
         self.folder = self.here / "results" / "digits" / name
@@ -33,7 +35,7 @@ class Submitted(stage.Sweep):
         space = self.here / "search_spaces" / "study.py"
         space.write_text(stage.SPACE, encoding="utf-8")
         os.chown(space, USERS[user], USERS[user])
-        self.flags = ["study", "--name", name, "--or-resume", "--num-epochs", str(EPOCHS)]
+        self.flags = ["study", "--name", name, "--or-resume", "--num-epochs", str(epochs)]
         self.flags += ["--num-trials", str(trials), *FLAGS]
         self.place = f"results/digits/{name}"
         self.job: Job
