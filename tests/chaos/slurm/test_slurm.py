@@ -205,8 +205,9 @@ def test_a_preempted_job_goes_on_by_itself(kit: Kit, parameters: str) -> None:
 
 def test_scancel(kit: Kit) -> None:
     """Slurm ends all at once: no last tables, but nothing is left behind, and the line goes on."""
-    sweep = Submitted(kit, "cancelled")
+    sweep = Submitted(kit, "cancelled", trials=16)
     sweep.submit("--nodes=2")
+    wait_for((sweep.folder / "trials.parquet").exists, "the first table", 180)
     sweep.wait_until_under_way()
     kit.run("ctl", "scancel", sweep.job.number, user="alice")
     sweep.job.ends("CANCELLED")
