@@ -78,14 +78,14 @@ for _ in 1 2 3 4 5; do # a process of Ray's may still write
     ! rm -rf "$folder" 2>/dev/null || break
     sleep 0.5
 done
-# With --no-kill SLURM goes on with a job whose first node is lost, and with it the script that ran the
+# Told not to kill it, SLURM goes on with a job whose first node is lost, and with it the script of the
 # sweep: the other nodes would idle until its time is over. The first of them puts the job back.
 head_answers() {
     timeout 5 bash -c ': <>"/dev/tcp/$0/$1"' "${address%:*}" "$port" 2>/dev/null
 }
 if [[ $role == worker ]]; then
     until [[ -n $ended ]] || head_answers; do
-        mapfile -t left < <(scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null |
+        mapfile -t left < <(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null |
             sed -n 's/.* NodeList=\([^ ]*\) .*/\1/p' | xargs -r scontrol show hostnames)
         [[ ${#left[@]} -gt 0 ]] || break # SLURM has given the whole job up
         if [[ " ${left[*]} " != *" $HLVNN_HEAD_NODE "* ]]; then
