@@ -104,14 +104,17 @@ def test_a_node_that_joins_later_runs_trials_beside_the_others(
     job: Job, head: Callable[..., str], node: Callable[..., None]
 ) -> None:
     address = head(**OPEN)
-    flags = ("--num-trials", "8", "--num-epochs", "100", "--grace-period", "100")
+    # each lasts longer than a process takes to start; one that waits takes over a free one's else
+    flags = ("--num-trials", "3", "--num-epochs", "800", "--grace-period", "800")
     with sweeping(job, address, *flags) as finish:
         log = job.tree / "log"
-        wait_until(lambda: "8 trials to run, 1 at a time" in log.read_text(encoding="utf-8"))
+        wait_until(lambda: "3 trials to run, 1 at a time" in log.read_text(encoding="utf-8"))
         node("worker", address, **OPEN)
         before, told, after = finish().partition("nodes have joined: 2 trials at a time")
     assert statuses(job) == {"completed"}
-    assert (at_a_time(before), bool(told), at_a_time(before + after)) == (1, True, 2)
+    assert told
+    assert at_a_time(before) <= 1
+    assert at_a_time(before + after) == 2
 
 
 def at_a_time(printed: str) -> int:
