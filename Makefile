@@ -36,7 +36,7 @@ chaos: $(STAMP) ## kill parts of a cluster twenty times during one sweep; print 
 
 slurm: $(STAMP) ## run sweeps on a real Slurm of three nodes on this machine (as root; installs Debian's)
 	@command -v slurmctld >/dev/null || { apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 >/dev/null; }
 	timeout 1200 $(BIN)/python -m pytest -m slow tests/chaos/slurm $(ARGS)
 
 lint: $(STAMP) ## check style, types and the order of imports; change nothing

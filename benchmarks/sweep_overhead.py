@@ -29,7 +29,7 @@ from rich.console import Console
 
 from hlvnn import search_space
 from hlvnn.records.trials_table import TRIALS
-from hlvnn.sweep import closing, cluster, driver, plan
+from hlvnn.sweep import building, closing, cluster, driver, plan
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.training import execution
 
@@ -74,7 +74,7 @@ def main(chosen: Options) -> None:
         )
         asked = time.perf_counter()
         planned = plan.new_plan(options)
-        plan.preflight(planned)
+        building.check(planned)
         began = time.perf_counter()
         with cluster.connecting(None):
             started = time.perf_counter()

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from hlvnn import search_space
-from hlvnn.sweep import cluster, driver, plan
+from hlvnn.sweep import building, cluster, driver, plan
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.ray_callback import Recorder
 from hlvnn.sweep.ray_search import JournaledSearch
@@ -107,7 +107,7 @@ def main(options: Options) -> None:
             space="tiny", name="sweep", num_trials=trials, max_concurrent=SLOTS, report=False
         )
         planned = plan.new_plan(config)
-        plan.preflight(planned)
+        building.check(planned)
         with cluster.connecting(None):
             driver.run(planned, Console(file=io.StringIO(), width=200))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -25,7 +25,7 @@ in_container=()
 venv=${HLVNN_VENV:-.venv}
 if [[ -n ${HLVNN_IMAGE:-} ]]; then # made from cluster/apptainer.def
     [[ -r $HLVNN_IMAGE ]] || fail "HLVNN_IMAGE=$HLVNN_IMAGE: no such image"
-    in_container=(apptainer exec --nv --bind "$PWD" "$HLVNN_IMAGE")
+    in_container=(apptainer exec --nv --bind "$PWD${HLVNN_TMP:+,$HLVNN_TMP}" "$HLVNN_IMAGE")
 elif [[ -r $venv/bin/activate ]]; then
     set +u
     # shellcheck disable=SC1091
@@ -54,13 +54,15 @@ if [[ $RAY_AUTH_MODE == token && -z ${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-} 
     RAY_AUTH_TOKEN=$("${python[@]}" -c 'import secrets; print(secrets.token_hex(32))')
     export RAY_AUTH_TOKEN
 fi
-[[ $HLVNN_NODES == whole ]] || export RAY_memory_monitor_refresh_ms=0 # it counts the whole node
+# Ray's memory monitor counts the whole node: it would end trials for what other jobs use.
+[[ $HLVNN_NODES == whole ]] || export RAY_memory_monitor_refresh_ms=0
 export HLVNN_COMMAND="sbatch [OPTIONS] cluster/slurm${HLVNN_NODES/#/_}.sh"
 HLVNN_COMMAND=${HLVNN_COMMAND/_whole/}
 export HLVNN_KEPT_LOGS="$PWD/slurm-$SLURM_JOB_ID.ray"
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${hosts[0]} # this node
+export HLVNN_HEAD_NODE=$head
 # Its own name may stand for a loopback address in /etc/hosts, which no other node can reach.
 addresses=$(hostname --ip-address 2>/dev/null || true; hostname -I 2>/dev/null || true)
 head_ip=${HLVNN_HEAD_IP:-$(tr ' ' '\n' <<<"$addresses" | grep -E '^[0-9]+(\.[0-9]+){3}$' |

@@ -51,6 +51,7 @@ fi
 
 # When it is told to end, Ray would wait for its head for 30 seconds, which SLURM may not give it.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+address=$RAY_ADDRESS
 unset RAY_ADDRESS # `ray start --head` refuses to start where it is set
 ended=
 trap 'ended=0; kill -TERM "$ray" 2>/dev/null || true' USR1
@@ -77,4 +78,22 @@ for _ in 1 2 3 4 5; do # a process of Ray's may still write
     ! rm -rf "$folder" 2>/dev/null || break
     sleep 0.5
 done
+# Told not to kill it, SLURM goes on with a job whose first node is lost, and with it the script of the
+# sweep: the other nodes would idle until its time is over. The first of them puts the job back.
+head_answers() {
+    timeout 5 bash -c ': <>"/dev/tcp/$0/$1"' "${address%:*}" "$port" 2>/dev/null
+}
+if [[ $role == worker ]]; then
+    until [[ -n $ended ]] || head_answers; do
+        mapfile -t left < <(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null |
+            sed -n 's/.* NodeList=\([^ ]*\) .*/\1/p' | xargs -r scontrol show hostnames)
+        [[ ${#left[@]} -gt 0 ]] || break # SLURM has given the whole job up
+        if [[ " ${left[*]} " != *" $HLVNN_HEAD_NODE "* ]]; then
+            [[ ${left[0]} == "${SLURMD_NODENAME:-}" ]] || break
+            scontrol requeue "$SLURM_JOB_ID" || true
+            break
+        fi
+        sleep 10 # until SLURM has seen it, too (SlurmdTimeout)
+    done
+fi
 exit "${ended:-$status}"

@@ -16,7 +16,7 @@ from hlvnn.errors import ConfigError, RunError
 from hlvnn.patience import Patience
 from hlvnn.records import run_folder, sweep_folder, weight_files
 from hlvnn.storage import Remote, files_below, is_address, local_copy
-from hlvnn.sweep import closing, plan, preflight
+from hlvnn.sweep import closing, node_checks, plan
 from hlvnn.sweep.copies import Mirror, TrialCopy
 from tests.chaos.server import s3_server
 from tests.conftest import Ended
@@ -200,10 +200,10 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
 
 
 def test_a_node_proves_that_it_reaches_the_address(remote: Remote) -> None:
-    with preflight.leaving_token(remote) as request:
-        assert preflight.inspect(request).storage == ""
-        elsewhere = preflight.Request(str(remote / "elsewhere"), request.token, ())
-        assert "does not see the files" in preflight.inspect(elsewhere).storage
+    with node_checks.leaving_token(remote) as request:
+        assert node_checks.inspect(request).storage == ""
+        elsewhere = node_checks.Request(str(remote / "elsewhere"), request.token, ())
+        assert "does not see the files" in node_checks.inspect(elsewhere).storage
     assert remote.names() == [], "nothing was left there"
 
 

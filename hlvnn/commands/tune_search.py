@@ -35,14 +35,14 @@ def main(args: list[str]) -> int:
     options = parse(args)
     console = plain_console()
     try:
-        from hlvnn.sweep import driver, estimate, plan, preflight
+        from hlvnn.sweep import building, driver, estimate, plan, preflight
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"a sweep needs {error.name}: install ray and optuna with pip install 'hlvnn[sweep]'"
         ) from error
     if options.dry_run:
         planned = plan.of(options)
-        plan.preflight(planned)
+        building.check(planned)
         return estimate.dry_run(planned, console)
     with ExitStack() as stack:
         return driver.run(preflight.checked_plan(options, console, stack), console)

@@ -130,11 +130,12 @@ def check(options: SweepConfig, nodes: Sequence[Resources]) -> None:
             "train on CPUs, or join a cluster that has GPUs with --address" + GROWS
         )
     if not any(_places_on(options, node) for node in nodes):
+        most = f"; ask for at most {cpus:g} CPUs and {gpus:g} GPUs" if cpus > 0 else ""
         listed = "; ".join(f"{node['CPU']:g} CPUs and {node['GPU']:g} GPUs" for node in nodes[:8])
         raise ResourceError(
             f"a trial asks for {options.cpus_per_trial:g} CPUs and {options.gpus:g} GPUs "
             f"on one node (--cpus-per-trial, --gpus-per-trial), and no node of {where} has that: "
-            f"{listed}; ask for at most {cpus:g} CPUs and {gpus:g} GPUs" + GROWS
+            f"{listed}{most}" + GROWS
         )
 
 

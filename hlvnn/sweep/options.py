@@ -132,7 +132,8 @@ class SweepConfig(Config):
     gpu_memory: float | None = Field(None, gt=0)
     """With --gpus-per-trial auto: GiB of memory of each GPU; none given = what the GPU says."""
     max_concurrent: int | None = Field(None, gt=0)
-    """Trials at a time; none given = as many as the CPUs and GPUs allow."""
+    """Trials at a time; none given = as many as the CPUs and GPUs allow, also those of nodes that
+    join later. On a cluster without any yet it must be given: trials then wait for the nodes."""
     time_budget: Seconds | None = Field(None, gt=0)
     """Stop so long (90s, 30m, 8h, 2d, 1h30m) after the first trial began; --resume then goes on."""
     seed: int = Field(0, ge=0)

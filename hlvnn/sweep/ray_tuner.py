@@ -14,6 +14,7 @@ from hlvnn.sweep import trackers
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.proposer import Proposer
 from hlvnn.sweep.ray_callback import Recorder
+from hlvnn.sweep.ray_room import GrowingRoom
 from hlvnn.sweep.ray_search import JournaledSearch
 from hlvnn.sweep.searchers import sampler
 from hlvnn.sweep.taking_up import Remaining
@@ -29,6 +30,8 @@ def tuner_of(context: Context, recorder: Recorder, remaining: Remaining, state: 
     state: a folder in which Ray keeps its own state; nothing of it is ever read back.
     """
     options, at_once = context.options, _drawn_at_once(context, remaining)
+    search = _search(context, remaining)
+    grows = at_once is None and options.address is not None and options.max_concurrent is None
     os.environ[PENDING] = "auto" if at_once is None else str(at_once)
     return tune.Tuner(
         tune.with_resources(Trainable, {"cpu": options.cpus_per_trial, "gpu": options.gpus}),
@@ -42,13 +45,13 @@ def tuner_of(context: Context, recorder: Recorder, remaining: Remaining, state: 
             "remote": "" if context.plan.remote is None else str(context.plan.remote),
         },
         tune_config=tune.TuneConfig(
-            search_alg=_search(context, remaining),
+            search_alg=GrowingRoom(search, context) if grows else search,
             scheduler=recorder.scheduler,
             num_samples=remaining.to_run,
             # With a limit Ray starts that many processes at once, not one by one, and draws a
             # trial only when it can begin, so that the sampler knows all there is to know.
             # Trials that wait for each other would fill the limit: these are drawn at once.
-            max_concurrent_trials=context.board.slots if at_once is None else None,
+            max_concurrent_trials=None if grows or at_once is not None else context.board.slots,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,

@@ -48,17 +48,13 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 
 @pytest.fixture
-def head(job: Job) -> Iterator[Callable[..., str]]:
-    """Return a function that starts a Ray head of one CPU and returns its address."""
+def node(job: Job) -> Iterator[Callable[..., None]]:
+    """Return a function that starts Ray, as a node of one CPU of a shared cluster."""
     processes = []
 
-    def start(**env: str) -> str:
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
-        address = f"127.0.0.1:{port}"
+    def start(role: str, address: str, **env: str) -> None:
         process = subprocess.Popen(
-            ["bash", str(RECIPES / "slurm_node.sh"), "head", str(port)],
+            ["bash", str(RECIPES / "slurm_node.sh"), role, address.rpartition(":")[2]],
             env={
                 **job.env,
                 "SLURM_JOB_ID": "1",
@@ -73,11 +69,24 @@ def head(job: Job) -> Iterator[Callable[..., str]]:
             stderr=subprocess.DEVNULL,
         )
         processes.append(process)
+
+    yield start
+    for process in reversed(processes):
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.fixture
+def head(job: Job, node: Callable[..., None]) -> Callable[..., str]:
+    """Return a function that starts a Ray head of one CPU and returns its address."""
+
+    def start(**env: str) -> str:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        node("head", address, **env)
         wait = [sys.executable, str(RECIPES / "wait_for_nodes.py"), "1"]
         subprocess.run(wait, env={**job.env, "RAY_ADDRESS": address}, check=True)
         return address
 
-    yield start
-    for process in processes:
-        process.terminate()
-        process.wait(timeout=60)
+    return start

@@ -29,7 +29,9 @@ exec "$@"
     "scontrol": """#!/bin/bash
 echo "scontrol $*" >>"$RECORD"
 [[ $1 == show && $2 == hostnames && $3 == "node[1-2]" ]] && printf 'node1\\nnode2\\n'
-[[ $1 == show && $2 == job ]] && echo "JobId=$JOB PreemptTime=${PREEMPTED:-None}"
+[[ $1 == show && $2 == hostnames && $3 == "node[2-3]" ]] && printf 'node2\\nnode3\\n'
+[[ $1 == show && $2 == job ]] &&
+    echo "JobId=$JOB PreemptTime=${PREEMPTED:-None} ReqNodeList=(null) NodeList=${LEFT:-} X=1"
 true
 """,
     "hostname": """#!/bin/bash

@@ -82,6 +82,7 @@ def test_slurm_starts_ray_on_every_node_and_ends_what_it_started(job: Job, scrip
     (sweep,) = job.lines("python tune_search.py")
     assert sweep == f"python tune_search.py tiny --name one --address 127.0.0.1:{port}"
     assert {"RAY_AUTH_MODE=token", "RAY_USAGE_STATS_ENABLED=0"} <= set(job.lines("RAY_"))
+    assert (job.lines("RAY_memory_monitor") == ["RAY_memory_monitor_refresh_ms=0"]) == shared
     (token,) = job.lines("RAY_AUTH_TOKEN=")
     assert len(token.removeprefix("RAY_AUTH_TOKEN=")) == 64
     assert job.record.read_text(encoding="utf-8").count(token.partition("=")[2]) == 1
@@ -176,7 +177,8 @@ PATH="{tmp_path}/inside:$PATH" exec "$@"
     printed, _ = job.submit("cluster/slurm.sh", "tiny", **env).communicate(timeout=60)
     assert len(job.lines("ray start")) == 2, printed
     assert len(job.lines("python tune_search.py")) == 1
-    start = f"apptainer exec --nv --bind {job.tree} {tmp_path / 'hlvnn.sif'} "
+    bound = f"{job.tree},{job.env['HLVNN_TMP']}"  # Ray's folder is seen inside as well
+    start = f"apptainer exec --nv --bind {bound} {tmp_path / 'hlvnn.sif'} "
     assert all(line.startswith(start) for line in job.lines("apptainer"))
     assert any("ray start" in line for line in job.lines("apptainer"))
 
@@ -188,6 +190,41 @@ def test_a_preempted_job_asks_to_be_put_back(job: Job) -> None:
     printed, _ = process.communicate(timeout=60)
     assert job.lines("scontrol requeue") == [f"scontrol requeue {os.getpid()}"]
     assert f"requeued: job {os.getpid()} goes on later" in printed
+
+
+@pytest.mark.parametrize(
+    ("here", "left", "is_put_back"),
+    [
+        ("node2", "node[2-3]", True),  # the first node of the job is lost
+        ("node3", "node[2-3]", False),  # another one sees to it
+        ("node2", "", False),  # SLURM has given up the job
+    ],
+)
+def test_a_job_whose_first_node_is_lost_is_put_back_by_another(
+    job: Job, here: str, left: str, is_put_back: bool
+) -> None:
+    done = run_node(job, "127.0.0.1:9", SLURMD_NODENAME=here, LEFT=left)
+    assert done.returncode == 1
+    assert job.lines("scontrol requeue") == [f"scontrol requeue {os.getpid()}"] * is_put_back
+
+
+def test_a_node_whose_ray_breaks_down_ends_at_once_where_the_head_is_well(job: Job) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        done = run_node(job, address, SLURMD_NODENAME="node2", LEFT="node[2-3]")
+    assert done.returncode == 1
+    assert job.lines("scontrol") == []
+
+
+def run_node(job: Job, address: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a worker node's script, whose Ray ends at once."""
+    environment(job, {"ray": "#!/bin/bash\nexit 1\n", "python": RECORDING_PYTHON})
+    path = f"{job.env['HLVNN_VENV']}/bin{os.pathsep}{job.env['PATH']}"
+    told = {"RAY_ADDRESS": address, "HLVNN_NODES": "shared", "HLVNN_HEAD_NODE": "node1"}
+    words = ["bash", str(RECIPES / "slurm_node.sh"), "worker", address.rpartition(":")[2]]
+    env = {**job.env, "PATH": path, "SLURM_JOB_ID": str(os.getpid()), **told, **env}
+    job.record.touch()
+    return subprocess.run(words, env=env, timeout=60, check=False)
 
 
 def test_what_killed_jobs_left_on_a_node_is_swept_up(job: Job) -> None:

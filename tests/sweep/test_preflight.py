@@ -16,7 +16,7 @@ from hlvnn import errors
 from hlvnn.commands import tune_search
 from hlvnn.config import DataConfig, flatten
 from hlvnn.errors import HlvnnError, ResourceError
-from hlvnn.sweep import cluster, packing, plan, preflight
+from hlvnn.sweep import cluster, node_checks, packing, plan, preflight
 from hlvnn.sweep.options import SweepConfig
 from tests.helpers import ROOT
 from tests.spaces import write_space
@@ -93,32 +93,32 @@ def test_twelve_planted_problems_and_twelve_messages(here: Path, capsys) -> None
 def test_a_node_that_differs_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second look is another node's: its disk and its packages are what the test made them."""
     config = DataConfig(dataset="table", table=here / "rows.csv", target="y", groups=("ward",))
-    with preflight.leaving_token(here) as request:
+    with node_checks.leaving_token(here) as request:
         request = replace(request, data=(config,))
-        mine = preflight.inspect(request)
-        assert mine == replace(preflight.inspect(request), node=mine.node)
-        for check in (preflight.check_data, preflight.check_versions):
+        mine = node_checks.inspect(request)
+        assert mine == replace(node_checks.inspect(request), node=mine.node)
+        for check in (node_checks.check_data, node_checks.check_versions):
             check([mine, mine])
-        preflight.check_storage([mine, mine], here)
+        node_checks.check_storage([mine, mine], here)
 
-        elsewhere = preflight.inspect(replace(request, folder=str(here / "not" / "shared")))
+        elsewhere = node_checks.inspect(replace(request, folder=str(here / "not" / "shared")))
         with pytest.raises(HlvnnError, match=r"one folder that every node can write: .* does"):
-            preflight.check_storage([mine, elsewhere], here)  # 10
+            node_checks.check_storage([mine, elsewhere], here)  # 10
 
         write_rows(0.25)
-        changed = preflight.inspect(request)
+        changed = node_checks.inspect(request)
         with pytest.raises(HlvnnError, match=f"the data differ from this.*{changed.digests[0]}"):
-            preflight.check_data([mine, changed])  # 11
+            node_checks.check_data([mine, changed])  # 11
         (here / "rows.csv").unlink()
         with pytest.raises(HlvnnError, match=r"the data are not on every node: .*rows\.csv"):
-            preflight.check_data([mine, preflight.inspect(request)])
+            node_checks.check_data([mine, node_checks.inspect(request)])
 
         old = here / "packages" / "torch-1.2.3.dist-info"
         old.mkdir(parents=True)
         (old / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.2.3\n")
         monkeypatch.syspath_prepend(old.parent)
         with pytest.raises(HlvnnError, match=r"has torch 1\.2\.3, here it is .*constraints\.txt"):
-            preflight.check_versions([mine, preflight.inspect(request)])  # 12
+            node_checks.check_versions([mine, node_checks.inspect(request)])  # 12
     assert not list(here.glob(".preflight*"))
 
 
@@ -149,11 +149,11 @@ def test_each_node_is_asked_and_one_that_is_lost_meanwhile_is_not_missed(here: P
     try:
         second = nodes.add_node(**small)
         ray.init(address=nodes.address, log_to_driver=False)
-        with preflight.leaving_token(here) as request:
-            listed = preflight.living_nodes()
-            assert len(preflight.ask_nodes(request, listed)) == len(listed) == 2
+        with node_checks.leaving_token(here) as request:
+            listed = node_checks.living_nodes()
+            assert len(node_checks.ask_nodes(request, listed)) == len(listed) == 2
             nodes.remove_node(second, allow_graceful=False)
-            (answer,) = preflight.ask_nodes(request, listed)
+            (answer,) = node_checks.ask_nodes(request, listed)
         assert not answer.data
         assert not answer.storage
     finally:
@@ -205,6 +205,6 @@ def test_gpus_are_asked_for_on_each_node_that_has_them(
         pytest.skip("torch sees a CUDA device")
     options = SweepConfig(space="study", gpus_per_trial=0.5)
     with pytest.raises(HlvnnError, match=r"--gpus-per-trial 0.5: \S+ was given a GPU \(CUDA_VIS"):
-        preflight.check_gpus(options, preflight.living_nodes())
-    nodes = [one | {"Resources": {"CPU": 1.0}} for one in preflight.living_nodes()]
-    preflight.check_gpus(options, nodes)  # where there is none there is nothing to ask
+        node_checks.check_gpus(options, node_checks.living_nodes())
+    nodes = [one | {"Resources": {"CPU": 1.0}} for one in node_checks.living_nodes()]
+    node_checks.check_gpus(options, nodes)  # where there is none there is nothing to ask

@@ -14,14 +14,14 @@ import pytest
 from hlvnn.files import read_json
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.journal import Journal
-from hlvnn.sweep import plan
+from hlvnn.sweep import building
 from hlvnn.training import execution
 from tests.helpers import ROOT, wait_until
 from tests.sweep.running import sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
-FAILING = plan.BUILT_DRAWS + 1  # a draw whose model is not built beforehand
+FAILING = building.BUILT_DRAWS + 1  # a draw whose model is not built beforehand
 SPACE = f"""
 BASE = {{"dataset": "digits", "backbone": "mlp", "hidden": [16], "batch_size": 32, "num_epochs": 5}}
 METRIC, MODE = "val_acc", "max"

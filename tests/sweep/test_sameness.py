@@ -17,7 +17,7 @@ from hlvnn.data import data_of
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.records import outcomes
 from hlvnn.records.sweep_folder import read_record
-from hlvnn.sweep import plan
+from hlvnn.sweep import building, plan
 from hlvnn.sweep.context import Context
 from hlvnn.sweep.proposer import Proposer
 from tests.rayless import run_sweep
@@ -113,9 +113,9 @@ def test_a_moved_sweep_goes_on_on_data_that_moved(sweep: Path, tmp_path: Path) -
         data_of(DataConfig(dataset="digits", split_seed=seed))
     (outcomes.trial_folder(moved, 1) / outcomes.OUTCOME).unlink()  # as if it were cut short
     with pytest.raises(DataError, match="give the table's path with --table"):
-        plan.preflight(resumed(moved))
+        building.check(resumed(moved))
     planned = resumed(moved, "--table", table)
-    plan.preflight(planned)
+    building.check(planned)
     plan.begin(planned)
     assert read_record(moved).fixed["table"] == str(table)
 
@@ -133,7 +133,7 @@ def test_a_moved_sweep_goes_on_on_data_that_moved(sweep: Path, tmp_path: Path) -
     other = tmp_path / "other.csv"
     pd.read_csv(table).assign(y=lambda rows: rows["y"] * 1000).to_csv(other, index=False)
     with pytest.raises(DataError, match=r"other.csv are not those that trial 0 began with \(hash"):
-        plan.preflight(resumed(moved, "--table", other))
+        building.check(resumed(moved, "--table", other))
 
 
 def _reopened(context: Context, frozen: Any) -> Any:

@@ -10,9 +10,7 @@ here=$kit/nodes/$name
 
 hostname "$name"
 mount --make-rprivate /
-for file in passwd group hosts; do
-    mount --bind "$here/etc/$file" "/etc/$file"
-done
+mount --bind "$here/etc" /etc
 number=0
 for path in "$@"; do
     mkdir -p "$here/keep/$number"

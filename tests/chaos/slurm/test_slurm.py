@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pandas as pd
 import pytest
 
-from tests.chaos.slurm.kit import Kit, wait_for, why_not
+from tests.chaos.slurm.kit import Kit, why_not
+from tests.chaos.slurm.nodes import wait_for
 from tests.chaos.slurm.stage import Submitted
 
 pytestmark = [
@@ -42,13 +43,19 @@ def ready(kit: Kit) -> None:
 
 def test_whole_nodes_with_gpus_of_the_job(kit: Kit) -> None:
     sweep = Submitted(kit, "whole", trials=4)
-    sweep.submit("--nodes=2", "--gpus=2", script="cluster/slurm.sh").ends("COMPLETED")
+    job = sweep.submit("--nodes=2", "--gpus=2", script="cluster/slurm.sh")
+    monitors = sweep.memory_monitors(2)
+    assert all("initialized with usage threshold" in line for line in monitors), monitors
+    job.ends("COMPLETED")
     assert f"{2 * (os.cpu_count() or 1)} at a time" in sweep.job.printed()  # as Ray counts them
     sweep.check_whole()
 
 
 def test_shared_nodes_of_another_kind(kit: Kit) -> None:
-    """Its name is a loopback address, as on Debian; /dev/shm is small; options clash no more."""
+    """Its name is a loopback address, as on Debian; /dev/shm is small; options clash no more.
+
+    By the threshold given here each node is full, of others' memory: Ray would kill every trial.
+    """
     kit.kill_node("n1")
     hosts = kit.folder / "nodes" / "n1" / "etc" / "hosts"
     before = hosts.read_text(encoding="utf-8")
@@ -59,7 +66,10 @@ def test_shared_nodes_of_another_kind(kit: Kit) -> None:
     try:
         sweep = Submitted(kit, "other", trials=4)
         part = ("--gpus-per-node=1", "--cpus-per-gpu=2", "--mem=4G")
-        sweep.submit("--nodes=2", "-w", "n1,n2", part=part)
+        full = {"RAY_memory_usage_threshold": "0.001"}
+        sweep.submit("--nodes=2", "-w", "n1,n2", part=part, **full)
+        monitors = sweep.memory_monitors(2)
+        assert all("disabled" in line for line in monitors), monitors
         sweep.job.ends("COMPLETED")
         sweep.check_whole()
     finally:
@@ -112,26 +122,49 @@ def test_a_node_is_lost(kit: Kit) -> None:
         sweep.job.ends("COMPLETED")
         sweep.check()
         assert "Traceback" not in sweep.job.printed()
+        wait_for(lambda: not kit.processes("alice"), "end of all processes", 40)
     finally:
         kit.restart_node("n3")
-    # what it left on the lost node is swept up by the user's next job there
+    # what it left on the lost node, and nowhere else, is swept up by the user's next job there
     assert kit.left("alice")
+    assert all("/nodes/n3/" in str(path) for path in kit.left("alice"))
     after = Submitted(kit, "after", trials=2)
     wait_for(lambda: kit.idle() == 3, "three idle nodes", 60)
     after.submit("--nodes=1", "-w", "n3").ends("COMPLETED")
     after.check_whole()
 
 
+def test_the_heads_node_is_lost(kit: Kit) -> None:
+    sweep = Submitted(kit, "head")
+    soon = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}  # until Ray on n2 gives its head up
+    job = sweep.submit("--nodes=2", "-w", "n1,n2", **soon)
+    sweep.wait_until_under_way()
+    kit.kill_node("n1")
+    try:
+        job.wait_for_restart()
+        left = kit.left("alice")
+        assert left
+        for path in left:  # of more than a moment ago: swept up when the job is there again
+            assert "/nodes/n1/" in str(path)
+            os.utime(path / "owner", (0, 0))
+    finally:
+        kit.restart_node("n1")
+    job.ends("COMPLETED")
+    sweep.check_whole()
+
+
 def test_the_driver_is_killed(kit: Kit) -> None:
     sweep = Submitted(kit, "driver")
     sweep.submit("--nodes=2")
     sweep.wait_until_under_way()
+    token = sweep.token("n1")
     kit.run("n1", "kill", "-KILL", str(sweep.driver_pid("n1")))
     sweep.job.ends("FAILED")
     sweep.check_gone()
     kept = sweep.here / f"slurm-{sweep.job.number}.ray"
     assert {path.name for path in kept.iterdir()} == {"n1", "n2"}
     assert kept.stat().st_mode & 0o077 == 0
+    sweep.check_nowhere(token)
     sweep.submit("--nodes=2").ends("COMPLETED")
     sweep.check_whole()
 
@@ -151,7 +184,7 @@ def test_a_requeued_job_goes_on_by_itself(kit: Kit) -> None:
 def test_a_preempted_job_goes_on_by_itself(kit: Kit, parameters: str) -> None:
     kit.write_conf(PARAMETERS=parameters)
     kit.run("ctl", "scontrol", "reconfigure")
-    sweep = Submitted(kit, f"preempted-{parameters[:4]}")
+    sweep = Submitted(kit, f"preempted-{parameters[:4]}", trials=12)
     job = sweep.submit("--nodes=2", "-p", "low", "-w", "n1,n2")
     sweep.wait_until_under_way()
     above = kit.submit("-p", "high", "--exclusive", "-w", "n1,n2", "--wrap", "sleep 5", user="bob")
@@ -172,12 +205,14 @@ def test_a_preempted_job_goes_on_by_itself(kit: Kit, parameters: str) -> None:
 
 def test_scancel(kit: Kit) -> None:
     """Slurm ends all at once: no last tables, but nothing is left behind, and the line goes on."""
-    sweep = Submitted(kit, "cancelled")
+    sweep = Submitted(kit, "cancelled", trials=16)
     sweep.submit("--nodes=2")
+    wait_for((sweep.folder / "trials.parquet").exists, "the first table", 180)
     sweep.wait_until_under_way()
     kit.run("ctl", "scancel", sweep.job.number, user="alice")
     sweep.job.ends("CANCELLED")
     sweep.check_gone()
+    assert len(pd.read_parquet(sweep.folder / "trials.parquet")) >= 1  # as of a moment before
     sweep.submit("--nodes=2").ends("COMPLETED")
     sweep.check_whole()
 
@@ -188,13 +223,15 @@ def test_scancel_with_a_signal_ends_in_order(kit: Kit) -> None:
     sweep.wait_until_under_way()
     kit.run("ctl", "scancel", "--signal=TERM", "--batch", sweep.job.number, user="alice")
     sweep.job.wait("FAILED", seconds=90)
+    assert sweep.job.show("ExitCode") == "143:0"
     ended_in_order(sweep)
+    sweep.check_gone()
     sweep.submit("--nodes=2").ends("COMPLETED")
     sweep.check_whole()
 
 
 def test_the_time_limit_ends_in_order_and_goes_on_where_asked(kit: Kit) -> None:
-    sweep = Submitted(kit, "late", trials=40)
+    sweep = Submitted(kit, "late", trials=40, epochs=50)
     job = sweep.submit("--nodes=2", "--time=2", "--signal=B:TERM@60", HLVNN_GO_ON="1")
     wait_for(lambda: job.show("Restarts") == "1", "the time limit", 180)
     sweep.note_finished()

@@ -1,0 +1,69 @@
+"""The data and the models of some draws, loaded and built before a sweep starts."""
+
+from __future__ import annotations
+
+import torch
+
+from hlvnn.columns import VAL, of_split
+from hlvnn.config import DATA_PLACES, RunConfig
+from hlvnn.data import data_of
+from hlvnn.data.grouped import GroupedDataset
+from hlvnn.errors import ConfigError, HlvnnError, Problems
+from hlvnn.inference.predict import evaluate
+from hlvnn.models.build import assemble, build_model, check_own
+from hlvnn.models.model import parameter_count
+from hlvnn.sweep import sameness
+from hlvnn.sweep.plan import Plan
+
+BUILT_DRAWS = 16
+"""Draws whose model is built before a sweep starts."""
+SHOWN_PROBLEMS = 4
+"""Problems of draws that are told at once; the others are likely of the same kind."""
+COPIES, BYTES = 7, 4
+"""A trial keeps two checkpoints, each of its weights and two moments of the optimizer, and its best
+weights, in four bytes a number."""
+
+
+def check(plan: Plan) -> int:
+    """Load the data and build the models of some draws, so that what would fail fails now.
+
+    Returns the bytes of the weights and checkpoint that a trial leaves at most, as far as these
+    draws tell. Raises what loading and building raise, and `ConfigError` for a metric that is not
+    measured.
+    """
+    largest = 0
+    problems: list[HlvnnError] = []
+    sameness.check_data(plan.sweep, {k: v for k, v in plan.fixed.items() if k in DATA_PLACES})
+    for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
+        data = data_of(config.data)
+        where = f"{plan.space.path}: draw {number}"
+        if data.val is None:
+            raise ConfigError(f"{where}: the data have no validation rows to select on")
+        try:
+            check_own(config.model, data.schema)
+            model = assemble(config.model, data.schema)
+        except ConfigError as error:
+            problems.append(ConfigError(f"{where}: {error}"))
+            continue
+        largest = max(largest, COPIES * BYTES * parameter_count(model))
+        if number == 0:
+            problems += _unmeasured(plan, config, data)
+    if problems:
+        raise Problems.of(problems[:SHOWN_PROBLEMS])
+    return largest
+
+
+def _unmeasured(plan: Plan, config: RunConfig, data: GroupedDataset) -> list[HlvnnError]:
+    """Return an error for each metric that is selected on and not measured on these data."""
+    assert data.val is not None
+    some = data.val.subset(torch.arange(min(32, len(data.val))))
+    scalars = evaluate(build_model(config.model, data), some, 1).scalars
+    measured = [of_split(VAL, name) for name in scalars]
+    return [
+        ConfigError(
+            f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; there are: "
+            f"{', '.join(measured)}"
+        )
+        for metric in plan.space.worsts
+        if metric not in measured
+    ]
