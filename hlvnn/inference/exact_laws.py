@@ -66,10 +66,9 @@ def with_new_groups(
         mask[len(law.mean(level)) :] = True
         new[level] = mask.nonzero().squeeze(1)
     of_new = {level: _places(new[level], len(fresh[level])) for level in new}
-    parts = list(_around(design, law, split, beta, of_new))
-    met = torch.cat([part[3] for part in parts], 0).any(0).nonzero().squeeze(1)
+    met = _met(law, split, of_new)
     sums = summed(
-        ((torch.cat([f[:, met], f[:, -1:]], 1), a, groups) for f, a, groups, _ in parts),
+        _around(design, law, split, beta, of_new, met),
         *(layout, {level: max(1, len(at)) for level, at in new.items()}, largest),
     )
     system = System(sums, _factors(model, layout, variance))
@@ -83,18 +82,34 @@ def _places(chosen: Tensor, number: int) -> Tensor:
     return places
 
 
+def _met(law: ExactLaw, split: Split, of_new: dict[int, Tensor]) -> Tensor:
+    """Return the coordinates of u_rest, [K] int64, of known groups that rows lie in."""
+    found = [torch.zeros(0, dtype=torch.int64)]
+    for level, place in of_new.items():
+        group = split.groups[:, level].long().cpu().unique()
+        if not law.is_largest(level):
+            found.append(law.columns(level, group[place[group] < 0]).flatten())
+    return torch.cat(found).sort().values
+
+
 def _around(
-    design: Designs, law: ExactLaw, split: Split, beta: Tensor, of_new: dict[int, Tensor]
-) -> Iterator[tuple[Tensor, dict[int, Tensor], dict[int, Tensor], Tensor]]:
+    design: Designs,
+    law: ExactLaw,
+    split: Split,
+    beta: Tensor,
+    of_new: dict[int, Tensor],
+    met: Tensor,
+) -> Iterator[tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]]:
     """Yield rows around what is known of them.
 
-    (a of every known coordinate of u_rest, y less what is known) [B, R + 1]; by level a of the new
-    groups (0 where it is known) and their places; which known coordinates they have, [1, R].
+    (a of the coordinates `met`, y less what is known) [B, K + 1]; by level a of the new groups
+    (0 where the row's is known) and their places.
     """
-    for index in torch.arange(len(split)).split(max(1, min(ROWS_AT_ONCE, AT_ONCE // _size(law)))):
+    size = max(1, min(ROWS_AT_ONCE, AT_ONCE // max(1, len(met))))
+    for index in torch.arange(len(split)).split(size):
         f, a, groups = design(split, index)
         rest = f[:, -1] - f[:, :-1] @ beta
-        known = torch.zeros(len(f), len(law.root), dtype=torch.float64)
+        known = torch.zeros(len(f), len(met), dtype=torch.float64)
         at = {}
         for level, load in a.items():
             place = of_new[level][groups[level]]
@@ -102,14 +117,11 @@ def _around(
             own = groups[level][old]
             rest[old] -= (load[old] * law.mean(level)[own]).sum(1)
             if not law.is_largest(level):
-                known[old[:, None], law.columns(level, own)] = load[old]
+                column = torch.searchsorted(met, law.columns(level, own))
+                known[old[:, None], column] = load[old]
             load[old] = 0.0
             at[level] = place.clamp(min=0)
-        yield torch.cat([known, rest[:, None]], 1), a, at, (known != 0).any(0, keepdim=True)
-
-
-def _size(law: ExactLaw) -> int:
-    return max(1, len(law.root))
+        yield torch.cat([known, rest[:, None]], 1), a, at
 
 
 def _joined(

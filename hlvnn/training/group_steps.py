@@ -22,7 +22,7 @@ from hlvnn.inference.objective import has_closed_form
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.training.latent_steps import LatentSteps
+from hlvnn.training.latent_steps import LatentSteps, measured_every
 from hlvnn.training.pace import PASSES, Pace, Running
 
 EM_STEPS = 10.0
@@ -56,6 +56,7 @@ class GroupSteps:
         self, model: HierarchicalModel, per_epoch: int, warm_steps: float, *, bound: bool
     ) -> None:
         self.latents, self.per_epoch = model.latents, per_epoch
+        self.count = 0
         exact = has_closed_form(model)
         self.passes = 1.0 if exact and per_epoch == 1 else PASSES
         self.natural = [x for x in model.latents if not bound and is_natural(model.latents, x)]
@@ -112,17 +113,21 @@ class GroupSteps:
         size: by what they are multiplied to be the batch's sum. warming: whether priors, and with
         them the noise, are held.
         """
+        measuring = self.count % measured_every(self.per_epoch) == 0
+        self.count += 1
         noise = [parameter.grad for parameter in self.noise]
         excess: float | Tensor = 1.0
         if noise and noise[0] is not None:  # the squared score over the curvature
             excess = (1 - noise[0]).clamp(min=1e-3)
         for one in self.steps:
-            one.look(size, beta, excess, pace)
-        damping = self._damping(pace.means)
+            if measuring or one not in self.waiting:
+                one.look(size, beta, excess, pace, measuring=measuring)
+        damping = self._damping(pace.means, measuring=measuring)
         shift: float | Tensor = 0.0
+        how = {"resizing": measuring and not warming, "telling": bool(noise)}
         for one in self.steps:
             if one not in self.waiting:
-                shift = shift + one.move(size, beta, pace, damping, held=warming)
+                shift = shift + one.move(size, beta, pace, damping, **how)
         if warming and self.is_warming_large:
             return
         rate = min(1.0, EM_STEPS / self.per_epoch) * pace.priors
@@ -134,7 +139,7 @@ class GroupSteps:
                 step = 0.5 * rate * (gradient - shift)
                 parameter.sub_(step.clamp(-LARGEST_NOISE_STEP, LARGEST_NOISE_STEP))
 
-    def _damping(self, factor: float | Tensor) -> float | Tensor:
+    def _damping(self, factor: float | Tensor, *, measuring: bool) -> float | Tensor:
         """Return what keeps the latents' steps, taken together, from going too far.
 
         Each dimension's is right alone. Along the step that all take together the loss may bend
@@ -144,12 +149,11 @@ class GroupSteps:
             return 1.0
         if any(one.whole for one in self.steps):
             return 1 / self.coupled
-        prior, data, squares, along = (
-            sum(parts) for parts in zip(*(one.bends(factor) for one in self.steps), strict=True)
-        )
-        assert isinstance(along, Tensor)
-        together = data * along.square().sum() / (squares + TINY)
-        self.coupling.add((prior + together) / (prior + data + TINY))
+        if measuring:
+            bends = zip(*(one.bends(factor) for one in self.steps), strict=True)
+            prior, data, squares, along = (torch.stack(parts).sum(0) for parts in bends)
+            together = data * along.square().sum() / (squares + TINY)
+            self.coupling.add((prior + together) / (prior + data + TINY))
         return 1 / self.coupling.mean.clamp(min=1.0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,11 +162,13 @@ class GroupSteps:
             "coupling": self.coupling.state_dict(),
             "latents": [one.state_dict() for one in self.steps],
             "waiting": bool(self.waiting),
+            "count": self.count,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
         self.coupling.load_state_dict(state["coupling"])
+        self.count = state["count"]
         for one, saved in zip(self.steps, state["latents"], strict=True):
             one.load_state_dict(saved)
         if not state["waiting"]:

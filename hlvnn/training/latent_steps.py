@@ -26,8 +26,17 @@ RUNNING = ("curvature", "bend", "mean_bend")
 """Running means of a latent that a checkpoint keeps."""
 TINY = 1e-12
 """Least value of what is divided by."""
+MEASURED_EVERY = 4
+"""Steps after which is measured how the loss bends in z, and z resized, for the time it takes."""
+FEW_STEPS = 40
+"""Steps of an epoch below which that is done at every step."""
 LEAST_SHARE = 1e-3
 """Least share of a group's rows in a batch; below it what follows from it does not change."""
+
+
+def measured_every(per_epoch: int) -> int:
+    """Return after how many steps it is measured again how the loss bends in z."""
+    return MEASURED_EVERY if per_epoch >= FEW_STEPS else 1
 
 
 def precision_of(prior: Distribution) -> Tensor:
@@ -58,6 +67,7 @@ class LatentSteps:
         self.latent, self.q, self.counts = latent, latent.posterior, counts
         self.per_epoch, self.exact = per_epoch, exact
         self.whole = exact and per_epoch == 1
+        self.every = measured_every(per_epoch)
         width = latent.width
         zero = torch.zeros(width, device=counts.device)
         self.seen = torch.zeros_like(counts)
@@ -117,14 +127,26 @@ class LatentSteps:
         self.q.table.requires_grad_(True)
 
     @torch.no_grad()
-    def look(self, size: float, beta: float | Tensor, excess: float | Tensor, pace: Pace) -> None:
-        """Read off what the loss' gradients tell, `size` times as large as of a batch's mean."""
+    def look(
+        self,
+        size: float,
+        beta: float | Tensor,
+        excess: float | Tensor,
+        pace: Pace,
+        *,
+        measuring: bool,
+    ) -> None:
+        """Read off what the loss' gradients tell, `size` times as large as of a batch's mean.
+
+        measuring: whether it takes in how the loss bends in z.
+        """
         width = self.latent.width
         reads = [(group, leaf) for group, leaf in self.q.reads or [] if leaf.grad is not None]
         self.q.reads = None
-        group = torch.cat([group for group, _ in reads])
-        values = torch.cat([leaf.detach() for _, leaf in reads])
-        gradient = torch.cat([leaf.grad for _, leaf in reads]) * size  # type: ignore[misc]
+        groups, leaves = zip(*reads, strict=True)
+        group = groups[0] if len(reads) == 1 else torch.cat(groups)
+        values = _together([leaf.detach() for leaf in leaves])
+        gradient = _together([leaf.grad for leaf in leaves]) * size
         if is_dense():  # as a recorded step needs it: all groups, most with nothing to tell
             self.found = torch.arange(len(self.counts), device=group.device)
             self.inverse = group
@@ -144,7 +166,7 @@ class LatentSteps:
         self.n = n.unsqueeze(1).to(self.now)
         self.share = held.unsqueeze(1) / self.n
         self.precision = precision_of(self.latent.prior())
-        if not self.whole:
+        if measuring and not self.whole:
             pull = times(self.precision, values[:, :width]) / self.counts[group].unsqueeze(1)
             self.own = gradient[:, :width] - beta * pull
             square = (
@@ -177,11 +199,19 @@ class LatentSteps:
 
     @torch.no_grad()
     def move(
-        self, size: float, beta: float | Tensor, pace: Pace, damping: float | Tensor, *, held: bool
+        self,
+        size: float,
+        beta: float | Tensor,
+        pace: Pace,
+        damping: float | Tensor,
+        *,
+        resizing: bool,
+        telling: bool,
     ) -> Tensor | float:
-        """Move the groups; where the prior is learned and not `held`, their size with it.
+        """Move the groups; where the prior is learned and `resizing`, their size with it.
 
-        Returns what the moves change of the batch's mean squared residual, in noise variances.
+        Returns, if `telling`, what the moves change of the batch's mean squared residual, in noise
+        variances.
         """
         width, q = self.latent.width, self.q
         step = self.step * damping
@@ -190,6 +220,9 @@ class LatentSteps:
         if is_dense():  # groups that are not in the batch stay
             kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
         q.table.data.index_copy_(0, self.found, kept_rows)
+        resizing = resizing and self.is_learning
+        if not (resizing or telling):
+            return 0.0
         # A law holds each row with the weight of its last pass, which has faded since and is
         # renewed by this step: where all rows weigh the same lies between before and after.
         factor = pace.means * damping
@@ -199,7 +232,7 @@ class LatentSteps:
         of_data = gradient - beta * self.share * times(self.precision, self.now[:, :width])
         bent = -factor * step * gradient - beta * step * times(self.precision, step)
         shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
-        if not held and self.is_learning:
+        if resizing:
             spread = self.now[:, width:].lerp(self.spread, of_spread)
             law = torch.cat([mean, spread], dim=1)
             gradient = gradient * (1 - self.share * between)
@@ -249,7 +282,7 @@ class LatentSteps:
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
         self.mean_bend.add(((curvature + share * prior) * mean.square()).sum(0) / size)
         most = LARGEST_SIZE_STEP * (10 if self.per_epoch == 1 else 1)
-        rate = min(1.0, SIZE_STEPS / self.per_epoch) * part / size
+        rate = min(1.0, self.every * SIZE_STEPS / self.per_epoch) * part / size
         together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
         means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
         together, means, spreads = (
@@ -285,6 +318,11 @@ class LatentSteps:
             self.latent.prior_start.copy_(self.first)
         for name in RUNNING:
             getattr(self, name).load_state_dict(state[name])
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    """Return the rows of all parts, of which there is mostly one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _diagonal(matrix: Tensor, batch: int = 2) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
@@ -309,6 +310,20 @@ def test_a_checkpoint_goes_on_where_it_ended() -> None:
     assert len(kept) == again.epochs == 1
     assert again.elbo == result.elbo
     pd.testing.assert_frame_equal(other.posterior("b"), model.posterior("b"))
+
+
+def test_what_was_begun_by_minibatches_goes_on_by_minibatches() -> None:
+    """As runs of before: their checkpoints hold no law."""
+    named, data = built("bias@output level=a prior=learned posterior=mean_field")
+    kept = []
+    train = hlvnn.TrainConfig(num_epochs=2, eval_every=1)
+    whole = hlvnn.fit(
+        named, data, train, lambda epoch, checkpoint: kept.append(copy.deepcopy(checkpoint()))
+    )
+    model, _ = built("bias@output level=a prior=learned")
+    result = hlvnn.fit(model, data, train, resume=kept[0])
+    assert (result.epochs, result.elbo) == (2, whole.elbo)
+    assert model.latents.law is None
 
 
 def test_a_run_of_a_table_leaves_one_row_and_goes_on_from_its_end(tmp_path: Path) -> None:
