@@ -81,7 +81,8 @@ class RecordedSteps:
     def __call__(self, number: int, left: int) -> int:
         """Do the fit's step `number`, and some of the `left` of its epoch; return how many."""
         warming = self.step.is_warming(number)
-        self.step.start_if_due(number)
+        with torch.cuda.stream(self.stream):  # after the steps before; none on the CPU
+            self.step.start_if_due(number)
         last = number + self.at_once - 1
         together = left >= self.at_once and self.step.is_warming(last) == warming
         steps = self.at_once if together else 1
