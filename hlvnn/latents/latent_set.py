@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from hlvnn.data.grouped import Level, Split
-from hlvnn.errors import DataError
-from hlvnn.latents.collapse import not_nested
 from hlvnn.latents.divergence import cholesky
 from hlvnn.latents.draws import Draws, Held, LatentRows
 from hlvnn.latents.exact_law import ExactLaw
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.noise import Source
 from hlvnn.latents.normals import shifted, standard, whiten
+from hlvnn.latents.placing import check_within, take_in
 from hlvnn.latents.posteriors.base import LevelPosterior
 from hlvnn.latents.under_law import UnderLaw
 
@@ -86,7 +85,8 @@ class LatentSet(nn.Module):
         for latent in self:
             latent.posterior.observe(train, latent.level)
         sizes = [len(self.counts(level)) for level in range(self.num_levels)]
-        self._take_in(train.groups.long(), [torch.ones(size, dtype=torch.bool) for size in sizes])
+        fresh = [torch.ones(size, dtype=torch.bool) for size in sizes]
+        take_in(self, train.groups.long(), fresh)
 
     @torch.no_grad()
     def grow(self, numbers: Sequence[int], groups: Tensor) -> list[Tensor]:
@@ -107,7 +107,7 @@ class LatentSet(nn.Module):
         fresh = [self.counts(level) == 0 for level in range(self.num_levels)]
         for level, mask in enumerate(fresh):
             mask &= torch.bincount(groups[:, level], minlength=len(mask)) > 0
-        self._take_in(groups, fresh)
+        take_in(self, groups, fresh)
         self.at(groups, unseen=True)  # refuses a known group that has moved
         for index, latent in enumerate(self):
             parent, new = self.parent[index], fresh[latent.level]
@@ -115,35 +115,6 @@ class LatentSet(nn.Module):
                 mean = self.moments_at(parent, latent.within[new])[0]
                 latent.posterior.table[new, : latent.width] = mean
         return fresh
-
-    def _take_in(self, groups: Tensor, fresh: Sequence[Tensor]) -> None:
-        """Take over from the groups [N, L] of rows how a level's `fresh` groups ([G] bool) lie."""
-        for level, new in enumerate(fresh):
-            counts = self.counts(level)
-            counts[new] = torch.bincount(groups[:, level], minlength=len(counts))[new]
-        for index, latent in enumerate(self):
-            other = self.given[index] if self.given[index] is not None else self.parent[index]
-            if other is None:
-                continue
-            upper = self[other]
-            sizes = latent.posterior.num_groups, upper.posterior.num_groups
-            new = fresh[latent.level]
-            pair = groups[:, latent.level] * sizes[1] + groups[:, upper.level]
-            pair = pair[new[groups[:, latent.level]]]
-            if latent.is_within_another:
-                self._place_within(latent, upper, pair.unique(), sizes[1])
-            if latent.slopes is not None:
-                if latent.dense:
-                    meetings = torch.bincount(pair, minlength=sizes[0] * sizes[1]).view(sizes)
-                else:
-                    meetings = self.counts(latent.level)[:, None]
-                latent.start_dependence(upper, meetings[new].float(), new)
-
-    def _place_within(self, latent: Latent, upper: Latent, pairs: Tensor, size: int) -> None:
-        group, above = pairs // size, pairs % size
-        if (group[1:] == group[:-1]).any():
-            raise DataError(not_nested(latent, upper, group, above, self.levels))
-        latent.within[group] = above
 
     def refresh(self) -> None:
         """Bring up to date what posteriors keep of their groups; before any evaluation."""
@@ -174,7 +145,7 @@ class LatentSet(nn.Module):
                 mask = (group >= 0) & (group < len(counts))
                 group = torch.where(mask, group, 0)
                 mask = mask & (counts[group] > 0)
-                self._check_within(latent, group, mask, groups)
+                check_within(self, latent, group, mask, groups)
             with self.source.lending(index is not None):
                 part = None if index is None else latent.posterior.in_part(index)
             inverse = None
@@ -194,20 +165,6 @@ class LatentSet(nn.Module):
             rows.priors.append(latent.prior())
             rows.seen.append(mask)
         return rows
-
-    def _check_within(self, latent: Latent, group: Tensor, seen: Tensor, groups: Tensor) -> None:
-        if not latent.is_within_another:
-            return
-        names = [other.name for other in self]
-        upper = self[names.index(latent.parent_name or latent.given_name or "")]
-        moved = seen & (latent.within[group] != groups[:, upper.level])
-        if moved.any():
-            row = int(moved.int().argmax())
-            raise DataError(
-                f"row {row} (rows count from 0): its group of latent {latent.name} lay in another "
-                f"group of {upper.name} in training; a known group stays where it was, call a new "
-                "one by a new label"
-            )
 
     def sample(self, rows: LatentRows, num_samples: int) -> list[Tensor]:
         """Draw every latent, [S, B, Z] each: each row draws for its own group.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError
-from hlvnn.latents.collapse import collapsed, reused_ids
+from hlvnn.latents.collapse import LOST, collapsed, reused_ids
 from hlvnn.latents.divergence import root
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.origin import prior_factor_at_origin
@@ -224,8 +224,9 @@ def told_of_variances(model: HierarchicalModel) -> Iterator[str]:
             "that the likelihood has no maximum; leave columns or latents out, or give more rows"
         )
     told: list[Latent] = []
-    fallen = collapsed(model.latents) if model.latents.law is None else ()
-    for latent, sentence in (*fallen, *singular(model)):
+    fallen = list(collapsed(model.latents)) if model.latents.law is None else []
+    lost = [pair for pair in fallen if LOST in pair[1]]  # it says why, which `singular` does not
+    for latent, sentence in (*lost, *singular(model), *fallen):
         if not any(latent is other for other in told):
             told.append(latent)
             yield sentence

@@ -7,8 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
 
 import pandas as pd
 import torch
@@ -42,6 +41,11 @@ from hlvnn.training.checks import check, log_shapes
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
 from hlvnn.training.epoch_line import epoch_line
+from hlvnn.training.epoch_report import SELECTION as SELECTION
+from hlvnn.training.epoch_report import Checkpoint as Checkpoint
+from hlvnn.training.epoch_report import EpochReport as EpochReport
+from hlvnn.training.epoch_report import Report as Report
+from hlvnn.training.epoch_report import State
 from hlvnn.training.exact import fit_exactly, is_mixed_model, why_not_exact
 from hlvnn.training.fit_result import FitResult as FitResult
 from hlvnn.training.fit_result import Interrupted as Interrupted
@@ -52,54 +56,6 @@ from hlvnn.training.step import Step, least_rows
 from hlvnn.training.sums import Sums
 
 logger = logging.getLogger("hlvnn")
-
-Checkpoint = dict[str, Any]
-
-SELECTION = "selection"
-"""Entry of a checkpoint: by what the epoch of best.pt is chosen; absent in older ones."""
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What an evaluated epoch tells: a row for `metrics.csv` and the per-group tables.
-
-    groups: columns epoch, level, gid, split, n, acc, f1 (or mse), loss.
-    """
-
-    row: dict[str, float]
-    groups: pd.DataFrame
-    chosen: dict[str, float] | None = None
-    """The row of the chosen epoch so far (see `hlvnn.selection`), None before there is one."""
-    scores: dict[str, RowScores] = field(default_factory=dict)
-    """Of each split that was scored, what the model did on each row."""
-
-    @property
-    def is_best(self) -> bool:
-        """Whether it is the chosen epoch so far."""
-        return self.chosen is self.row
-
-    @property
-    def epoch(self) -> int:
-        return int(self.row["epoch"])
-
-    @property
-    def diverged(self) -> bool:
-        return bool(self.row[DIVERGED])
-
-
-Report = Callable[[EpochReport, Callable[[], Checkpoint]], None]
-
-
-@dataclass
-class _State:
-    """What a checkpoint keeps beside weights, optimisers and random streams."""
-
-    epoch: int = 0
-    step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    chosen: dict[str, float] | None = None
-    """The chosen epoch's row; it follows from the history, as do the epochs since."""
-    waited: int = 0
 
 
 def fit(
@@ -188,19 +144,15 @@ class _Fit:
         self.exact = is_mixed_model(model) and why_not_exact(model, config) is None
         self.newton_gain = math.nan
         self.recorded = self._recorded()
-        self.state = _State()
+        self.state = State()
         self.gpu = GpuMeter(device)
         self.watch = Watch(model, data)
 
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
         wanted = self.device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
-        if (
-            self.exact
-            or not wanted
-            or step.total < MIN_STEPS
-            or not RecordedSteps.is_possible(step, batches)
-        ):
+        wanted = wanted and not self.exact
+        if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
             return None
         assert isinstance(batches, Batches)
         return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
@@ -438,6 +390,6 @@ class _Fit:
                 f"--select-on {self.selection.metric} ({self.selection.mode}): the checkpoint's "
                 f"epoch is chosen by {before['metric']} ({before['mode']}); go on with that"
             )
-        self.state = _State(epoch=checkpoint["epoch"], step=checkpoint["step"])
+        self.state = State(epoch=checkpoint["epoch"], step=checkpoint["step"])
         for row in checkpoint["history"]:  # an older checkpoint's own best may be of another rule
             self._note(row)
