@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hlvnn import columns, files, gone
 from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.results import POOLED, Results, read_metrics
+from hlvnn.analysis.structures import structures
 from hlvnn.columns import (
     BEST_EPOCH,
     DATA_HASH,
@@ -41,9 +41,6 @@ from hlvnn.records.sweep_folder import Record
 from hlvnn.selection import MIN, Selection
 from hlvnn.storage import readable, shown_path
 from hlvnn.words import Settings, text
-
-DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
-"""Parts of a latent's text that say nothing, because they are so unless said otherwise."""
 
 
 def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
@@ -262,7 +259,7 @@ def _results(
     latents: list[str],
 ) -> Results:
     frame = trials_table.arranged(rows, selection)
-    frame["structure"] = _structures(frame)
+    frame["structure"] = structures(frame)
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
     _tell_gone(path, frame)
@@ -322,23 +319,6 @@ class _Schemas(dict[int, Schema | None]):
             return Schema.from_json(files.read_json(path), str(path))
         except HlvnnError:
             return None
-
-
-def _structures(frame: pd.DataFrame) -> list[str | None]:
-    """Return each trial's latents as they are typed; `none` for none; None where not known."""
-    if "latent_config" not in frame:
-        return [None] * len(frame)
-    found: list[str | None] = []
-    latents = frame["latents"] if "latents" in frame else pd.Series("", frame.index)
-    for names, written in zip(frame["latent_config"], latents, strict=True):
-        if pd.isna(names):
-            found.append(None)
-            continue
-        parts = [name for name in str(names).split() if name != POOLED]
-        if not pd.isna(written) and str(written):
-            parts.append(DEFAULTS.sub("", str(written)))
-        found.append(" + ".join(parts) or POOLED)
-    return found
 
 
 def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:
