@@ -8,7 +8,7 @@ import pandas as pd
 
 from hlvnn.analysis.results import POOLED
 
-DEFAULTS = re.compile(r" (posterior=mean_field|prior=standard|centred=True)(?=[ ;]|$)")
+DEFAULTS = re.compile(r" (posterior=mean_field|centred=True)(?=[ ;]|$)")
 """Parts of a latent's text that say nothing, because they are so unless said otherwise."""
 
 
