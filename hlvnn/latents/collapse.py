@@ -39,7 +39,7 @@ def collapsed(latents: LatentSet) -> Iterator[tuple[Latent, str]]:
         if share < COLLAPSED:
             reason = LOST if len(levels) > 1 and independent else TOO_SHORT
             why = f"either its groups hardly differ, or {reason}"
-            if latent.starts_small:
+            if latent.starts_small or latent.began_small:
                 why = "its groups hardly differ, as far as it can tell where it enters"
             sentence = f"latent {latent.name}: {HAS_COLLAPSED} to {share:.2g} of its start; {why}"
             yield latent, sentence

@@ -20,6 +20,8 @@ LARGEST_SIZE_STEP = 0.05
 """Largest step of the log of a size with minibatches; ten times as much without."""
 COST = 0.1
 """Nats that a dimension of a group costs at first, at most, where a latent starts small."""
+COST_OF_ALL = 1.0
+"""The same of all its dimensions together."""
 NOTHING = 1e-6
 """SD of a latent that has not started."""
 RUNNING = ("curvature", "bend", "mean_bend")
@@ -81,10 +83,10 @@ class LatentSteps:
 
     @property
     def may_wait(self) -> bool:
-        """Whether it starts small, and what sets its size is not frozen."""
+        """Whether it starts small, as all do whose effect is drawn, and its size is not frozen."""
         latent = self.latent
         if latent.prior.learned:
-            return latent.starts_small and self.is_learning
+            return self.is_learning and (latent.starts_small or not self.exact)
         loadings = [matrix for entry in latent.entries() for matrix in entry.loadings()]
         return latent.starts_small and all(matrix.requires_grad for matrix in loadings)
 
@@ -103,10 +105,11 @@ class LatentSteps:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Begin where the noise of z costs `COST` nats a group and dimension, at most."""
+        """Begin where the noise of z costs a group `COST` nats a dimension, at most."""
         latent, h = self.latent, self.curvature.mean
         h = (h if h.dim() == 1 else h.diagonal()).mean()
-        most = (2 * COST * self.groups / (self.rows * h).clamp(min=TINY)).sqrt()
+        cost = min(COST, COST_OF_ALL / latent.width)
+        most = (2 * cost * self.groups / (self.rows * h).clamp(min=TINY)).sqrt()
         if latent.prior.learned:
             sd = torch.minimum(latent.prior_start, most)
             latent.prior.set_sd(sd)
@@ -117,6 +120,7 @@ class LatentSteps:
             for entry in latent.entries():
                 for matrix in entry.loadings():
                     matrix.mul_((most / sd).clamp(max=1.0))
+        latent.began_small = True
         self.q.set_law(sd)
         self.seen.zero_()
 
