@@ -39,6 +39,7 @@ class Latent(nn.Module):
 
     within: Tensor
     prior_start: Tensor
+    began_small: bool
 
     def __init__(
         self,
