@@ -73,6 +73,8 @@ def adapt(
     schema, split = _by_name(model.schema, rows)
     _check_rows(model, schema, split)
     adapted = copy.deepcopy(model).eval()
+    for latent in adapted.latents:
+        latent.posterior.settle()  # in a fit's report the model is in the middle of it
     adapted.schema = schema.with_new_groups()
     split = split.to(model.device)
     numbers = [len(level.new) for level in schema.levels]

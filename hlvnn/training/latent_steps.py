@@ -126,9 +126,7 @@ class LatentSteps:
 
     def release(self) -> None:
         """Leave the posterior as it was taken: a table of z itself, which has gradients."""
-        self.q.refresh()
-        self.q.size = self.q.reads = None
-        self.q.table.requires_grad_(True)
+        self.q.settle()
 
     @torch.no_grad()
     def look(

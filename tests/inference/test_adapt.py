@@ -37,6 +37,19 @@ def new_rows(data: GroupedDataset) -> Split:
 # any model
 
 
+def test_a_report_may_adapt_the_model_in_the_middle_of_its_fit() -> None:
+    data = held_out()
+    model = tiny_model(data, latent_config=("factor",))
+    adapted: list[HierarchicalModel] = []
+    settings = hlvnn.TrainConfig(num_epochs=2, batch_size=20, device="cpu")
+    rows = new_rows(data)
+    hlvnn.fit(model, data, settings, lambda *_: adapted.append(hlvnn.adapt(model, rows, steps=5)))
+    known = data.schema.levels[0].size
+    for one in adapted:
+        assert len(one.posterior("writer")) == known + 2
+        assert one.latents[0].posterior.table[known:].abs().sum() > 0
+
+
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_every_posterior_adapts_to_a_better_bound_and_nothing_else_moves(posterior: str) -> None:
     data = held_out()

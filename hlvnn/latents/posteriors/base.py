@@ -180,6 +180,13 @@ class Posterior(nn.Module, ABC):
             self.table.data.copy_(self.in_size(self.table.detach(), self.size))
             self.size.fill_(1.0)
 
+    def settle(self) -> None:
+        """Leave the state of a fit by natural steps: a table of z itself, which has gradients."""
+        if self.size is not None:
+            self.refresh()
+            self.size = self.reads = None
+            self.table.requires_grad_(True)
+
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]."""
         if self.size is None:
