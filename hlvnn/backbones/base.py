@@ -24,6 +24,9 @@ class Backbone(nn.Module, ABC):
 
     x_kinds: ClassVar[frozenset[str]]
     """Kinds of rows it reads: image, tokens, features."""
+    is_linear: ClassVar[bool] = False
+    """Whether it is one affine stage `output`, an `nn.Linear` of `design(x)` (see `linear.py`)."""
+
     settings: ClassVar[frozenset[str]] = frozenset()
     """Settings of the network (`ModelConfig`) that it takes; others are refused."""
 

@@ -19,6 +19,7 @@ class Linear(Backbone):
     """
 
     x_kinds = frozenset({"features"})
+    is_linear = True
 
     def __init__(
         self,

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from hlvnn.backbones.linear import Linear
 from hlvnn.data.grouped import Split
 from hlvnn.inference.mixed_model import System
 from hlvnn.inference.row_sums import ROWS_AT_ONCE, Designs, RowSums, summed
 from hlvnn.latents.exact_law import AT_ONCE, ExactLaw, Layout
 from hlvnn.latents.under_law import prior_root
-from hlvnn.likelihoods.gaussian import Gaussian
 from hlvnn.models.model import HierarchicalModel
 
 
 @torch.no_grad()
 def law_of(model: HierarchicalModel, sums: RowSums) -> tuple[ExactLaw, float]:
     """Return the law of the latents given the rows at the model's parameters, and log p(y)."""
-    assert isinstance(model.likelihood, Gaussian)
     beta, variance = _parameters(model)
     system = System(sums, _factors(model, sums.layout, variance))
-    log_scale = float(model.likelihood.scale.log())
+    log_scale = float(cast(Any, model.likelihood).scale.log())
     criterion = system.criterion(beta, variance) + 2 * sums.number * log_scale
     return system.law(beta, variance), -0.5 * criterion
 
 
 def _parameters(model: HierarchicalModel) -> tuple[Tensor, float]:
     """Return the fixed effects, the intercept first, and the noise's variance, standardised."""
-    assert isinstance(model.backbone, Linear)
-    assert isinstance(model.likelihood, Gaussian)
-    output = model.backbone.output
+    output = cast(Any, model.backbone).output
     beta = torch.cat([output.bias.detach(), output.weight.detach()[0]]).double().cpu()
-    return beta, float(model.likelihood.log_noise.detach().double().exp().square())
+    return beta, float(cast(Any, model.likelihood).log_noise.detach().double().exp().square())
 
 
 def _factors(model: HierarchicalModel, layout: Layout, variance: float) -> dict[int, Tensor]:

@@ -63,6 +63,7 @@ class Latent(nn.Module):
         self.placements = nn.ModuleList(placements)
         self.centred = centred
         self.asked = asked
+        self.began_small = False  # whether a fit let it begin at next to nothing
         start = prior().stddev.detach().clone()
         self.register_buffer("prior_start", start, persistent=False)
         self.parent_name = parent.name if parent is not None else None

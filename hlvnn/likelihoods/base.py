@@ -26,6 +26,8 @@ class Likelihood(nn.Module, ABC):
     """Whether y is [B, 2], successes and trials, and not [B]."""
     noisy: ClassVar[bool] = False
     """Whether it learns a variance of the rows' own noise."""
+    is_normal: ClassVar[bool] = False
+    """Whether y is η plus normal noise of one learned SD (see `gaussian.py`)."""
     num_outputs: int
     """Outputs of the network that η is made of."""
     target_name: str = "y"

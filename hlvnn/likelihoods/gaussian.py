@@ -25,6 +25,7 @@ class Gaussian(Likelihood):
     closed_form = True
     integrates = True
     noisy = True
+    is_normal = True
     center: Tensor
     scale: Tensor
 

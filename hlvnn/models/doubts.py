@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from hlvnn.latents.latent import Latent
 from hlvnn.latents.origin import prior_factor_at_origin
 from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.under_law import prior_root
-from hlvnn.likelihoods.gaussian import Gaussian
 from hlvnn.models.describe import Describer
 from hlvnn.models.model import HierarchicalModel
 
@@ -212,8 +212,7 @@ def _direction_at_boundary(model: HierarchicalModel, latent: Latent) -> Tensor |
 
 def _relative_noise(model: HierarchicalModel) -> float:
     """Return the noise's SD as a share of the target's."""
-    assert isinstance(model.likelihood, Gaussian)
-    return float(model.likelihood.log_noise.detach().double().exp())
+    return float(cast(Any, model.likelihood).log_noise.detach().double().exp())
 
 
 def told_of_variances(model: HierarchicalModel) -> Iterator[str]:

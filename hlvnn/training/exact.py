@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from hlvnn.backbones.linear import Linear
 from hlvnn.config import TrainConfig
 from hlvnn.data.grouped import Split
 from hlvnn.inference.exact_laws import law_of
@@ -16,7 +16,6 @@ from hlvnn.inference.row_sums import largest_of, layout_of, row_sums
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.placements.base import LinearPlacement
 from hlvnn.latents.priors.base import Prior
-from hlvnn.likelihoods.gaussian import Gaussian
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.minimising import Found, minimise
 
@@ -29,8 +28,8 @@ MOST_BYTES = 2**31
 def is_mixed_model(model: HierarchicalModel) -> bool:
     """Return whether it is a linear mixed model whose posteriors nobody asked for."""
     return (
-        isinstance(model.backbone, Linear)
-        and isinstance(model.likelihood, Gaussian)
+        model.backbone.is_linear
+        and model.likelihood.is_normal
         and len(model.latents) > 0
         and not any(latent.asked for latent in model.latents)
     )
@@ -131,10 +130,10 @@ def fit_exactly(model: HierarchicalModel, train: Split) -> ExactFit:
 def _set_parameters(
     model: HierarchicalModel, factors: dict[int, Tensor], beta: Tensor, variance: float
 ) -> None:
-    assert isinstance(model.backbone, Linear)
-    assert isinstance(model.likelihood, Gaussian)
-    model.backbone.output.bias.copy_(beta[:1])
-    model.backbone.output.weight.copy_(beta[None, 1:])
-    model.likelihood.log_noise.fill_(0.5 * torch.tensor(variance, dtype=torch.float64).log())
+    cast(Any, model.backbone).output.bias.copy_(beta[:1])
+    cast(Any, model.backbone).output.weight.copy_(beta[None, 1:])
+    cast(Any, model.likelihood).log_noise.fill_(
+        0.5 * torch.tensor(variance, dtype=torch.float64).log()
+    )
     for (level, own), latent in zip(layout_of(model).at, model.latents, strict=True):
         latent.prior.take(factors[level][own, own].to(model.device) * variance**0.5)

@@ -13,6 +13,7 @@ from hlvnn.analysis import load_runs, load_sweep
 from hlvnn.analysis.report import tables, words, write_report
 from hlvnn.analysis.results import Results
 from hlvnn.records.sweep_folder import SWEEP
+from tests.truths.asking import words_of
 
 
 @pytest.fixture
@@ -54,10 +55,10 @@ def test_each_scheduler_has_its_own_rungs_and_name(
 
 
 def test_a_report_of_the_median_rule_speaks_of_no_rungs(copy: Path) -> None:
-    html = write_report(under(copy, scheduler="median"), num_samples=2).read_text(encoding="utf-8")
-    assert "the median rule" in html
-    assert "ASHA" not in html
-    assert "rung" not in html
+    text = words_of(write_report(under(copy, scheduler="median"), num_samples=2))
+    assert "the median rule" in text
+    assert "ASHA" not in text
+    assert "rung" not in text
 
 
 def test_a_scheduler_that_is_not_known_has_no_rungs(copy: Path) -> None:

@@ -26,7 +26,6 @@ def test_the_winner_is_the_one_that_was_planted(swept: Swept) -> None:
     results = swept.results
     best = winner(results)
     assert best["structure"].startswith("weights@output level=ward")
-    assert best["lr"] == 0.05
     assert best["best_val_acc"] == pytest.approx(0.95, abs=0.05)
     pooled = results.row(int(results.pooled_trial))
     assert pooled["lr"] == 0.05
@@ -59,7 +58,10 @@ def test_the_groups_that_gain_are_those_whose_rule_is_turned_round(swept: Swept)
 
 def test_learning_nothing_is_seen_in_the_curves(swept: Swept) -> None:
     results = swept.results
-    for number in results.trials.loc[results.trials["lr"] < 1e-6, "trial"]:
+    pooled = results.trials["pooled"].astype(bool)  # groups learn, whatever the network's rate
+    unmoved = results.trials.loc[(results.trials["lr"] < 1e-6) & pooled, "trial"]
+    assert len(unmoved)
+    for number in unmoved:
         metrics = results.epochs[results.epochs["trial"] == number]
         assert metrics["val_loss"].max() - metrics["val_loss"].min() < 1e-3
     assert winner(results)["final_val_loss"] < 0.4
