@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,10 +25,11 @@ def members(family: str) -> tuple[str, ...]:
     """Return the sorted names of a family's members, from file names alone (nothing imported).
 
     `family` is the package below `hlvnn`, dotted: "latents.posteriors". Files that begin with an
-    underscore and the family's `base.py` are not members.
+    underscore and the family's `base.py` are not members. Raises `OSError` where the folder cannot
+    be listed: a copy of this package that is damaged, or is gone, has not merely few members.
     """
     folder = ROOT.joinpath(*family.split("."))
-    names = (module.name for module in pkgutil.iter_modules([str(folder)]))
+    names = (path.stem for path in folder.iterdir() if path.suffix == ".py")
     return tuple(sorted(name for name in names if name != "base" and not name.startswith("_")))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from hlvnn.errors import NodeError
+from hlvnn.config import RunConfig, run_config
+from hlvnn.errors import ConfigError, NodeError
 from hlvnn.records import run_folder
 
 CPU = "cpu"
@@ -62,3 +64,17 @@ def check(versions: Mapping[str, str], gpus: float) -> None:
         )
     if gpus > 0 and (problem := gpu_problem()):
         raise NodeError(f"node {socket.gethostname()} {problem}")
+
+
+def settled(settings: dict[str, Any], where: str) -> RunConfig:
+    """Return a trial's run; the driver has built it already, and what was right there is here.
+
+    Raises `NodeError` where it is not: this node's copy of the code is another one or damaged.
+    """
+    try:
+        return run_config(settings, where)
+    except (ConfigError, OSError) as error:
+        raise NodeError(
+            f"node {socket.gethostname()} refuses what the driver took: its copy of hlvnn is "
+            f"damaged or another one ({error})"
+        ) from error

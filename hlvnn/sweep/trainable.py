@@ -30,7 +30,7 @@ from hlvnn.columns import (
     best_of,
     validation_of,
 )
-from hlvnn.config import run_config
+from hlvnn.config import RunConfig
 from hlvnn.device import described, resolve_device
 from hlvnn.errors import ConfigError, NodeError
 from hlvnn.patience import Patience
@@ -65,17 +65,21 @@ def run_trial(config: dict[str, Any]) -> None:
     """
     ENDED.clear()
     try:
-        _check_node(config)
-        _run_trial(config)
+        _run_trial(config, _checked(config))
     finally:
         ENDED.set()
 
 
-def _check_node(config: dict[str, Any]) -> None:
-    """Raise `NodeError` where this node must not run it: another one will (`Controller`)."""
-    on_cpu = json.loads(config["settings"]).get("device") == node.CPU
+def _checked(config: dict[str, Any]) -> RunConfig | None:
+    """Return what is to be run, or None where the draw is invalid.
+
+    Raises `NodeError` where this node must not run it: another one will (`Controller`).
+    """
+    settings = _settings(config)
+    on_cpu = settings.get("device") == node.CPU
     try:
         node.check(config["versions"], 0.0 if on_cpu else float(config["gpus"]))
+        return None if config["problem"] else node.settled(settings, f"trial {config['trial']}")
     except NodeError as error:
         error.node_id = ray.get_runtime_context().get_node_id()
         raise
@@ -91,14 +95,18 @@ class Trainable(wrap_function(run_trial)):  # type: ignore[misc]  # Ray makes th
             ENDED.wait(LAST_SECONDS)
 
 
-def _run_trial(config: dict[str, Any]) -> None:
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {"threads": int(config["threads"]), **json.loads(config["settings"])}
+
+
+def _run_trial(config: dict[str, Any], run: RunConfig | None) -> None:
     patience = Patience(config["storage_patience"])
     folder = Path(config["folder"])
     copy = None
     if config["remote"]:
         copy = TrialCopy(Remote(config["remote"]) / folder.name, patience)
         folder = copy.folder
-    settings = {"threads": int(config["threads"]), **json.loads(config["settings"])}
+    settings = _settings(config)
     _start_afresh(int(config["threads"]), settings.get("seed", 0), float(config["gpus"]))
     telling = _Telling(folder, settings.get("num_epochs", 0), config["worst"])
 
@@ -110,9 +118,8 @@ def _run_trial(config: dict[str, Any]) -> None:
         tune.report(telling.of(epoch.row) | {RAN_ON: ran_on})
 
     try:
-        if config["problem"]:
+        if run is None:
             raise ConfigError(config["problem"])
-        run = run_config(settings, f"trial {config['trial']}")
         ran_on = described(resolve_device(run.train.device))
         with _watching(folder, config["trial_timeout"]) as still_alive:
 

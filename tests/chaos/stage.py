@@ -185,9 +185,8 @@ class Sweep:
         """Check that nothing was lost, doubled or done again; return the table of trials."""
         frame = pd.read_parquet(self.folder / "trials.parquet")
         assert frame["trial"].tolist() == list(range(self.num_trials))
-        assert set(frame["status"]) <= {"completed", "stopped"}, frame[
-            ["status", "reason", "error"]
-        ]
+        told = frame[["status", "reason", "error"]].to_string(max_colwidth=None)
+        assert set(frame["status"]) <= {"completed", "stopped"}, told
         assert not frame["unfinished"].any()
         for row in frame.to_dict("records"):
             trial = outcomes.trial_folder(self.folder, row["trial"])

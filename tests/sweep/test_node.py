@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 
+from hlvnn import families
 from hlvnn.analysis.report.tables import ran_on
 from hlvnn.errors import NodeError
 from hlvnn.records import run_folder
@@ -46,6 +47,23 @@ def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert problem.endswith("sees no CUDA device")
     with pytest.raises(NodeError, match="was given a GPU"):
         node.check(run_folder.versions(), 0.5)
+
+
+def test_a_copy_of_the_code_that_is_damaged_is_the_nodes_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"dataset": "digits", "backbone": "mlp"}
+    assert node.settled(settings, "trial 3").model.backbone == "mlp"
+    families.members.cache_clear()
+    monkeypatch.setattr(families, "ROOT", tmp_path)
+    try:
+        with pytest.raises(NodeError, match=r"^node \S+ refuses what the driver took.*backbones"):
+            node.settled(settings, "trial 3")  # the folder is gone
+        (tmp_path / "backbones").mkdir()
+        with pytest.raises(NodeError, match=r"damaged or another one \(trial 3: model.backbone"):
+            node.settled(settings, "trial 3")  # a part of it is
+    finally:
+        families.members.cache_clear()
 
 
 class Loop(SimpleNamespace):
