@@ -48,6 +48,7 @@ class Script:
 
 SCRIPTS = (
     Script("train_step", "--rounds 4"),
+    Script("step_cost", "--models mlp --rounds 4"),
     Script("epoch", "--rounds 2 --scale 0.4"),
     Script("gpu", "--sizes small --no-compile --rounds 3 --trials 1 4", needs_gpu=True),
     Script("prediction", "--rounds 2 --batches 6"),

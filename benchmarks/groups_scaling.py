@@ -61,16 +61,11 @@ class Trained:
         return (time.perf_counter() - started) / STEPS
 
     def bytes_per_group(self) -> float:
-        """Return what a group takes in memory, optimiser and counts included."""
-        (latent,) = self.loop.model.latents
-        (table,) = latent.tables()
-        held = [
-            table,
-            *self.loop.optimizers[1].state[table].values(),
-            self.loop.model.latents.counts(0),
-        ]
-        held += [buffer for buffer in latent.buffers() if len(buffer) == len(table)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held) / len(table)
+        """Return what a group takes in memory, its steps' state and counts included."""
+        (own,) = self.loop.own.steps
+        held = [own.q.table, own.seen, own.counts]
+        held += [buffer for buffer in own.latent.buffers() if len(buffer) == len(own.counts)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held) / len(own.counts)
 
 
 def main(options: Options) -> None:

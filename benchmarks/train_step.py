@@ -41,10 +41,14 @@ from hlvnn.latents.table import keeping_gradients_dense
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW, RowwiseAdam
+from hlvnn.training.group_steps import GroupSteps
 from hlvnn.training.loop import EpochReport, fit
+from hlvnn.training.pace import PASSES, Pace
 
 BATCH = 200
 GROUPS = 207
+MIDST = Pace(1 / PASSES, 1.0, 1.0, 0.0)
+"""How far groups and priors go in the midst of a fit."""
 SHAPES = {
     "cnn": {"x_kind": "image", "x_shape": (28, 28), "classes": 62, "steps": 20},
     "lstm": {"x_kind": "tokens", "x_shape": (80,), "classes": 80, "steps": 20},
@@ -87,13 +91,19 @@ def dataset(name: str, steps: int | None = None) -> GroupedDataset:
 
 
 class Loop:
-    """The bare step: a model, its optimisers, and nothing around them."""
+    """The bare step: a model, what moves it, and nothing around them.
 
-    def __init__(self, model: HierarchicalModel) -> None:
+    per_epoch: steps of an epoch, by which groups, priors and the noise go.
+    """
+
+    def __init__(self, model: HierarchicalModel, per_epoch: int = 300) -> None:
         self.model = model.train()
-        tables = [table for latent in model.latents for table in latent.tables()]
-        known = {id(table) for table in tables}
-        dense = [p for p in model.parameters() if id(p) not in known]
+        self.own = GroupSteps(model, per_epoch, 0.0, bound=False)
+        natural = {id(latent) for latent in self.own.natural}
+        others = [latent for latent in model.latents if id(latent) not in natural]
+        tables = [table for latent in others for table in latent.tables()]
+        known = {id(p) for p in [*tables, *self.own.parameters]}
+        dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
         on_gpu = model.device.type == "cuda"
         adam = AdamW(dense, lr=1e-3, weight_decay=0.0, fused=True, capturable=on_gpu)
         self.optimizers: list[torch.optim.Optimizer] = [adam]
@@ -104,12 +114,14 @@ class Loop:
         return batch_loss(self.model, batch, 1.0, samples).loss
 
     def step(self, batch: Batch, samples: int = 1) -> None:
+        self.own.watch(batch.groups)
         loss = self.loss(batch, samples)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
+        self.own.move(float(len(batch.y)), 1.0, MIDST, warming=False)
 
     def recorded(self, batch: Batch) -> torch.cuda.CUDAGraph:
         """Return the step on one batch as a CUDA graph."""

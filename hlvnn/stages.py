@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 StageKind = Literal["dense", "conv", "rnn", "embedding"]
+OUTPUT = "output"
+"""The stage whose pre-activation is the predictor."""
 INTERCEPT = "(Intercept)"
 """What tables call the constant beside a stage's inputs."""
 

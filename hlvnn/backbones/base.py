@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hlvnn.data.grouped import Rows
 from hlvnn.errors import ConfigError
-from hlvnn.stages import Enter, Stage, untouched
+from hlvnn.stages import OUTPUT, Enter, Stage, untouched
 
 
 class Backbone(nn.Module, ABC):
@@ -46,7 +46,7 @@ class Backbone(nn.Module, ABC):
         no such layer, or it has no bias) leaves the output's start as it is.
         """
         for name, part in self.named_modules():
-            if name.rpartition(".")[2] == "output" and isinstance(part, nn.Linear):
+            if name.rpartition(".")[2] == OUTPUT and isinstance(part, nn.Linear):
                 bias: nn.Parameter | None = part.bias
                 return bias
         return None

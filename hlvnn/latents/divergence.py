@@ -129,3 +129,11 @@ def root(law: Distribution) -> Tensor:
             "of its own"
         )
     return torch.linalg.cholesky(covariance)
+
+
+def precision_of(prior: Distribution) -> Tensor:
+    """Return a normal prior's precision, [Z] where it is diagonal, else [Z, Z]."""
+    if isinstance(prior, MultivariateNormal):
+        inverse = inverse_factor(prior)
+        return inverse.mT @ inverse
+    return 1 / prior.variance

@@ -12,6 +12,7 @@ from hlvnn.latents.placements.base import Placement
 from hlvnn.latents.posteriors.base import LevelPosterior, Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.latents.table import table_rows
+from hlvnn.stages import OUTPUT
 
 SIGNAL_TO_NOISE = 0.5
 """τ²/σ² at which the first dependence on a conditioner is the exact one: learned SDs start so."""
@@ -119,7 +120,7 @@ class Latent(nn.Module):
         plateau, and a large one no noise that the network has to train under.
         """
         places = list(self.entries())
-        return any(place.stage.name != "output" or place.loadings() for place in places)
+        return any(place.stage.name != OUTPUT or place.loadings() for place in places)
 
     @property
     def is_normalised(self) -> bool:
@@ -140,6 +141,17 @@ class Latent(nn.Module):
             return z
         columns = torch.cat([matrix for entry in self.entries() for matrix in entry.loadings()])
         return z * (columns.square().mean(0) + SMALLEST).rsqrt()
+
+    def in_output_bias(self) -> Tensor | None:
+        """Return M [out, Z]: z enters the output's pre-activation as if its bias gained M z.
+
+        Columns of coordinates that do more than that are 0. None: it enters elsewhere too.
+        """
+        parts = [entry.constant() for entry in self.entries() if entry.stage.name == OUTPUT]
+        known = [part for part in parts if part is not None]
+        if not known or len(known) < len(self.placements):
+            return None
+        return torch.stack([self.scaled(part) for part in known]).sum(0)
 
     def tables(self) -> list[nn.Parameter]:
         """Return the parameters with one row per group, which get sparse gradients."""

@@ -19,7 +19,7 @@ from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.origin import may_centre
 from hlvnn.latents.pairs import is_able_to_depend, posteriors_with, refusal
 from hlvnn.latents.placements.base import Placement
-from hlvnn.latents.posteriors.base import LevelPosterior, Posterior
+from hlvnn.latents.posteriors.base import POSTERIOR_START, LevelPosterior, Posterior
 from hlvnn.latents.priors.base import Prior
 from hlvnn.latents.strata import combinations
 from hlvnn.likelihoods.base import Likelihood
@@ -33,9 +33,6 @@ BACKBONE_FOR = {"image": "cnn", "tokens": "lstm", "features": "mlp"}
 PRIOR_START = 0.5
 """First SD of a latent's effect under a learned prior: half the standardised target's SD, where it
 enters the output. Dimensions that pass trained loadings (see `Latent.scaled`) share it."""
-POSTERIOR_START = 0.3
-"""First SD of a posterior that Adam moves, as a share of its prior's; one that takes natural steps
-starts with its prior's own."""
 WIDEST_FULL = 64
 """Widest z whose posterior is full_rank unless said otherwise: it has Z²/2 numbers a group."""
 POSTERIOR_OPTIONS = ("posterior_rank", "components", "context")

@@ -19,7 +19,7 @@ from hlvnn.latents.origin import (
 )
 from hlvnn.latents.placements.base import Placement, coordinate_names
 from hlvnn.likelihoods.base import Likelihood
-from hlvnn.stages import coefficient_names
+from hlvnn.stages import OUTPUT, coefficient_names
 
 
 class Describer:
@@ -50,7 +50,7 @@ class Describer:
 
     def _terms(self, latent: Latent, placement: Placement) -> tuple[list[str], Tensor] | None:
         """Return the coordinates of a latent in units of its only stage, None in its own."""
-        at_output = placement.stage.name == "output"
+        at_output = placement.stage.name == OUTPUT
         terms = placement.terms(
             self._outputs(placement.stage.out_features, at_output),
             self.backbone.columns_at_output() if at_output else None,

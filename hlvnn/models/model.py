@@ -17,7 +17,7 @@ from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.models.describe import Describer
 from hlvnn.precision import Precision, multiplying_in
-from hlvnn.stages import Recurrence, Stage
+from hlvnn.stages import OUTPUT, Recurrence, Stage
 
 
 class HierarchicalModel(nn.Module):
@@ -59,7 +59,7 @@ class HierarchicalModel(nn.Module):
         Then the predictor's mean and variance under q are exact (`predictor_moments`).
         """
         return all(x.posterior.normal and x.prior.normal for x in self.latents) and all(
-            placement.linear and stage == "output"
+            placement.linear and stage == OUTPUT
             for stage, entries in self._entries.items()
             for _, placement in entries
         )
@@ -109,7 +109,7 @@ class HierarchicalModel(nn.Module):
             (latent.scaled(mean), {source: latent.scaled(part.mT) for source, part in own.items()})
             for latent, (mean, own) in zip(self.latents, self.latents.moments(rows), strict=True)
         ]
-        hook = _Moments(self._entries.get("output", []), moments)
+        hook = _Moments(self._entries.get(OUTPUT, []), moments)
         with multiplying_in(self.precision, x.device):
             mean = self.backbone(x, hook)
         return _exact(mean), _exact(hook.variance)
@@ -275,7 +275,7 @@ class _Moments:
         self.variance = torch.zeros(())
 
     def __call__(self, stage: str, h: Tensor, pre: Tensor) -> Tensor:
-        if stage != "output":
+        if stage != OUTPUT:
             return pre
         mean, self.variance = pre, torch.zeros_like(pre)
         if self.entries:

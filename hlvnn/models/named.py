@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hlvnn.config import EntryConfig, LatentConfig, ModelConfig
 from hlvnn.errors import ConfigError, unknown
+from hlvnn.stages import OUTPUT
 
 EVERY_HIDDEN = "*"
 """As a stage: every stage before the output that the placement can enter."""
@@ -127,7 +128,7 @@ def _entries(
         every = stages_for(None)
         stages = [stage]
         if stage == EVERY_HIDDEN:
-            stages = [stage for stage in stages_for(placement) if stage != "output"]
+            stages = [stage for stage in stages_for(placement) if stage != OUTPUT]
             if not stages:
                 raise ConfigError(
                     f"--latent-config {name}: {placement} needs a hidden stage, this backbone has "

@@ -15,8 +15,9 @@ class FitResult:
     elbo: the full-data ELBO at β = 1 in y's units, exact (`elbo_error` = 0) or an estimate with its
     standard error; with objective "iwae" the bound that was trained. kl: Σ_g KL of each latent;
     history: a row per evaluated epoch. doubts: sentences on variances at their boundary.
-    newton_gain: the expected gain of one more Newton step, in nats, near 0 where the fit is done;
-    NaN where it was not computed.
+    newton_gain: the expected gain of one more Newton step, in nats, near 0 where the fit is done:
+    of all that is fitted where the fit is exact, else of the learned SDs (`inference.newton`); NaN
+    where none is learned.
     """
 
     elbo: float

@@ -21,12 +21,19 @@ from torch import Tensor, nn
 from hlvnn.inference.objective import has_closed_form
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
+from hlvnn.latents.posteriors.base import POSTERIOR_START
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.training.latent_steps import LatentSteps, measured_every
+from hlvnn.training.latent_steps import LatentSteps
 from hlvnn.training.pace import PASSES, Pace, Running
 
+TOGETHER = 8
+"""Batches that are one to the groups, at most, for the time that their steps take."""
+LEAST_MOVES = 10
+"""Moves of the groups in an epoch, at least, if it has as many batches."""
 EM_STEPS = 10.0
-"""Steps of a prior and of the noise in an epoch, at most one a training step."""
+"""Steps of a prior and of the noise in an epoch, at most one at a time."""
+SIZE_STEPS = 5.0
+"""Newton steps of a latent's size in an epoch, at most one at a time."""
 LARGEST_NOISE_STEP = 0.5
 """Largest step of the log of the noise's SD."""
 TINY = 1e-30
@@ -50,6 +57,10 @@ class GroupSteps:
 
     warm_steps: how long latents that start small wait at z = 0. bound: whether an
     importance-weighted bound is maximised in the ELBO's place: all is left to Adam then.
+
+    In a long epoch the groups move after every few batches, while the network takes a step for
+    each: a group is in few of them, and what many small ones cost is mostly Python. On a GPU, where
+    steps are recorded, each batch counts.
     """
 
     def __init__(
@@ -57,9 +68,14 @@ class GroupSteps:
     ) -> None:
         self.latents, self.per_epoch = model.latents, per_epoch
         self.count = 0
+        together = min(TOGETHER, max(1, per_epoch // LEAST_MOVES))
+        self.together = together if model.device.type == "cpu" else 1
+        self._forget()
         exact = has_closed_form(model)
         self.passes = 1.0 if exact and per_epoch == 1 else PASSES
-        self.natural = [x for x in model.latents if not bound and is_natural(model.latents, x)]
+        self.natural = [x for x in model.latents if is_natural(model.latents, x)]
+        if bound:
+            self._leave_to_adam()
         self.steps = [
             LatentSteps(x, model.latents.counts(x.level), per_epoch, exact=exact)
             for x in self.natural
@@ -72,7 +88,19 @@ class GroupSteps:
         self.coupling = Running(torch.zeros((), device=model.device))
         # full batches of closed forms read no rows: what is coupled at most
         self.coupled = sum(1 if x.posterior.full else x.width for x in self.natural)
+        self.bias = model.backbone.output_bias()
         self.noise = [] if bound else model.likelihood.log_sds()
+
+    def _forget(self) -> None:
+        self.batches, self.rows = 0, 0.0  # since the groups moved last
+
+    @torch.no_grad()
+    def _leave_to_adam(self) -> None:
+        """Start posteriors as those do that Adam moves, where they are not fitted yet."""
+        for latent in self.natural:
+            if not latent.posterior.table[:, : latent.width].any():
+                latent.posterior.set_law(POSTERIOR_START * latent.prior().stddev)
+        self.natural = []
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -90,6 +118,11 @@ class GroupSteps:
 
     def start(self) -> None:
         """Let those latents begin that have waited at z = 0."""
+        for one in self.steps:
+            one.forget()
+        for parameter in self.parameters:
+            parameter.grad = None
+        self._forget()
         for one in self.waiting:
             one.begin()
         self.waiting = []
@@ -101,45 +134,65 @@ class GroupSteps:
             one.release()
         self.latents.held = set()
 
-    def watch(self) -> None:
-        """Keep what the next loss reads of the groups."""
+    def watch(self, groups: Tensor) -> None:
+        """Keep what the next loss reads of the groups of its rows, [B, L]."""
         for one in self.steps:
-            one.q.reads = []
+            one.watch(groups)
 
     @torch.no_grad()
     def move(self, size: float, beta: float | Tensor, pace: Pace, *, warming: bool) -> None:
-        """Move everything, the loss' gradients being there.
+        """Take in the loss' gradients, and move everything when it is time to.
 
         size: by what they are multiplied to be the batch's sum. warming: whether priors, and with
         them the noise, are held.
         """
-        measuring = self.count % measured_every(self.per_epoch) == 0
-        self.count += 1
+        for one in self.steps:
+            one.keep(size)
+        self.count, self.batches, self.rows = self.count + 1, self.batches + 1, self.rows + size
+        place = self.count % self.per_epoch
+        if place % self.together == 0:  # 0 at an epoch's end: nothing is left for the next
+            self._move(beta, pace, warming=warming)
+            for parameter in self.parameters:
+                parameter.grad = None
+            self._forget()
+
+    def _move(self, beta: float | Tensor, pace: Pace, *, warming: bool) -> None:
+        for parameter in self.parameters:
+            if self.batches > 1 and parameter.grad is not None:
+                parameter.grad /= self.batches
         noise = [parameter.grad for parameter in self.noise]
         excess: float | Tensor = 1.0
         if noise and noise[0] is not None:  # the squared score over the curvature
             excess = (1 - noise[0]).clamp(min=1e-3)
         for one in self.steps:
-            if measuring or one not in self.waiting:
-                one.look(size, beta, excess, pace, measuring=measuring)
-        damping = self._damping(pace.means, measuring=measuring)
+            one.look(beta, excess, pace)
+        damping = self._damping(beta)
         shift: float | Tensor = 0.0
-        how = {"resizing": measuring and not warming, "telling": bool(noise)}
-        for one in self.steps:
-            if one not in self.waiting:
-                shift = shift + one.move(size, beta, pace, damping, **how)
+        part = self.batches / self.per_epoch
+        resized = 0.0 if warming else min(1.0, SIZE_STEPS * part)
+        moving = [one for one in self.steps if one not in self.waiting]
+        for one in moving:
+            how = (beta, pace, damping)
+            shift = shift + one.move(self.rows, *how, resized=resized, telling=bool(noise))
         if warming and self.is_warming_large:
             return
-        rate = min(1.0, EM_STEPS / self.per_epoch) * pace.priors
-        for one in self.steps:
-            if one not in self.waiting:
-                one.advance(rate, pace.floor, beta)
+        rate = min(1.0, EM_STEPS * part) * pace.priors
+        for one in moving:
+            one.advance(rate, pace.floor, beta)
         for parameter, gradient in zip(self.noise, noise, strict=True):
             if gradient is not None:
                 step = 0.5 * rate * (gradient - shift)
                 parameter.sub_(step.clamp(-LARGEST_NOISE_STEP, LARGEST_NOISE_STEP))
 
-    def _damping(self, factor: float | Tensor, *, measuring: bool) -> float | Tensor:
+    def recentre(self) -> None:
+        """Leave what all groups have in common to the output's bias, where there is one."""
+        if self.bias is None or not self.bias.requires_grad:
+            return
+        for one in self.steps:
+            if one not in self.waiting:
+                one.recentre(self.bias)
+
+    def _damping(self, beta: float | Tensor) -> float | Tensor:
         """Return what keeps the latents' steps, taken together, from going too far.
 
         Each dimension's is right alone. Along the step that all take together the loss may bend
@@ -149,11 +202,10 @@ class GroupSteps:
             return 1.0
         if any(one.whole for one in self.steps):
             return 1 / self.coupled
-        if measuring:
-            bends = zip(*(one.bends(factor) for one in self.steps), strict=True)
-            prior, data, squares, along = (torch.stack(parts).sum(0) for parts in bends)
-            together = data * along.square().sum() / (squares + TINY)
-            self.coupling.add((prior + together) / (prior + data + TINY))
+        bends = zip(*(one.bends(beta) for one in self.steps), strict=True)
+        prior, data, squares, along = (torch.stack(parts).sum(0) for parts in bends)
+        together = data * along.square().sum() / (squares + TINY)
+        self.coupling.add((prior + together) / (prior + data + TINY))
         return 1 / self.coupling.mean.clamp(min=1.0)
 
     def state_dict(self) -> dict[str, Any]:

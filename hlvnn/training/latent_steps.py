@@ -6,16 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal
 
-from hlvnn.latents.divergence import inverse_factor
+from hlvnn.latents.divergence import precision_of
 from hlvnn.latents.latent import Latent
-from hlvnn.latents.posteriors.base import Sight
+from hlvnn.latents.posteriors.base import Sight, weight_of
 from hlvnn.latents.table import is_dense
 from hlvnn.training.pace import Pace, Running
 
-SIZE_STEPS = 5.0
-"""Newton steps of a latent's size in an epoch, at most one a training step."""
 LARGEST_SIZE_STEP = 0.05
 """Largest step of the log of a size with minibatches; ten times as much without."""
 COST = 0.1
@@ -28,25 +25,12 @@ RUNNING = ("curvature", "bend", "mean_bend")
 """Running means of a latent that a checkpoint keeps."""
 TINY = 1e-12
 """Least value of what is divided by."""
-MEASURED_EVERY = 4
-"""Steps after which is measured how the loss bends in z, and z resized, for the time it takes."""
-FEW_STEPS = 40
-"""Steps of an epoch below which that is done at every step."""
+SHRUNK = 1e-4
+"""Share of its loadings with which a latent waits whose prior is fixed."""
+SMALL_TABLE = 1 << 15
+"""Numbers of a table up to which it is itself resized, for want of a size beside it."""
 LEAST_SHARE = 1e-3
 """Least share of a group's rows in a batch; below it what follows from it does not change."""
-
-
-def measured_every(per_epoch: int) -> int:
-    """Return after how many steps it is measured again how the loss bends in z."""
-    return MEASURED_EVERY if per_epoch >= FEW_STEPS else 1
-
-
-def precision_of(prior: Distribution) -> Tensor:
-    """Return a normal prior's precision, [Z] where it is diagonal, else [Z, Z]."""
-    if isinstance(prior, MultivariateNormal):
-        inverse = inverse_factor(prior)
-        return inverse.mT @ inverse
-    return 1 / prior.variance
 
 
 def times(matrix: Tensor, values: Tensor) -> Tensor:
@@ -60,31 +44,43 @@ class LatentSteps:
     counts: [G] int64, training rows of the groups. exact: whether the gradient of q's spread is
     without noise. whole: whether laws are read group by group, of batches of all rows.
 
-    Between `look` and `move` it holds what a batch tells: `found` [U] int64, its groups; `now`
+    `keep` takes what the loss of a batch told; all that was kept is one batch to what follows.
+    Between `look` and `move` it holds what that tells: `found` [U] int64, its groups; `now`
     [U, P], their parameters; `total` [U, P], the gradient of the batch's sum; `step` [U, Z], where
-    the means would go; `own` [B, Z], each row's gradient without the KL (rows at `inverse`).
+    the means would go, `factor` of a whole step; `own` [B, Z], each row's gradient without the KL
+    (rows at `inverse`).
     """
 
     def __init__(self, latent: Latent, counts: Tensor, per_epoch: int, *, exact: bool) -> None:
         self.latent, self.q, self.counts = latent, latent.posterior, counts
-        self.per_epoch, self.exact = per_epoch, exact
-        self.whole = exact and per_epoch == 1
-        self.every = measured_every(per_epoch)
+        self.is_one_batch, self.exact = per_epoch == 1, exact
+        self.whole = exact and self.is_one_batch
         width = latent.width
         zero = torch.zeros(width, device=counts.device)
-        self.seen = torch.zeros_like(counts)
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.kept_rows: list[Tensor] = []
+        self.is_fitted = bool(self.q.table[:, :width].any())
+        self.seen = counts.clone() if self.is_fitted else torch.zeros_like(counts)
         self.has_matrix = latent.posterior.full or latent.prior.full
         self.curvature = Running(zero.new_zeros(width, width) if self.has_matrix else zero)
         self.bend, self.mean_bend = Running(zero), Running(zero)
         self.rows, self.groups = float(counts.sum()), float((counts > 0).sum())
         self.first = zero.clone()  # SD at which a latent that starts small began
-        self.size = self.q.size = torch.ones(2 * width, device=counts.device)
+        self.size = torch.ones(2 * width, device=counts.device)
+        if self.q.table.numel() > SMALL_TABLE:
+            self.q.size = self.size
+        self.q.is_stepped = True
         self.q.table.requires_grad_(False)
 
     @property
     def may_wait(self) -> bool:
-        """Whether it starts small, as all do whose effect is drawn, and its size is not frozen."""
+        """Whether it starts small, as all do whose effect is drawn, and its size is not frozen.
+
+        Not where an earlier fit has found something of its groups.
+        """
         latent = self.latent
+        if self.is_fitted:
+            return False
         if latent.prior.learned:
             return self.is_learning and (latent.starts_small or not self.exact)
         loadings = [matrix for entry in latent.entries() for matrix in entry.loadings()]
@@ -97,11 +93,20 @@ class LatentSteps:
 
     @torch.no_grad()
     def wait(self) -> None:
-        """Hold z at 0 (`LatentSet.held`), with a law so narrow that it makes no difference."""
-        sd = torch.full_like(self.latent.prior_start, NOTHING)
+        """Hold z at 0 (`LatentSet.held`), with laws and loadings that make no difference.
+
+        The posterior is the prior, and costs nothing.
+        """
         if self.latent.prior.learned:
-            self.latent.prior.set_sd(sd)
-        self.q.set_law(sd)
+            self.latent.prior.set_sd(torch.full_like(self.latent.prior_start, NOTHING))
+        else:
+            self._scale_loadings(SHRUNK)
+        self.q.set_law(self.latent.prior().stddev)
+
+    def _scale_loadings(self, scale: float | Tensor) -> None:
+        for entry in self.latent.entries():
+            for matrix in entry.loadings():
+                matrix.mul_(scale)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -117,9 +122,7 @@ class LatentSteps:
             self.first.copy_(sd)
         else:
             sd = latent.prior().stddev
-            for entry in latent.entries():
-                for matrix in entry.loadings():
-                    matrix.mul_((most / sd).clamp(max=1.0))
+            self._scale_loadings((most / sd).clamp(max=1 / SHRUNK))
         latent.began_small = True
         self.q.set_law(sd)
         self.seen.zero_()
@@ -128,47 +131,50 @@ class LatentSteps:
         """Leave the posterior as it was taken: a table of z itself, which has gradients."""
         self.q.settle()
 
-    @torch.no_grad()
-    def look(
-        self,
-        size: float,
-        beta: float | Tensor,
-        excess: float | Tensor,
-        pace: Pace,
-        *,
-        measuring: bool,
-    ) -> None:
-        """Read off what the loss' gradients tell, `size` times as large as of a batch's mean.
+    def watch(self, groups: Tensor) -> None:
+        """Keep in `Posterior.reads` what the next loss reads of the groups of its rows [B, L]."""
+        self.q.reads = []
+        self.kept_rows.append(groups[:, self.latent.level].long())
 
-        measuring: whether it takes in how the loss bends in z.
+    def forget(self) -> None:
+        """Forget what was kept."""
+        self.kept, self.kept_rows = [], []
+
+    @torch.no_grad()
+    def keep(self, size: float) -> None:
+        """Take what the loss' gradients tell, `size` times as large as of a batch's mean."""
+        for group, leaf in self.q.reads or []:
+            if leaf.grad is not None:
+                self.kept.append((group, leaf.detach(), leaf.grad * size))
+        self.q.reads = None
+
+    @torch.no_grad()
+    def look(self, beta: float | Tensor, excess: float | Tensor, pace: Pace) -> None:
+        """Read off what was kept, and forget it.
+
+        excess: the squared score over the curvature, on average.
         """
         width = self.latent.width
-        reads = [(group, leaf) for group, leaf in self.q.reads or [] if leaf.grad is not None]
-        self.q.reads = None
-        groups, leaves = zip(*reads, strict=True)
-        group = groups[0] if len(reads) == 1 else torch.cat(groups)
-        values = _together([leaf.detach() for leaf in leaves])
-        gradient = _together([leaf.grad for leaf in leaves]) * size
+        group, values, gradient = map(_together, zip(*self.kept, strict=True))
+        rows = _together(tuple(self.kept_rows))
+        self.forget()
         if is_dense():  # as a recorded step needs it: all groups, most with nothing to tell
             self.found = torch.arange(len(self.counts), device=group.device)
             self.inverse = group
-            self.now = self.q.in_size(self.q.table.detach(), self.size)
+            self.now = self._sized(self.q.table.detach().clone(), self.size)
         else:
             self.found, self.inverse = group.unique(return_inverse=True)
             self.now = values.new_empty(len(self.found), values.shape[1])
             self.now.index_copy_(0, self.inverse, values)
         self.total = torch.zeros_like(self.now).index_add_(0, self.inverse, gradient)
         n = self.counts[self.found].clamp(min=1)
-        held = (
-            n
-            if self.whole
-            else torch.zeros_like(n).index_add_(0, self.inverse, torch.ones_like(self.inverse))
-        )
+        at = rows if is_dense() else torch.searchsorted(self.found, rows)
+        held = torch.zeros_like(n).index_add_(0, at, torch.ones_like(at))
         self.seen.index_add_(0, self.found, held)
         self.n = n.unsqueeze(1).to(self.now)
         self.share = held.unsqueeze(1) / self.n
         self.precision = precision_of(self.latent.prior())
-        if measuring and not self.whole:
+        if not self.whole:
             pull = times(self.precision, values[:, :width]) / self.counts[group].unsqueeze(1)
             self.own = gradient[:, :width] - beta * pull
             square = (
@@ -186,16 +192,17 @@ class LatentSteps:
             None if self.exact else self.curvature.mean,
             beta,
         )
-        self.step, self.spread = self.q.natural_step(self.now, self.total, sight, pace.means)
+        self.factor = pace.finding if self.latent.starts_small else pace.means
+        self.step, self.spread = self.q.natural_step(self.now, self.total, sight, self.factor)
 
-    def bends(self, factor: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def bends(self, beta: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return how the batch's loss bends along `step`, a natural step times `factor`.
 
         The prior's part; the data's, by what q knows; and by each row's own gradient: the sum over
         dimensions, each alone, and what they make together, [B], before it is squared.
         """
-        prior = (self.share * self.step * times(self.precision, self.step)).sum()
-        all_ = -factor * (self.share * self.step * self.total[:, : self.latent.width]).sum()
+        prior = (self.share * self.step * times(self.precision, self.step)).sum() * beta
+        all_ = -self.factor * (self.share * self.step * self.total[:, : self.latent.width]).sum()
         each = self.own * self.step[self.inverse]
         return prior, (all_ - prior).clamp(min=0), each.square().sum(), each.sum(1)
 
@@ -207,27 +214,27 @@ class LatentSteps:
         pace: Pace,
         damping: float | Tensor,
         *,
-        resizing: bool,
+        resized: float,
         telling: bool,
     ) -> Tensor | float:
-        """Move the groups; where the prior is learned and `resizing`, their size with it.
+        """Move the groups; where the prior is learned their size with it, by `resized` of a step.
 
-        Returns, if `telling`, what the moves change of the batch's mean squared residual, in noise
-        variances.
+        size: rows of the batch. Returns, if `telling`, what the moves change of the batch's mean
+        squared residual, in noise variances.
         """
         width, q = self.latent.width, self.q
         step = self.step * damping
         moved = torch.cat([self.now[:, :width] + step, self.spread], dim=1)
-        kept_rows = q.in_size(moved, 1 / self.size)
+        kept_rows = self._sized(moved, 1 / self.size)
         if is_dense():  # groups that are not in the batch stay
             kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
         q.table.data.index_copy_(0, self.found, kept_rows)
-        resizing = resizing and self.is_learning
+        resizing = resized > 0 and self.is_learning
         if not (resizing or telling):
             return 0.0
         # A law holds each row with the weight of its last pass, which has faded since and is
         # renewed by this step: where all rows weigh the same lies between before and after.
-        factor = pace.means * damping
+        factor = self.factor * damping
         between, of_spread = self._between(factor), self._between(1.0)
         lag = between / factor
         mean, gradient = self.now[:, :width] + lag * step, self.total[:, :width]
@@ -239,8 +246,12 @@ class LatentSteps:
             law = torch.cat([mean, spread], dim=1)
             gradient = gradient * (1 - self.share * between)
             left = 1 - self.share * of_spread
-            self._resize(size, beta, pace.priors * damping, pace.floor, law, gradient, left)
+            part = resized * pace.priors * damping
+            self._resize(size, beta, part, pace.floor, law, gradient, left)
         return shift
+
+    def _sized(self, rows: Tensor, size: Tensor) -> Tensor:
+        return rows if self.q.size is None else self.q.in_size(rows, size)
 
     def _between(self, factor: float | Tensor) -> Tensor:
         """Return how far on a step's way all rows weigh the same, times `factor`: [U, 1]."""
@@ -260,13 +271,13 @@ class LatentSteps:
     ) -> None:
         """Take Newton steps in the size of z with its prior, of its means, and of its SDs.
 
-        part: of a whole step. floor: see `Pace`. law: [U, P], at which they are taken; gradient:
-        [U, Z], of its means; left: [U, 1], what is left there of the gradient of its spread.
+        part: how much of a whole step. floor: see `Pace`. law: [U, P], at which they are taken;
+        gradient: [U, Z], of its means; left: [U, 1], what is left there of its spread's gradient.
         """
         q, share, mean = self.q, self.share, law[:, : self.latent.width]
         covariance = q.covariance(law)
         variance = _diagonal(covariance)
-        prior = _diagonal(self.precision, 1)
+        prior, weight = _diagonal(self.precision, 1), weight_of(beta)
         of_means = mean * gradient
         of_data = of_means - beta * share * mean * times(self.precision, mean)
         if self.exact:
@@ -274,17 +285,17 @@ class LatentSteps:
             inverse = _inverse_diagonal(covariance)
             of_spread = q.size_gradient(self.now, self.total)
             of_noise = of_spread - beta * share * (_trace(before, self.precision) - 1)
-            curvature = share * (inverse - prior).clamp(min=0)
+            curvature = weight * share * (inverse - prior).clamp(min=0)
             of_data = of_data + of_noise * variance / _diagonal(before)
-            spreads = 0.5 * (left * of_spread).sum(0) * self.rows / self.groups
+            spreads = 0.5 / weight * (left * of_spread).sum(0) * self.rows / self.groups
         else:  # what draws tell of the spread is noise, and its mean is known
             curvature = share * self.n * _diagonal(self.curvature.mean, 1)
             of_data = of_data + curvature * variance
             spreads = torch.zeros_like(self.first)
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
-        self.mean_bend.add(((curvature + share * prior) * mean.square()).sum(0) / size)
-        most = LARGEST_SIZE_STEP * (10 if self.per_epoch == 1 else 1)
-        rate = min(1.0, self.every * SIZE_STEPS / self.per_epoch) * part / size
+        self.mean_bend.add(((curvature + beta * share * prior) * mean.square()).sum(0) / size)
+        most = LARGEST_SIZE_STEP * (10 if self.is_one_batch else 1)
+        rate = part / size
         together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
         means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
         together, means, spreads = (
@@ -292,7 +303,11 @@ class LatentSteps:
         )
         room = self.latent.prior().stddev.log() - (self.first * floor).clamp(min=TINY).log()
         together = torch.minimum(together, room.clamp(min=0))
-        self.size.mul_(torch.exp(-torch.cat([together + means, together + spreads])))
+        change = torch.exp(-torch.cat([together + means, together + spreads]))
+        if q.size is None:
+            q.table.data.copy_(q.in_size(q.table.data, change))
+        else:
+            self.size.mul_(change)
         self.latent.prior.resize(torch.exp(-together))
 
     @torch.no_grad()
@@ -306,6 +321,21 @@ class LatentSteps:
         prior.advance(rate / many, self.rows / self.groups)
         if self.is_learning:
             prior.resize((self.first * floor / prior().stddev).clamp(min=1.0))
+
+    @torch.no_grad()
+    def recentre(self, bias: Tensor) -> None:
+        """Move what all groups have in common to the output's `bias`, where that is the same.
+
+        It is the prior's mean, at its maximum; the network would find it by its own rate alone.
+        """
+        matrix = self.latent.in_output_bias()
+        if matrix is None:
+            return
+        matrix = matrix.to(bias)
+        rows, counted = self.q.table.data[:, : self.latent.width], (self.counts > 0).to(bias)
+        shift = (counted @ rows) / self.groups * (matrix != 0).any(0)
+        bias.add_(matrix @ (shift * self.size[: self.latent.width]))
+        rows.sub_(counted.unsqueeze(1) * shift)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -322,7 +352,7 @@ class LatentSteps:
             getattr(self, name).load_state_dict(state[name])
 
 
-def _together(parts: list[Tensor]) -> Tensor:
+def _together(parts: tuple[Tensor, ...]) -> Tensor:
     """Return the rows of all parts, of which there is mostly one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -30,6 +30,7 @@ from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.errors import ConfigError
 from hlvnn.inference.metrics import RowScores
+from hlvnn.inference.newton import newton_gain, told_gain
 from hlvnn.inference.objective import Elbo, full_elbo
 from hlvnn.inference.predict import evaluate
 from hlvnn.models.doubts import doubts, told_of_variances
@@ -268,6 +269,7 @@ class _Fit:
                 self._tell(number)
                 if self.watch.found is not None:
                     break
+        self.step.own.recentre()
         self.model.latents.refresh()  # here, whether or not the epoch is evaluated
         self.watch.read()
         if self.watch.found is not None:
@@ -361,7 +363,10 @@ class _Fit:
         self.model.latents.refresh()
         if self.bound is not None:
             return self.bound.full(self.model, self.data.train, self.config.num_samples)
-        return full_elbo(self.model, self.data.train)
+        elbo = full_elbo(self.model, self.data.train)
+        if self.config.kl_weight == 1 and not self.exact:
+            self.newton_gain = told_gain(newton_gain(self.model, elbo, len(self.data.train)))
+        return elbo
 
     def _checkpoint(self, streams: dict[str, Tensor]) -> Checkpoint:
         state = self.state

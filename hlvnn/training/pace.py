@@ -9,6 +9,9 @@ from torch import Tensor
 
 PASSES = 5.0
 """Passes over the rows of which a group's mean is the average, at most."""
+FINDING = 3.0
+"""The same at the fit's end where loadings are learned or lie below what is: what a mean is to be
+changes with them, and passes of long ago hold it back."""
 KEPT = 0.98
 """What running means over batches keep at a step."""
 
@@ -21,10 +24,12 @@ until its loadings have found a direction, its groups cannot show that they diff
 class Pace(NamedTuple):
     """How far a step goes, as shares of a whole one: of means; of priors, sizes and the noise.
 
-    floor: share of its start below which a prior that starts small does not fall.
+    finding: of means whose effect the network learns as well (`Latent.starts_small`). floor: share
+    of its start below which a prior that starts small does not fall.
     """
 
     means: float | Tensor
+    finding: float | Tensor
     priors: float | Tensor
     floor: float | Tensor
 
@@ -38,8 +43,11 @@ def pace(number: int, total: int, per_epoch: int, passes: float = PASSES) -> Pac
     priors = min(1.0, 10 * left)
     floor = min(1.0, max(0.0, 10 * (left - 1 + HELD)))
     if passes == 1:
-        return Pace(1.0, priors, floor)
-    return Pace(min(1.0, 4 * left) / min(passes, max(1.0, number / per_epoch)), priors, floor)
+        return Pace(1.0, 1.0, priors, floor)
+    last = min(1.0, 4 * left)
+    means = last / min(passes, max(1.0, number / per_epoch))
+    finding = last / min(passes, max(1.0, FINDING * (1 - left)))
+    return Pace(means, finding, priors, floor)
 
 
 class Running:

@@ -135,7 +135,7 @@ class Step:
         config = self.config
         if config.augment:
             batch = batch._replace(x=jittered(batch.x, config.augment))
-        self.own.watch()
+        self.own.watch(batch.groups)
         loss = self._loss(batch, beta)
         means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
         told = loss.loss.detach(), [mean.detach() for mean in means]
@@ -144,8 +144,6 @@ class Step:
             return told  # the parameters stay as they made it, to be looked at
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        for parameter in self.own.parameters:
-            parameter.grad = None
         loss.loss.backward()
         if self.encoders:
             with self.model.latents.source.lending():  # for dropout too: a pass of this model alone

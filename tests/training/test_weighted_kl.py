@@ -32,6 +32,7 @@ def test_a_law_is_that_of_the_likelihood_to_one_over_the_weight(
     (one,) = model.latents
     one.posterior.requires_grad_(True)
     model.backbone.requires_grad_(True)  # something for the optimiser, which lr holds
+    model.backbone.output_bias().requires_grad_(False)  # type: ignore[union-attr]
     settings = TrainConfig(
         num_epochs=60, batch_size=None, lr=1e-12, kl_weight=weight, prior_warmup=0.0
     )

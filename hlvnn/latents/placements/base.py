@@ -54,6 +54,14 @@ class Placement(nn.Module, ABC):
         """Return the trained matrices [*, Z] that z passes first (see `Latent.scale`)."""
         return []
 
+    def constant(self) -> Tensor | None:
+        """Return M [out, Z]: a row's pre-activation gains M z whatever the stage's input is.
+
+        Columns of coordinates of z whose effect depends on the input are 0. None (the default):
+        all are such.
+        """
+        return None
+
     def slopes_on(self, columns: Tensor) -> Tensor:
         """Return which of the stage's inputs [D] z has slopes on, as [K] of `columns` [D].
 

@@ -21,6 +21,9 @@ class Bias(LinearPlacement):
     def gain(self, h: Tensor, z: Tensor) -> Tensor:
         return over_places(z, self.stage, h)
 
+    def constant(self) -> Tensor:
+        return torch.eye(self.width)
+
     def terms(
         self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
     ) -> tuple[list[str], Tensor]:

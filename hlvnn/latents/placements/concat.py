@@ -40,6 +40,9 @@ class Concat(LinearPlacement):
     def loadings(self) -> list[Tensor]:
         return [self.loading]
 
+    def constant(self) -> Tensor | None:
+        return None if self.stage.kind == "rnn" else self.loading
+
     def terms(
         self, outputs: Sequence[str], columns: Tensor | None, *, normalised: bool
     ) -> tuple[list[str], Tensor] | None:

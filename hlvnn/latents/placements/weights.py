@@ -73,6 +73,10 @@ class Weights(LinearPlacement):
         gained = slopes @ patches + intercept  # [S, B, out, H W]
         return torch.unflatten(gained, -1, h.shape[-2:])
 
+    def constant(self) -> Tensor:
+        out = self.stage.out_features
+        return torch.eye(self.width).unflatten(0, (out, -1))[:, 0]
+
     def slopes_on(self, columns: Tensor) -> Tensor:
         return columns if self.chosen is None else columns[self.chosen.to(columns.device)]
 

@@ -36,16 +36,21 @@ class Sight:
     @property
     def weight(self) -> float | Tensor:
         """β as the curvature is divided by: not 0."""
-        least = SMALLEST_BETA
-        return (
-            self.beta.clamp(min=least) if isinstance(self.beta, Tensor) else max(self.beta, least)
-        )
+        return weight_of(self.beta)
 
 
 SMALLEST_BETA = 0.01
 """Least weight of the KL for which a law is as wide as it asks for."""
+POSTERIOR_START = 0.3
+"""First SD of a posterior that Adam moves, as a share of its prior's; one that takes natural steps
+starts with its prior's own."""
 LARGEST = 3.0
 """Largest move of a mean at once, in its own SDs."""
+
+
+def weight_of(beta: float | Tensor) -> float | Tensor:
+    """Return β as what is divided by it has it: not 0."""
+    return beta.clamp(min=SMALLEST_BETA) if isinstance(beta, Tensor) else max(beta, SMALLEST_BETA)
 
 
 class Posterior(nn.Module, ABC):
@@ -92,7 +97,8 @@ class Posterior(nn.Module, ABC):
         self.width = width
         start = self.start(width, scale)
         self.table = nn.Parameter(start.repeat(num_groups, 1))
-        self.size: Tensor | None = None  # in a fit by natural steps the table is `in_size` 1 / size
+        self.is_stepped = False  # whether a fit moves it by natural steps
+        self.size: Tensor | None = None  # the table is then `in_size` 1 / size, where there is one
         self.reads: list[tuple[Tensor, Tensor]] | None = None  # groups, and what was read of them
 
     @staticmethod
@@ -182,16 +188,19 @@ class Posterior(nn.Module, ABC):
 
     def settle(self) -> None:
         """Leave the state of a fit by natural steps: a table of z itself, which has gradients."""
-        if self.size is not None:
+        if self.is_stepped:
             self.refresh()
             self.size = self.reads = None
+            self.is_stepped = False
             self.table.requires_grad_(True)
 
     def forward(self, group: Tensor) -> Distribution:
         """Return q for the groups [B]."""
-        if self.size is None:
+        if not self.is_stepped:
             return self.law(table_rows(self.table, group))
-        rows = self.in_size(self.table.detach().index_select(0, group), self.size)
+        rows = self.table.detach().index_select(0, group)
+        if self.size is not None:
+            rows = self.in_size(rows, self.size)
         if self.reads is not None and torch.is_grad_enabled():
             rows.requires_grad_()
             self.reads.append((group, rows))
