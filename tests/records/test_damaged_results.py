@@ -176,6 +176,7 @@ def test_a_damaged_file_is_read_or_named_and_left_as_it_is(
                     Path(name).name,
                     "unknown search space",
                     "has changed since sweep began",
+                    "is not the space that sweep draws from",  # its metric, by a flipped letter
                     "than the configuration describes",
                 )
                 assert any(words in text for words in named), text
