@@ -47,7 +47,7 @@ from hlvnn.training.pace import PASSES, Pace
 
 BATCH = 200
 GROUPS = 207
-MIDST = Pace(1 / PASSES, 1.0, 1.0, 0.0)
+MIDST = Pace(1 / PASSES, 1.0, 1.0, 1.0, 0.0)
 """How far groups and priors go in the midst of a fit."""
 SHAPES = {
     "cnn": {"x_kind": "image", "x_shape": (28, 28), "classes": 62, "steps": 20},

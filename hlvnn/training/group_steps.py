@@ -32,7 +32,7 @@ LEAST_MOVES = 10
 """Moves of the groups in an epoch, at least, if it has as many batches."""
 EM_STEPS = 10.0
 """Steps of a prior and of the noise in an epoch, at most one at a time."""
-SIZE_STEPS = 5.0
+SIZE_STEPS = 15.0
 """Newton steps of a latent's size in an epoch, at most one at a time."""
 LARGEST_NOISE_STEP = 0.5
 """Largest step of the log of the noise's SD."""
@@ -77,7 +77,7 @@ class GroupSteps:
         if bound:
             self._leave_to_adam()
         self.steps = [
-            LatentSteps(x, model.latents.counts(x.level), per_epoch, exact=exact)
+            LatentSteps(x, model.latents.counts(x.level), per_epoch, self.together, exact=exact)
             for x in self.natural
         ]
         small = [] if per_epoch == 1 or warm_steps < 1 else self.steps
@@ -85,7 +85,7 @@ class GroupSteps:
         for one in self.waiting:
             one.wait()
         self._hold()
-        self.coupling = Running(torch.zeros((), device=model.device))
+        self.coupling = Running(torch.zeros((), device=model.device), self.together)
         # full batches of closed forms read no rows: what is coupled at most
         self.coupled = sum(1 if x.posterior.full else x.width for x in self.natural)
         self.bias = model.backbone.output_bias()
@@ -124,7 +124,8 @@ class GroupSteps:
             parameter.grad = None
         self._forget()
         for one in self.waiting:
-            one.begin()
+            one.begin(1 / len(self.waiting))
+        self.coupling.forget()  # it was that of latents at nothing
         self.waiting = []
         self._hold()
 
@@ -176,12 +177,12 @@ class GroupSteps:
             shift = shift + one.move(self.rows, *how, resized=resized, telling=bool(noise))
         if warming and self.is_warming_large:
             return
-        rate = min(1.0, EM_STEPS * part) * pace.priors
+        rate = min(1.0, EM_STEPS * part)
         for one in moving:
-            one.advance(rate, pace.floor, beta)
+            one.advance(rate * pace.priors, pace.floor, beta)
         for parameter, gradient in zip(self.noise, noise, strict=True):
             if gradient is not None:
-                step = 0.5 * rate * (gradient - shift)
+                step = 0.5 * rate * pace.noise * (gradient - shift)
                 parameter.sub_(step.clamp(-LARGEST_NOISE_STEP, LARGEST_NOISE_STEP))
 
     def recentre(self) -> None:

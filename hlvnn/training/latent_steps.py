@@ -13,12 +13,17 @@ from hlvnn.latents.posteriors.base import Sight, weight_of
 from hlvnn.latents.table import is_dense
 from hlvnn.training.pace import Pace, Running
 
-LARGEST_SIZE_STEP = 0.05
-"""Largest step of the log of a size with minibatches; ten times as much without."""
+LARGEST_SIZE_STEP = 0.02
+"""Largest step of the log of a size for each batch that is taken in."""
+LARGEST_OF_WHOLE = 0.5
+"""The same where a batch is all rows."""
 COST = 0.1
 """Nats that a dimension of a group costs at first, at most, where a latent starts small."""
 COST_OF_ALL = 1.0
 """The same of all its dimensions together."""
+COST_OF_ROWS = 0.01
+"""Nats a row that all latents which start small cost at first, at most: under more noise a network
+learns more slowly."""
 NOTHING = 1e-6
 """SD of a latent that has not started."""
 RUNNING = ("curvature", "bend", "mean_bend")
@@ -41,8 +46,9 @@ def times(matrix: Tensor, values: Tensor) -> Tensor:
 class LatentSteps:
     """The steps of one latent with a natural posterior and an independent, normal prior.
 
-    counts: [G] int64, training rows of the groups. exact: whether the gradient of q's spread is
-    without noise. whole: whether laws are read group by group, of batches of all rows.
+    counts: [G] int64, training rows of the groups. together: batches that are one to them. exact:
+    whether the gradient of q's spread is without noise. whole: whether laws are read group by
+    group, of batches of all rows.
 
     `keep` takes what the loss of a batch told; all that was kept is one batch to what follows.
     Between `look` and `move` it holds what that tells: `found` [U] int64, its groups; `now`
@@ -51,7 +57,9 @@ class LatentSteps:
     (rows at `inverse`).
     """
 
-    def __init__(self, latent: Latent, counts: Tensor, per_epoch: int, *, exact: bool) -> None:
+    def __init__(
+        self, latent: Latent, counts: Tensor, per_epoch: int, together: int, *, exact: bool
+    ) -> None:
         self.latent, self.q, self.counts = latent, latent.posterior, counts
         self.is_one_batch, self.exact = per_epoch == 1, exact
         self.whole = exact and self.is_one_batch
@@ -62,8 +70,9 @@ class LatentSteps:
         self.is_fitted = bool(self.q.table[:, :width].any())
         self.seen = counts.clone() if self.is_fitted else torch.zeros_like(counts)
         self.has_matrix = latent.posterior.full or latent.prior.full
-        self.curvature = Running(zero.new_zeros(width, width) if self.has_matrix else zero)
-        self.bend, self.mean_bend = Running(zero), Running(zero)
+        like = zero.new_zeros(width, width) if self.has_matrix else zero
+        self.curvature = Running(like, together)
+        self.bend, self.mean_bend = Running(zero, together), Running(zero, together)
         self.rows, self.groups = float(counts.sum()), float((counts > 0).sum())
         self.first = zero.clone()  # SD at which a latent that starts small began
         self.size = torch.ones(2 * width, device=counts.device)
@@ -109,11 +118,15 @@ class LatentSteps:
                 matrix.mul_(scale)
 
     @torch.no_grad()
-    def begin(self) -> None:
-        """Begin where the noise of z costs a group `COST` nats a dimension, at most."""
+    def begin(self, part: float) -> None:
+        """Begin where the noise of z costs little: see `COST` and below.
+
+        part: of what a row may pay for all latents.
+        """
         latent, h = self.latent, self.curvature.mean
         h = (h if h.dim() == 1 else h.diagonal()).mean()
-        cost = min(COST, COST_OF_ALL / latent.width)
+        of_all = min(COST_OF_ALL, part * COST_OF_ROWS * self.rows / self.groups)
+        cost = min(COST, of_all / latent.width)
         most = (2 * cost * self.groups / (self.rows * h).clamp(min=TINY)).sqrt()
         if latent.prior.learned:
             sd = torch.minimum(latent.prior_start, most)
@@ -155,6 +168,7 @@ class LatentSteps:
         excess: the squared score over the curvature, on average.
         """
         width = self.latent.width
+        self.batches = len(self.kept_rows)
         group, values, gradient = map(_together, zip(*self.kept, strict=True))
         rows = _together(tuple(self.kept_rows))
         self.forget()
@@ -294,7 +308,7 @@ class LatentSteps:
             spreads = torch.zeros_like(self.first)
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
         self.mean_bend.add(((curvature + beta * share * prior) * mean.square()).sum(0) / size)
-        most = LARGEST_SIZE_STEP * (10 if self.is_one_batch else 1)
+        most = LARGEST_OF_WHOLE if self.is_one_batch else LARGEST_SIZE_STEP * self.batches
         rate = part / size
         together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
         means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)

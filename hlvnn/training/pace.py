@@ -13,16 +13,19 @@ FINDING = 3.0
 """The same at the fit's end where loadings are learned or lie below what is: what a mean is to be
 changes with them, and passes of long ago hold it back."""
 KEPT = 0.98
-"""What running means over batches keep at a step."""
+"""What running means keep for each batch that is taken in."""
 
 
+LEAST_NOISE = 0.5
+"""Least share of its first steps that the noise takes in later epochs: rows that are far out would
+have it follow the last batches."""
 HELD = 0.5
 """Share of a fit in which the prior of a latent that starts small does not fall below its start:
 until its loadings have found a direction, its groups cannot show that they differ."""
 
 
 class Pace(NamedTuple):
-    """How far a step goes, as shares of a whole one: of means; of priors, sizes and the noise.
+    """How far a step goes, as shares of a whole one: of means; of priors and sizes; of the noise.
 
     finding: of means whose effect the network learns as well (`Latent.starts_small`). floor: share
     of its start below which a prior that starts small does not fall.
@@ -31,6 +34,7 @@ class Pace(NamedTuple):
     means: float | Tensor
     finding: float | Tensor
     priors: float | Tensor
+    noise: float | Tensor
     floor: float | Tensor
 
 
@@ -42,25 +46,32 @@ def pace(number: int, total: int, per_epoch: int, passes: float = PASSES) -> Pac
     left = 1 - number / total
     priors = min(1.0, 10 * left)
     floor = min(1.0, max(0.0, 10 * (left - 1 + HELD)))
+    noise = priors * max(LEAST_NOISE, 1 / max(1.0, number / per_epoch))
     if passes == 1:
-        return Pace(1.0, 1.0, priors, floor)
+        return Pace(1.0, 1.0, priors, priors, floor)
     last = min(1.0, 4 * left)
     means = last / min(passes, max(1.0, number / per_epoch))
     finding = last / min(passes, max(1.0, FINDING * (1 - left)))
-    return Pace(means, finding, priors, floor)
+    return Pace(means, finding, priors, noise, floor)
 
 
 class Running:
-    """A mean over batches that forgets."""
+    """A mean that forgets. Each of its values is of so many batches."""
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, batches: int) -> None:
+        self.kept = KEPT**batches
         self.total = torch.zeros_like(like)
         self.weight = torch.zeros((), device=like.device)
 
     def add(self, value: Tensor) -> None:
         """Take in a batch's value."""
-        self.weight.mul_(KEPT).add_(1 - KEPT)
-        self.total.mul_(KEPT).add_(value, alpha=1 - KEPT)
+        self.weight.mul_(self.kept).add_(1 - self.kept)
+        self.total.mul_(self.kept).add_(value, alpha=1 - self.kept)
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.weight.zero_()
+        self.total.zero_()
 
     @property
     def mean(self) -> Tensor:

