@@ -55,6 +55,27 @@ def test_classes_in_schools_have_the_variances_of_their_analysis_of_variance(her
     assert truth.low_ml == pytest.approx(truth.low, rel=0.25)
 
 
+def test_plain_flags_fit_both_levels_exactly_and_the_report_says_so(here: Path) -> None:
+    truth = worlds.schools(here / "schools.csv", reused=False)
+    latents = ("--latents", "bias@output 'level=school class'", "bias@output level=school")
+    flags = table("schools.csv", "mark", "school class,school", "hour", "--backbone", "linear")
+    said = trained(*flags, *ALL, *latents)
+    assert "fitted exactly, as a linear mixed model by maximum likelihood" in said
+    found = estimates("results/schools/run")
+    assert found["noise sd", "", ""] == pytest.approx(truth.noise_ml, rel=1e-3)
+    assert found["prior sd", "school class", "(Intercept)"] == pytest.approx(truth.low_ml, rel=1e-3)
+    assert found["prior sd", "school", "(Intercept)"] == pytest.approx(truth.high_ml, rel=1e-3)
+    trained(
+        *table("schools.csv", "mark", "school class,school", "hour", name="second"),
+        *latents,
+        "--backbone",
+        "linear",
+    )
+    page = first_screen(reported("results/schools"))
+    assert "fitted exactly" in page
+    assert "train longer" not in page
+
+
 def test_a_level_whose_name_begins_with_anothers_keeps_its_own_kl(here: Path) -> None:
     worlds.schools(here / "schools.csv", reused=False)
     flags = table("schools.csv", "mark", "school class,school", "hour", "--backbone", "linear")
