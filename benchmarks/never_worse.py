@@ -6,7 +6,7 @@ Each structure of --latent-config that has a prior and that the backbone can hav
 network without latents: same data, epochs and seed, so that order, dropout and augmentation are the
 same too and a pair differs by its latents alone. Nothing is set of latents or of how they are
 fitted. 20 % of the groups are held out: a run's test rows are of known and of new groups. The epoch
-is the one with the best validation loss, test rows are scored once, with 20 draws of z.
+is the one with the best validation loss, test rows are scored once, with 100 draws of z.
 
 A gain is the pooled network's nats minus the structure's, a mean over groups of their mean over
 rows and seeds (positive: latents are better). ± is its standard error over groups, SD the spread of
@@ -60,8 +60,9 @@ WITH_PRIOR = tuple(
 )
 HOLD_OUT = 0.2
 """Share of the groups without training rows."""
-DRAWS = 20
-"""Draws of z averaged for a test row; a new group's prior is wide."""
+DRAWS = 100
+"""Draws of z averaged for a test row. A new group has its prior, which is wide: −log of a mean over
+few draws is too large."""
 FEW = 15
 """Training rows a group, where there are to be few."""
 SMALLEST_BOUND = 0.002

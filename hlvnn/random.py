@@ -88,6 +88,22 @@ class Noise:
         return NOISE in state
 
 
+class Mirrored(Noise):
+    """Torch's own stream, with draws in pairs n and −n along the first axis.
+
+    A mean over draws of z is so without the error of what is linear in z (antithetic variates;
+    Hammersley and Morton 1956). The draws of a pair are not independent.
+    """
+
+    def __init__(self) -> None:
+        self.generators = {}
+
+    def normal(self, size: torch.Size, like: Tensor) -> Tensor:
+        first = (size[0] + 1) // 2
+        half = torch.randn((first, *size[1:]), dtype=like.dtype, device=like.device)
+        return torch.cat([half, -half[: size[0] - first]])
+
+
 def streams(device: torch.device) -> dict[str, Tensor]:
     """Return where torch's own streams are, for a checkpoint."""
     states = {TORCHS: torch.get_rng_state()}

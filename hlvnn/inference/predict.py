@@ -84,7 +84,7 @@ def output_draws(
             size = rows_at_once(model, rest, draws)
             for batch in Batches(rest, size, device=model.device):
                 rows = model.latents.at(batch.groups, unseen=True)
-                eta = model(batch.x, model.latents.sample(rows, draws))
+                eta = model(batch.x, model.latents.sample_mirrored(rows, draws))
                 unknown = torch.full((len(batch.y),), math.nan, dtype=torch.float64)
                 yield Drawn(places[batch.index.cpu()], batch.y, eta, None, unknown, unknown)
     finally:

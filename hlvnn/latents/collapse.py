@@ -60,8 +60,10 @@ def not_nested(
     return (
         f"latent {latent.name}: {names[0]} {label} has rows in {len(found)} groups of {upper.name} "
         f"({_some(levels, upper.level, found)}), so the levels are not nested. {_remedy(*names)} "
-        f"For levels that do cross give {upper.name} posterior={over_level} and {latent.name} "
-        f"given={upper.name!r}, or given=none"
+        "Levels that do cross are fitted exactly, all in one law, where the model is linear and "
+        "gaussian and no latent says given, posterior or a nested prior. Elsewhere, for levels "
+        f"that do cross give {upper.name} posterior={over_level} and {latent.name} "
+        f"given={upper.name!r}"
     )
 
 

@@ -20,6 +20,7 @@ from hlvnn.latents.normals import shifted, standard, whiten
 from hlvnn.latents.placing import check_within, take_in
 from hlvnn.latents.posteriors.base import LevelPosterior
 from hlvnn.latents.under_law import UnderLaw
+from hlvnn.random import Mirrored
 
 Columns = dict[tuple[str, int], Tensor]
 """Factors [B, Z, K] of a normal vector, one per independent source of noise: z − E z is the sum
@@ -178,6 +179,11 @@ class LatentSet(nn.Module):
         for index in self.held if self.training else ():
             draws[index] = draws[index] - draws[index].detach()
         return draws
+
+    def sample_mirrored(self, rows: LatentRows, num_samples: int) -> list[Tensor]:
+        """Draw as `sample` does, in pairs on either side of a normal law's mean (`Mirrored`)."""
+        with self.source.using(Mirrored()):
+            return self.sample(rows, num_samples)
 
     def sample_groups(
         self, rows: LatentRows, num_samples: int, repeats: tuple[int, int] | None = None

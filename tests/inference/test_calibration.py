@@ -114,7 +114,9 @@ def test_the_transform_averages_probabilities_not_predictors() -> None:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(2)
         rows = model.latents.at(data.test.groups, unseen=True)
-        rate = model.likelihood(model(data.test.x.all(), model.latents.sample(rows, 9))).mean
+        rate = model.likelihood(
+            model(data.test.x.all(), model.latents.sample_mirrored(rows, 9))
+        ).mean
     y = data.test.y.numpy()
     below, up_to = (stats.poisson.cdf(at, rate.numpy()).mean(0) for at in (y - 1, y))
     where = np.random.default_rng(2).random(len(y))

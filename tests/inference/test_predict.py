@@ -59,11 +59,43 @@ def test_class_probabilities_are_averaged_over_draws() -> None:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(3)
         rows = model.latents.at(split.groups, unseen=True)
-        probabilities = model(split.x.all(), model.latents.sample(rows, 7)).softmax(-1).double()
+        probabilities = (
+            model(split.x.all(), model.latents.sample_mirrored(rows, 7)).softmax(-1).double()
+        )
     names = [f"prob_{k}" for k in range(5)]
     np.testing.assert_allclose(table[names], probabilities.mean(0), rtol=1e-5)
     spread = probabilities.std(0, correction=0)
     np.testing.assert_allclose(table[[f"sd_{k}" for k in range(5)]], spread, atol=1e-6)
+
+
+def test_draws_come_in_pairs_on_either_side_of_the_mean() -> None:
+    model, split = class_case()
+    rows = model.eval().latents.at(split.groups, unseen=True)
+    for z, q in zip(model.latents.sample_mirrored(rows, 6), rows.posteriors, strict=True):
+        torch.testing.assert_close(z.mean(0), q.mean, rtol=1e-4, atol=1e-5)
+        assert (z.std(0) > 0).all()
+
+
+def test_few_draws_of_a_prior_come_nearer_to_many_than_independent_ones() -> None:
+    """−log of a mean of independent draws is too large by half its relative variance."""
+    data = grouped_data(rows=600, sizes=(40,))
+    model = tiny_model(data, latents=(latent("film", "hidden1", width=2, prior="learned"),))
+    model.latents[0].prior.set_sd(torch.full((2,), 0.6))
+    split = data.test
+    new = split.__class__(split.x, torch.full_like(split.groups, -1), split.y)
+    few, many = (
+        np.mean([score_rows(model, new, n, seed=seed).loss.mean() for seed in range(4000 // n)])
+        for n in (10, 2000)
+    )
+    model.eval()
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        rows = model.latents.at(new.groups, unseen=True)
+        z = model.latents.sample(rows, 4000)
+        p = model.likelihood(model(new.x.all(), z)).log_prob(new.y).exp()
+        independent = -p.unflatten(0, (400, 10)).mean(1).log().mean()
+    assert independent > many
+    assert abs(few - many) < 0.75 * float(independent - many)
 
 
 def test_probabilities_add_up_and_the_prediction_is_the_likeliest() -> None:
@@ -92,7 +124,7 @@ def test_real_densities_are_averaged_over_draws_as_well() -> None:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(4)
         rows = model.latents.at(data.test.groups, unseen=False)
-        law = model.likelihood(model(data.test.x.all(), model.latents.sample(rows, 6)))
+        law = model.likelihood(model(data.test.x.all(), model.latents.sample_mirrored(rows, 6)))
     expected = -law.log_prob(data.test.y).exp().mean(0).log()
     np.testing.assert_allclose(scores.loss, expected, rtol=1e-5)
     np.testing.assert_allclose(scores.prediction, law.mean.mean(0), rtol=1e-6)

@@ -277,7 +277,8 @@ def crossed() -> GroupedDataset:
 def test_levels_that_are_not_nested_are_told_what_to_do() -> None:
     config = ModelConfig(backbone="linear", latents=STRUCTURES["nested"])
     with pytest.raises(
-        DataError, match=r"levels are not nested\. If each play uses .* cross give play"
+        DataError,
+        match=r"levels are not nested\. If each play uses .* fitted exactly, .* cross give play",
     ):
         build_model(config, crossed())
     config = ModelConfig(backbone="linear", latents=STRUCTURES["given joint"])
