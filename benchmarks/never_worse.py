@@ -5,8 +5,10 @@
 Each structure of --latent-config that has a prior and that the backbone can have, beside the same
 network without latents: same data, epochs and seed, so that order, dropout and augmentation are the
 same too and a pair differs by its latents alone. Nothing is set of latents or of how they are
-fitted. 20 % of the groups are held out: a run's test rows are of known and of new groups. The epoch
-is the one with the best validation loss, test rows are scored once, with 100 draws of z.
+fitted. 20 % of the groups are held out: a run's test rows are of known and of new groups. They are
+scored with 100 draws of z at the fit's end, so that both networks of a pair have had the same
+epochs; and once more at each one's own epoch of least validation loss, which is told beside it and
+judged by nothing: where few validation rows choose, one network stops early by chance.
 
 A gain is the pooled network's nats minus the structure's, a mean over groups of their mean over
 rows and seeds (positive: latents are better). ± is its standard error over groups, SD the spread of
@@ -71,6 +73,8 @@ LEVEL = 0.05
 """Of the test, for all comparisons together."""
 COST = {"weights": 18.0, "film": 3.0, "filters": 3.0, "step-input": 3.0, "initial-state": 3.0}
 """How many times as long as the pooled network a structure takes, roughly, if it is much."""
+LONG = 10.0
+"""Cost from which on a structure's runs come last."""
 KINDS = ("known", "new")
 RUNS, GROUPS = "runs.csv", "groups"
 """Of each run and kind a row; a table for each run, a row a group."""
@@ -127,7 +131,7 @@ DATA: dict[str, Data] = {
     ),
     "shakespeare": Data(SHAKESPEARE, seconds=35),
     "shakespeare-15": Data(
-        {**SHAKESPEARE, "num_epochs": 40, "eval_every": 4}, seconds=15, at_most=FEW
+        {**SHAKESPEARE, "num_epochs": 16, "eval_every": 2}, seconds=8, at_most=FEW
     ),
     "handwriting": Data(UNIPEN, seconds=80, reads="unipen_writers.npz"),
     "handwriting-15": Data(
@@ -137,7 +141,8 @@ DATA: dict[str, Data] = {
         at_most=FEW,
     ),
 }
-"""By name; those with few rows a group have more epochs, as many for all."""
+"""By name. Each has about the epochs at whose end the pooled network is at its best, so that those
+with few rows a group have more."""
 
 
 class Options(BaseModel):
@@ -221,7 +226,8 @@ def cut(data: GroupedDataset, at_most: int) -> GroupedDataset:
 def fared(options: Options, job: Job) -> tuple[pd.DataFrame, float]:
     """Train a network; return what each group's test rows fared, and the seconds that it took.
 
-    Columns kind, group (its number), rows, loss (mean nats a row).
+    Columns kind, group (its number), rows, loss (mean nats a row at the fit's end) and chosen (at
+    the epoch of least validation loss).
     """
     torch.set_num_threads(1)
     began = time.perf_counter()
@@ -239,12 +245,15 @@ def fared(options: Options, job: Job) -> tuple[pd.DataFrame, float]:
             best.update(copy.deepcopy(checkpoint()["model"]))
 
     fit(network, replace(data, test=None), config.train, keep, seed=config.seed)
+    losses = [score_rows(network, test, DRAWS)]
     network.load_state_dict(best)
     network.latents.refresh()
-    scores = score_rows(network, test, DRAWS)
-    group = scores.groups[:, 0]
-    frame = pd.DataFrame({"group": group, "loss": scores.loss})
-    groups = frame.groupby("group")["loss"].agg(rows="size", loss="mean").reset_index()
+    losses.append(score_rows(network, test, DRAWS))
+    frame = pd.DataFrame({"group": losses[0].groups[:, 0]})
+    frame["loss"], frame["chosen"] = (one.loss for one in losses)
+    by_group = frame.groupby("group")
+    groups = by_group.mean().reset_index()
+    groups.insert(1, "rows", by_group.size().to_numpy())
     is_new = groups["group"] >= data.schema.levels[0].size
     groups.insert(0, "kind", np.where(is_new, *reversed(KINDS)))
     return groups, time.perf_counter() - began
@@ -269,13 +278,15 @@ def applicable(options: Options, name: str, schema: Schema) -> list[str]:
 class Comparison(NamedTuple):
     """A structure against the pooled network on one kind of groups of a data set.
 
-    gains: [seeds, groups], nats, positive where the structure is better.
+    gains: [seeds, groups], nats, positive where the structure is better; chosen: the same at each
+    network's own best epoch.
     """
 
     data: str
     kind: str
     structure: str
     gains: Floats
+    chosen: Floats
 
     @property
     def gain(self) -> float:
@@ -334,15 +345,19 @@ def comparisons(results: Path, jobs: list[Job]) -> list[Comparison]:
                     if (job.data, job.structure) == (data, name)
                     and Job(data, POOLED, job.seed) in there
                 ]
-                gains = [gains_of(pooled, own, kind) for pooled, own in pairs]
-                if gains and len(gains[0]):
-                    found.append(Comparison(data, kind, name, np.stack(gains)))
+                both = [
+                    np.stack([gains_of(pooled, own, kind, at) for pooled, own in pairs])
+                    for at in ("loss", "chosen")
+                    if pairs
+                ]
+                if both and both[0].size:
+                    found.append(Comparison(data, kind, name, *both))
     return found
 
 
-def gains_of(pooled: pd.DataFrame, own: pd.DataFrame, kind: str) -> Floats:
+def gains_of(pooled: pd.DataFrame, own: pd.DataFrame, kind: str, column: str) -> Floats:
     """Return each group's gain, [groups], in order of their numbers."""
-    losses = [one[one["kind"] == kind].set_index("group")["loss"] for one in (pooled, own)]
+    losses = [one[one["kind"] == kind].set_index("group")[column] for one in (pooled, own)]
     difference = losses[0] - losses[1]
     if difference.isna().any():
         raise ConfigError("runs of other data stand in the results; give another --results")
@@ -353,13 +368,14 @@ def shown(found: list[Comparison]) -> str:
     """Return the table as Markdown, and what is to be said of it."""
     corrected = holm(np.array([one.p_worse for one in found]))
     head = ["data", "groups", "structure", "gain, nats", "SD over seeds", "bound", "holds", "worse"]
+    head += ["gain at its own best epoch"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one, p in zip(found, corrected, strict=True):
         told = [one.data, f"{one.gains.shape[1]} {one.kind}", one.structure]
         spread = f"{one.spread:.4f}" if len(one.gains) > 1 else ""
         told += [f"{one.gain:+.4f} ± {one.error:.4f}", spread, f"{one.bound:+.4f}"]
         told += ["yes" if one.gain >= one.bound else "**no**"]
-        told += [f"p {p:.3f}" if p >= LEVEL else f"**p {p:.3f}**"]
+        told += [f"p {p:.3f}" if p >= LEVEL else f"**p {p:.3f}**", f"{one.chosen.mean():+.4f}"]
         lines.append(f"| {' | '.join(told)} |")
     broken = [one for one in found if one.gain < one.bound]
     worse = [one for one, p in zip(found, corrected, strict=True) if p < LEVEL]
@@ -406,6 +422,7 @@ class Runs:
                 "number": len(own),
                 "rows": int(own["rows"].sum()),
                 "nats": round(float(own["loss"].mean()), 6),
+                "chosen_nats": round(float(own["chosen"].mean()), 6),
                 "seconds": round(seconds, 1),
             }
             for kind, own in groups.groupby("kind")
@@ -425,7 +442,7 @@ class Runs:
 
 
 def chosen(options: Options) -> list[Job]:
-    """Return all runs, the pooled network's first of each seed."""
+    """Return all runs, the pooled network's first of each seed; those that take long last."""
     for given, known, what in (
         (options.data, DATA, "data set"),
         (options.structures, WITH_PRIOR, "structure"),
@@ -444,7 +461,7 @@ def chosen(options: Options) -> list[Job]:
         if others := [one for one in options.structures if one not in structures]:
             print(f"{name}: its backbone cannot have {', '.join(others)}")
         jobs += [Job(name, one, seed) for seed in options.seeds for one in (POOLED, *structures)]
-    return jobs
+    return sorted(jobs, key=lambda job: COST.get(job.structure, 1.0) > LONG)
 
 
 def main() -> int:

@@ -22,7 +22,8 @@ def planted(study: ModuleType, mean: float, sd: float = 0.01, groups: int = 400)
     effects = np.random.default_rng(0).normal(size=groups)
     effects = (effects - effects.mean()) / effects.std(ddof=1) * sd + mean
     seeds = np.array([-2, -1, 0, 1, 2]) * 0.001
-    return study.Comparison("letters", "known", "film", effects + seeds[:, None])
+    gains = effects + seeds[:, None]
+    return study.Comparison("letters", "known", "film", gains, gains + 0.5)
 
 
 def test_a_gain_has_its_error_over_groups_and_its_spread_over_seeds(study: ModuleType) -> None:
@@ -49,8 +50,8 @@ def test_the_table_tells_what_is_worse_and_where_nothing_is_gained(study: Module
     found.append(planted(study, 0.02)._replace(data="digits", kind="new"))
     table = study.shown(found).splitlines()
     assert table[2].startswith("| letters | 400 known | film | -0.0030 ± 0.0005 | 0.0016 |")
-    assert table[2].endswith("| -0.0020 | **no** | **p 0.000** |")
-    assert table[3].endswith("| -0.0020 | yes | p 1.000 |")
+    assert table[2].endswith("| -0.0020 | **no** | **p 0.000** | +0.4970 |")
+    assert table[3].endswith("| -0.0020 | yes | p 1.000 | +0.5000 |")
     assert "4 comparisons: 1 below the bound, 1 worse than pooled at 5%" in table[-2]
     assert table[-1].startswith("letters, known groups: latents gain nothing beyond two standard")
     assert "bias, +0.0001 ± 0.0005" in table[-1]
@@ -62,12 +63,13 @@ def test_runs_are_paired_by_group_and_by_seed(study: ModuleType, tmp_path: Path)
     for job in jobs[:-1]:  # the last run is not there yet
         group = np.array([0, 1, 2, 3])
         loss = 2.0 + group + job.seed - (job.structure == "film") * 0.1 * (group + 1)
-        table = pd.DataFrame({"group": group, "rows": 9, "loss": loss})
+        table = pd.DataFrame({"group": group, "rows": 9, "loss": loss, "chosen": loss**2})
         table.insert(0, "kind", ["known"] * 3 + ["new"])
         table.sample(frac=1, random_state=job.seed).to_parquet(job.path(tmp_path))
     known, new = study.comparisons(tmp_path, jobs)
     assert known.gains == pytest.approx(np.array([[0.1, 0.2, 0.3]]))
     assert (new.kind, new.gain) == ("new", pytest.approx(0.4))
+    assert new.chosen == pytest.approx(np.array([[5.0**2 - 4.6**2]])), "told beside it"
     assert new.p_worse == 1, "of one group there is no error"
 
 
