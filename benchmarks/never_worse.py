@@ -241,14 +241,17 @@ def fared(options: Options, job: Job) -> tuple[pd.DataFrame, float]:
     best: dict[str, Any] = {}
 
     def keep(epoch: EpochReport, checkpoint: Callable[[], dict[str, Any]]) -> None:
-        if epoch.is_best:
+        if epoch.is_best and epoch.epoch < config.train.num_epochs:
             best.update(copy.deepcopy(checkpoint()["model"]))
+        elif epoch.is_best:
+            best.clear()
 
     fit(network, replace(data, test=None), config.train, keep, seed=config.seed)
-    losses = [score_rows(network, test, DRAWS)]
-    network.load_state_dict(best)
-    network.latents.refresh()
-    losses.append(score_rows(network, test, DRAWS))
+    losses = 2 * [score_rows(network, test, DRAWS)]
+    if best:  # not the last epoch
+        network.load_state_dict(best)
+        network.latents.refresh()
+        losses[1] = score_rows(network, test, DRAWS)
     frame = pd.DataFrame({"group": losses[0].groups[:, 0]})
     frame["loss"], frame["chosen"] = (one.loss for one in losses)
     by_group = frame.groupby("group")
