@@ -47,6 +47,7 @@ class LatentSet(nn.Module):
         self.num_levels = len(num_groups)
         self.levels: Sequence[Level] = ()  # for messages
         self.held: set[int] = set()  # latents that a fit holds at z = 0, gradients passing
+        self.by_row = False  # whether a fit needs each row's own gradient in every latent
         self.source = Source()
         index = {latent.name: number for number, latent in enumerate(latents)}
         self.parent = [index[x.parent_name] if x.parent_name else None for x in latents]
@@ -153,6 +154,7 @@ class LatentSet(nn.Module):
             if (
                 part is None
                 and distinct
+                and not self.by_row
                 and not unseen
                 and len(group) >= latent.posterior.num_groups
             ):

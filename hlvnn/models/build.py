@@ -113,8 +113,7 @@ def assemble(config: ModelConfig, schema: Schema) -> HierarchicalModel:
     uppers = [upper_of(latent, ordered) for latent in ordered]
     for latent, upper in zip(ordered, uppers, strict=True):
         above = None if upper is None else latents[ordered.index(upper)]
-        is_alone = upper is None and not any(latent is other for other in uppers)
-        latents.append(_latent(latent, backbone, name, schema, latents, above, is_alone))
+        latents.append(_latent(latent, backbone, name, schema, latents, above))
     latent_set = LatentSet(latents, [level.size for level in schema.levels])
     latent_set.levels = schema.levels
     combinations(latent_set)  # refuses too many components before the first batch does
@@ -164,7 +163,6 @@ def _latent(
     schema: Schema,
     earlier: list[Latent],
     upper: Latent | None,
-    is_alone: bool,
 ) -> Latent:
     short = describe(config)
     taken = [other.name for other in earlier]
@@ -227,7 +225,7 @@ def _latent(
             "latent under it; use a normal prior, or an independent posterior of z itself"
         )
     scale = prior_sd if centred else torch.ones(width)
-    if not (is_alone and posterior.natural and centred and prior.normal):
+    if not (posterior.natural and centred and prior.normal):
         scale = POSTERIOR_START * scale
     reads = {"schema": schema} if posterior.reads_rows else {}
     q = posterior(groups, width, scale, **options, **reads)

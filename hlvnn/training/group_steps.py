@@ -24,6 +24,7 @@ from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.posteriors.base import POSTERIOR_START
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.latent_steps import LatentSteps
+from hlvnn.training.links import LinkedSteps
 from hlvnn.training.pace import PASSES, Pace, Running
 
 TOGETHER = 8
@@ -40,16 +41,35 @@ TINY = 1e-30
 """Added to what is divided by."""
 
 
-def is_natural(latents: LatentSet, latent: Latent) -> bool:
-    """Return whether a latent takes natural steps; the others are left to Adam.
+def natural(latents: LatentSet, per_epoch: int) -> list[Latent]:
+    """Return the latents that take natural steps; the others are left to Adam.
 
-    Its posterior knows them and is not frozen, and it neither depends on another latent nor is
-    depended on.
+    Their posteriors know them and are not frozen. What depends on another, or is depended on, takes
+    them with it or not at all, and not where a batch is all rows.
     """
-    upper = {name for other in latents for name in (other.given_name, other.parent_name)}
-    alone = latent.given_name is None and latent.parent_name is None and latent.name not in upper
-    free = latent.posterior.table.requires_grad
-    return free and latent.posterior.natural and latent.centred and latent.prior.normal and alone
+    found = [
+        latent
+        for latent in latents
+        if latent.posterior.natural
+        and latent.posterior.table.requires_grad
+        and latent.centred
+        and latent.prior.normal
+        and not latent.dense
+    ]
+    while True:
+        names = {latent.name for latent in found}
+        left = {x.name for x in latents if x.name not in names}
+        above = {n for x in latents if x.name in left for n in (x.given_name, x.parent_name)}
+        kept = [
+            latent
+            for latent in found
+            if latent.name not in above
+            and not {latent.given_name, latent.parent_name} & left
+            and (per_epoch > 1 or not (latent.given_name or latent.parent_name))
+        ]
+        if len(kept) == len(found):
+            return found
+        found = kept
 
 
 class GroupSteps:
@@ -73,13 +93,12 @@ class GroupSteps:
         self._forget()
         exact = has_closed_form(model)
         self.passes = 1.0 if exact and per_epoch == 1 else PASSES
-        self.natural = [x for x in model.latents if is_natural(model.latents, x)]
+        self.natural = natural(model.latents, per_epoch)
         if bound:
-            self._leave_to_adam()
-        self.steps = [
-            LatentSteps(x, model.latents.counts(x.level), per_epoch, self.together, exact=exact)
-            for x in self.natural
-        ]
+            self.natural = []
+        self._leave_to_adam()
+        self.steps = self._steps(exact=exact)
+        self.linked = [one for one in self.steps if isinstance(one, LinkedSteps)]
         small = [] if per_epoch == 1 or warm_steps < 1 else self.steps
         self.waiting = [one for one in small if one.may_wait]
         for one in self.waiting:
@@ -88,19 +107,36 @@ class GroupSteps:
         self.coupling = Running(torch.zeros((), device=model.device), self.together)
         # full batches of closed forms read no rows: what is coupled at most
         self.coupled = sum(1 if x.posterior.full else x.width for x in self.natural)
+        self.latents.by_row = len(self.steps) > 1 and not any(one.whole for one in self.steps)
         self.bias = model.backbone.output_bias()
         self.noise = [] if bound else model.likelihood.log_sds()
+
+    def _steps(self, *, exact: bool) -> list[LatentSteps]:
+        """Return the steps of all latents that take natural ones, in their order."""
+        names = [x.given_name or x.parent_name for x in self.natural]
+        found: dict[str, LatentSteps] = {}
+        for latent, upper in zip(self.natural, names, strict=True):
+            what = latent, self.latents.counts(latent.level), self.per_epoch, self.together
+            if upper is None and latent.name not in names:
+                found[latent.name] = LatentSteps(*what, exact=exact)
+                continue
+            above = None if upper is None else found[upper]
+            assert above is None or isinstance(above, LinkedSteps)
+            found[latent.name] = LinkedSteps(*what, above, exact=exact)
+        return list(found.values())
 
     def _forget(self) -> None:
         self.batches, self.rows = 0, 0.0  # since the groups moved last
 
     @torch.no_grad()
     def _leave_to_adam(self) -> None:
-        """Start posteriors as those do that Adam moves, where they are not fitted yet."""
-        for latent in self.natural:
-            if not latent.posterior.table[:, : latent.width].any():
-                latent.posterior.set_law(POSTERIOR_START * latent.prior().stddev)
-        self.natural = []
+        """Start posteriors that Adam moves as narrow as it needs, where they are not fitted yet."""
+        for latent in self.latents:
+            q = latent.posterior
+            moved = q.natural and q.table.requires_grad and latent.centred and latent.prior.normal
+            fitted = any(latent is one for one in self.natural) or q.table[:, : latent.width].any()
+            if moved and not fitted:
+                q.set_law(POSTERIOR_START * latent.prior().stddev)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -133,7 +169,7 @@ class GroupSteps:
         """Leave the model as it was taken: tables of z itself, which have gradients."""
         for one in self.steps:
             one.release()
-        self.latents.held = set()
+        self.latents.held, self.latents.by_row = set(), False
 
     def watch(self, groups: Tensor) -> None:
         """Keep what the next loss reads of the groups of its rows, [B, L]."""
@@ -165,14 +201,14 @@ class GroupSteps:
         excess: float | Tensor = 1.0
         if noise and noise[0] is not None:  # the squared score over the curvature
             excess = (1 - noise[0]).clamp(min=1e-3)
-        for one in self.steps:
-            one.look(beta, excess, pace)
-        damping = self._damping(beta)
+        damping = self._look(beta, excess, pace)
         shift: float | Tensor = 0.0
         part = self.batches / self.per_epoch
         resized = 0.0 if warming else min(1.0, SIZE_STEPS * part)
         moving = [one for one in self.steps if one not in self.waiting]
         for one in moving:
+            if isinstance(one, LinkedSteps):
+                one.follow(damping)
             how = (beta, pace, damping)
             shift = shift + one.move(self.rows, *how, resized=resized, telling=bool(noise))
         if warming and self.is_warming_large:
@@ -184,6 +220,23 @@ class GroupSteps:
             if gradient is not None:
                 step = 0.5 * rate * pace.noise * (gradient - shift)
                 parameter.sub_(step.clamp(-LARGEST_NOISE_STEP, LARGEST_NOISE_STEP))
+
+    def _look(self, beta: float | Tensor, excess: float | Tensor, pace: Pace) -> float | Tensor:
+        """Have all find their steps; return by what they are damped."""
+        for one in self.steps:
+            one.look(beta, excess)
+        for linked in reversed(self.linked):
+            linked.rise()
+        for linked in self.linked:
+            linked.gauge()
+        for one in self.steps:
+            one.decide(beta, pace)
+        damping = self._damping(beta)
+        for linked in self.linked:
+            linked.foresee(beta, damping)
+        for linked in reversed(self.linked):
+            linked.foretell()
+        return damping
 
     def recentre(self) -> None:
         """Leave what all groups have in common to the output's bias, where there is one."""

@@ -11,6 +11,7 @@ from hlvnn.latents.divergence import precision_of
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.posteriors.base import Sight, weight_of
 from hlvnn.latents.table import is_dense
+from hlvnn.training.matrices import diagonal, inverse_diagonal, joined, times, trace
 from hlvnn.training.pace import Pace, Running
 
 LARGEST_SIZE_STEP = 0.02
@@ -36,11 +37,6 @@ SMALL_TABLE = 1 << 15
 """Numbers of a table up to which it is itself resized, for want of a size beside it."""
 LEAST_SHARE = 1e-3
 """Least share of a group's rows in a batch; below it what follows from it does not change."""
-
-
-def times(matrix: Tensor, values: Tensor) -> Tensor:
-    """Return a symmetric matrix, [Z] where it is diagonal, times values [*, Z]."""
-    return values * matrix if matrix.dim() == 1 else values @ matrix
 
 
 class LatentSteps:
@@ -162,15 +158,15 @@ class LatentSteps:
         self.q.reads = None
 
     @torch.no_grad()
-    def look(self, beta: float | Tensor, excess: float | Tensor, pace: Pace) -> None:
+    def look(self, beta: float | Tensor, excess: float | Tensor) -> None:
         """Read off what was kept, and forget it.
 
         excess: the squared score over the curvature, on average.
         """
         width = self.latent.width
         self.batches = len(self.kept_rows)
-        group, values, gradient = map(_together, zip(*self.kept, strict=True))
-        rows = _together(tuple(self.kept_rows))
+        group, values, gradient = map(joined, zip(*self.kept, strict=True))
+        rows = joined(tuple(self.kept_rows))
         self.forget()
         if is_dense():  # as a recorded step needs it: all groups, most with nothing to tell
             self.found = torch.arange(len(self.counts), device=group.device)
@@ -188,23 +184,43 @@ class LatentSteps:
         self.n = n.unsqueeze(1).to(self.now)
         self.share = held.unsqueeze(1) / self.n
         self.precision = precision_of(self.latent.prior())
+        pull = beta * times(self.precision, self.around())
+        self.pulled, self.excess = self.share * pull, excess
+        self.lift: float | Tensor = 0.0  # what a latent above takes along
         if not self.whole:
-            pull = times(self.precision, values[:, :width]) / self.counts[group].unsqueeze(1)
-            self.own = gradient[:, :width] - beta * pull
+            self.own = gradient[:, :width] - (pull / self.n)[self.inverse]
+
+    def around(self) -> Tensor:
+        """Return the means of the groups `found` less their prior's, [U, Z]."""
+        return self.now[:, : self.latent.width]
+
+    def stiffness(self) -> Tensor | None:
+        """Return what others' KL adds to the precision of the groups `found` (see `Sight`)."""
+        return None
+
+    def _stiff(self, step: Tensor) -> Tensor:
+        """Return the precision of the groups' prior, with what others add, times steps [U, Z]."""
+        return times(self.precision, step)
+
+    @torch.no_grad()
+    def decide(self, beta: float | Tensor, pace: Pace) -> None:
+        """Find `step`, and what the spread becomes, by what `look` and links read off."""
+        if not self.whole:
             square = (
                 self.own.mT @ self.own / len(self.own)
                 if self.has_matrix
                 else self.own.square().mean(0)
             )
-            self.curvature.add(square / excess)
-        seen = torch.minimum(self.seen[self.found], n).unsqueeze(1)
+            self.curvature.add(square / self.excess)
+        seen = self.seen[self.found].unsqueeze(1).to(self.now)
         sight = Sight(
             self.share,
             self.n,
-            seen.to(self.now),
+            torch.minimum(seen, self.n),
             self.precision,
             None if self.exact else self.curvature.mean,
             beta,
+            self.stiffness(),
         )
         self.factor = pace.finding if self.latent.starts_small else pace.means
         self.step, self.spread = self.q.natural_step(self.now, self.total, sight, self.factor)
@@ -215,7 +231,7 @@ class LatentSteps:
         The prior's part; the data's, by what q knows; and by each row's own gradient: the sum over
         dimensions, each alone, and what they make together, [B], before it is squared.
         """
-        prior = (self.share * self.step * times(self.precision, self.step)).sum() * beta
+        prior = (self.share * self.step * self._stiff(self.step)).sum() * beta
         all_ = -self.factor * (self.share * self.step * self.total[:, : self.latent.width]).sum()
         each = self.own * self.step[self.inverse]
         return prior, (all_ - prior).clamp(min=0), each.square().sum(), each.sum(1)
@@ -238,7 +254,7 @@ class LatentSteps:
         """
         width, q = self.latent.width, self.q
         step = self.step * damping
-        moved = torch.cat([self.now[:, :width] + step, self.spread], dim=1)
+        moved = torch.cat([self.now[:, :width] + step + self.lift, self.spread], dim=1)
         kept_rows = self._sized(moved, 1 / self.size)
         if is_dense():  # groups that are not in the batch stay
             kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
@@ -252,8 +268,8 @@ class LatentSteps:
         between, of_spread = self._between(factor), self._between(1.0)
         lag = between / factor
         mean, gradient = self.now[:, :width] + lag * step, self.total[:, :width]
-        of_data = gradient - beta * self.share * times(self.precision, self.now[:, :width])
-        bent = -factor * step * gradient - beta * step * times(self.precision, step)
+        of_data = gradient - self.pulled
+        bent = -factor * step * gradient - beta * step * self._stiff(step)
         shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
         if resizing:
             spread = self.now[:, width:].lerp(self.spread, of_spread)
@@ -290,20 +306,20 @@ class LatentSteps:
         """
         q, share, mean = self.q, self.share, law[:, : self.latent.width]
         covariance = q.covariance(law)
-        variance = _diagonal(covariance)
-        prior, weight = _diagonal(self.precision, 1), weight_of(beta)
+        variance = diagonal(covariance)
+        prior, weight = diagonal(self.precision, 1), weight_of(beta)
         of_means = mean * gradient
         of_data = of_means - beta * share * mean * times(self.precision, mean)
         if self.exact:
             before = q.covariance(self.now)
-            inverse = _inverse_diagonal(covariance)
+            inverse = inverse_diagonal(covariance)
             of_spread = q.size_gradient(self.now, self.total)
-            of_noise = of_spread - beta * share * (_trace(before, self.precision) - 1)
+            of_noise = of_spread - beta * share * (trace(before, self.precision) - 1)
             curvature = weight * share * (inverse - prior).clamp(min=0)
-            of_data = of_data + of_noise * variance / _diagonal(before)
+            of_data = of_data + of_noise * variance / diagonal(before)
             spreads = 0.5 / weight * (left * of_spread).sum(0) * self.rows / self.groups
         else:  # what draws tell of the spread is noise, and its mean is known
-            curvature = share * self.n * _diagonal(self.curvature.mean, 1)
+            curvature = share * self.n * diagonal(self.curvature.mean, 1)
             of_data = of_data + curvature * variance
             spreads = torch.zeros_like(self.first)
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
@@ -364,27 +380,3 @@ class LatentSteps:
             self.latent.prior_start.copy_(self.first)
         for name in RUNNING:
             getattr(self, name).load_state_dict(state[name])
-
-
-def _together(parts: tuple[Tensor, ...]) -> Tensor:
-    """Return the rows of all parts, of which there is mostly one."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _diagonal(matrix: Tensor, batch: int = 2) -> Tensor:
-    """Return the diagonal of matrices, which are it themselves with `batch` axes."""
-    return matrix if matrix.dim() == batch else matrix.diagonal(dim1=-2, dim2=-1)
-
-
-def _inverse_diagonal(covariance: Tensor) -> Tensor:
-    """Return the diagonal of the inverses, [U, Z]."""
-    if covariance.dim() == 2:
-        return 1 / covariance
-    return torch.linalg.inv_ex(covariance)[0].diagonal(dim1=1, dim2=2)
-
-
-def _trace(covariance: Tensor, precision: Tensor) -> Tensor:
-    """Return the diagonal of covariance · precision, [U, Z]."""
-    if covariance.dim() == 2 or precision.dim() == 1:
-        return _diagonal(covariance) * _diagonal(precision, 1)
-    return (covariance * precision).sum(-1)

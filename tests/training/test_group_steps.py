@@ -95,12 +95,19 @@ def test_adam_begins_with_narrow_laws_and_natural_steps_with_the_priors(objectiv
         torch.testing.assert_close(law.stddev[0], share * one.prior().stddev)
 
 
-def step(model: HierarchicalModel, own: GroupSteps, batch: Batch, pace: Pace = WHOLE) -> None:
+def step(
+    model: HierarchicalModel,
+    own: GroupSteps,
+    batch: Batch,
+    pace: Pace = WHOLE,
+    *,
+    warming: bool = False,
+) -> None:
     own.watch(batch.groups)
     for parameter in model.backbone.parameters():
         parameter.grad = None
     batch_loss(model, batch, 1.0, 1).loss.backward()
-    own.move(float(len(batch.y)), 1.0, pace, warming=False)
+    own.move(float(len(batch.y)), 1.0, pace, warming=warming)
 
 
 def batches(data: GroupedDataset, size: int) -> list[Batch]:

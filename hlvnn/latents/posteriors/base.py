@@ -32,6 +32,7 @@ class Sight:
     precision: Tensor
     curvature: Tensor | None
     beta: float | Tensor
+    stiffness: Tensor | None = None
 
     @property
     def weight(self) -> float | Tensor:

@@ -58,6 +58,8 @@ class FullRank(Posterior):
             new = torch.where((info == 0)[:, None, None], tril @ new, tril)
             direction = (new @ (new.mT @ of_mean.unsqueeze(-1))).squeeze(-1)
         else:
+            if sight.stiffness is not None:
+                prior = prior + sight.stiffness
             h = sight.curvature
             new, _ = root_of_inverse(prior + sight.rows.unsqueeze(-1) * h / sight.weight)
             gain, _ = root_of_inverse(sight.beta * prior + sight.seen.unsqueeze(-1) * h)

@@ -51,6 +51,8 @@ class MeanField(Posterior):
             log_sd = log_sd - 0.5 * torch.log1p(of_log_sd.clamp(min=MOST_WIDENED, max=1e6))
             variance = (2 * log_sd).exp()
         else:
+            if sight.stiffness is not None:
+                prior = prior + sight.stiffness
             h = sight.curvature if sight.curvature.dim() == 1 else sight.curvature.diagonal()
             log_sd = -0.5 * torch.log(prior + sight.rows * h / sight.weight)
             variance = 1 / (sight.beta * prior + sight.seen * h)
