@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hlvnn.config import TrainConfig
 from hlvnn.data.augment import jittered
 from hlvnn.data.batches import Batch
-from hlvnn.inference.objective import BatchLoss, batch_loss, has_closed_form, parts_loss
+from hlvnn.inference.objective import BatchLoss, batch_loss, parts_loss
 from hlvnn.latents.latent import Latent
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
@@ -88,9 +88,7 @@ class Step:
     def _table_lr(self, latent: Latent) -> float:
         if not latent.posterior.random:
             return self.config.embedding_lr
-        if self.per_epoch == 1 or (self.bound is None and has_closed_form(self.model)):
-            return 1.0
-        return TABLE_LR
+        return 1.0 if self.per_epoch == 1 else TABLE_LR
 
     def is_warming(self, number: int) -> bool:
         """Return whether learned priors are held at the fit's step `number` (from 0)."""
