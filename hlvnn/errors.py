@@ -53,6 +53,10 @@ class ResourceError(HlvnnError):
     """More was asked for than the machine or the cluster has."""
 
 
+class NotFiniteError(HlvnnError):
+    """A number in a step of training is infinite or no number."""
+
+
 class NodeError(HlvnnError):
     """A node of a cluster is not as it must be: no fault of what was to run there."""
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import pdb  # noqa: T100 (it is what --debug opens)
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import tyro
@@ -14,6 +9,7 @@ from pydantic import Field
 
 from hlvnn import search_space
 from hlvnn.columns import DATA_HASH
+from hlvnn.commands.debugger import opening_where_it_happened
 from hlvnn.config import DATA_PLACES, RunConfig, command_line, repeated
 from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError, RunError
@@ -34,6 +30,7 @@ Examples:
   python train_one.py --dataset femnist --latents "concat@hidden level=writer width=8 prior=learned"
   python train_one.py --resume results/digits/RUN
   python train_one.py --from-trial results/digits/SWEEP/TRIAL --debug
+  python train_one.py --from-failure results/digits/RUN
   python train_one.py --space digits --draw 7
 """
 
@@ -49,6 +46,9 @@ class TrainOne(RunConfig):
     from_trial: Place | None = None
     """Folder or address of a run or trial to repeat, into --results-dir; further flags change its
     settings, and say where data are that have moved. What it showed, and where, is not repeated."""
+    from_failure: Place | None = None
+    """Folder or address of a run that diverged: takes the step that was not finite once more, and
+    at a terminal opens the debugger where it stops being finite. Nothing is written."""
     other_data: bool = False
     """With --from-trial: train its settings on data that are not those that it was trained on."""
     space: str | None = None
@@ -65,14 +65,17 @@ def main(args: list[str]) -> int:
     """Parse the flags, run, and return the exit code."""
     command = parse(args)
     to_terminal()
-    if command.train.debug:
-        with _opening_where_it_happened():
+    if command.train.debug or command.from_failure is not None:
+        with opening_where_it_happened():
             return _run(command)
     return _run(command)
 
 
 def _run(command: TrainOne) -> int:
     config = command.run_config()
+    if command.from_failure is not None:
+        print(execution.replay_failure(config, readable(command.from_failure)))
+        return 0
     if command.resume is not None:
         result = execution.execute(config, _folder_to_resume(command.resume), resume=True)
     elif not config.data.dataset:
@@ -131,18 +134,6 @@ def _check_data(place: str, folder: Path, config: RunConfig) -> None:
         )
 
 
-@contextmanager
-def _opening_where_it_happened() -> Iterator[None]:
-    """Show an error with its traceback and, at a terminal, open the debugger where it happened."""
-    try:
-        yield
-    except Exception:
-        traceback.print_exc()
-        if sys.stdin.isatty():
-            pdb.post_mortem()
-        raise
-
-
 def parse(args: list[str]) -> TrainOne:
     """Return the command; settings of --resume, --from-trial or --space are the flags' defaults."""
     first = _parse([arg for arg in args if arg not in ("-h", "--help")], TrainOne())
@@ -151,6 +142,7 @@ def parse(args: list[str]) -> TrainOne:
         for flag, value in (
             ("--resume", first.resume),
             ("--from-trial", first.from_trial),
+            ("--from-failure", first.from_failure),
             ("--space", first.space),
         )
         if value is not None
@@ -165,6 +157,8 @@ def parse(args: list[str]) -> TrainOne:
         begun_before.check_run(folder)
         base = run_folder.read_config(folder)
         base = base.model_copy(update={"train": base.train.model_copy(update={"debug": False})})
+    elif first.from_failure is not None:
+        base = run_folder.read_config(readable(first.from_failure))
     elif first.from_trial is not None:
         folder = readable(first.from_trial)
         base = run_folder.read_config(folder)

@@ -57,6 +57,8 @@ BEST = "best.pt"
 """Weights of the chosen epoch (`hlvnn.selection`)."""
 WHICH = {"last": CHECKPOINT, "best": BEST}
 """Whose weights `load_run` reads."""
+FAILURE = "failure.pt"
+"""Of a run that diverged in a step: the weights before it, its rows and random streams."""
 LOG = "train.log"
 """What the terminal showed."""
 WRITER = "writer.txt"

@@ -30,6 +30,7 @@ from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.records import begun_before
 from hlvnn.records.beware import DOUBTS, GUESS, worse_than_guessing
 from hlvnn.records.checkpoint import (
+    load_checkpoint,
     load_latest,
     load_weights,
     save_checkpoint,
@@ -38,6 +39,7 @@ from hlvnn.records.predictions import PREDICTIONS, write_predictions
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,
+    FAILURE,
     HYPERPARAMS,
     LOG,
     METRICS,
@@ -51,6 +53,7 @@ from hlvnn.records.run_folder import (
     versions,
 )
 from hlvnn.storage import typed
+from hlvnn.training import failure
 from hlvnn.training.checks import check
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.epoch_line import epoch_line
@@ -151,6 +154,31 @@ def execute(
     return result
 
 
+def replay_failure(config: RunConfig, folder: Path) -> str:
+    """Take the step in which a run diverged once more, on the CPU; return that it was finite.
+
+    Raises `NotFiniteError` where it stops being finite, `RunError` where no such step was kept.
+    """
+    if not (folder / FAILURE).exists():
+        raise RunError(
+            f"{folder}: no step was kept that was not finite ({FAILURE}); a run keeps one where it "
+            "diverges in a step of training"
+        )
+    kept = load_checkpoint(folder / FAILURE)
+    data = data_of(config.data, recorded=True)
+    if (was := read_json(folder / HYPERPARAMS).get(DATA_HASH)) != (now := data.digest()):
+        raise DataError(
+            f"{folder}: the data {config.data.place} are not those that it was trained on (hash "
+            f"{now}, was {was}); say where those are with --data-dir or --table"
+        )
+    model = build_model(config.model, data, config.seed, recorded=True)
+    where = f"step {kept[failure.STEP] + 1} on {len(kept[failure.ROWS])} training rows"
+    late = failure.LATER in kept
+    logger.info("%s, once more%s", where, " (with the weights of some steps later)" * late)
+    failure.replay(model, data, config.train, kept)
+    return f"{where}: everything was finite this time (a draw that does not come again, or a GPU)"
+
+
 def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     """Raise unless the run goes on as it was configured, on the data it began with."""
     now, before = (with_posteriors(flatten(c)) for c in (config, read_config(folder)))
@@ -220,7 +248,8 @@ class _Writer:
         (self.folder / STATS).mkdir(parents=True, exist_ok=True)
         with replacing(self.folder / WRITER) as temporary:
             temporary.write_text(self.token, encoding="utf-8")
-        (self.folder / RESULT).unlink(missing_ok=True)
+        for name in (RESULT, FAILURE):
+            (self.folder / name).unlink(missing_ok=True)
         for left in [*self.folder.glob(".*.tmp"), *(self.folder / STATS).glob(".*.tmp")]:
             left.unlink(missing_ok=True)  # of a process that was killed while it wrote
         if checkpoint is not None:
@@ -333,5 +362,7 @@ class _Writer:
             record |= {"elbo": None, ELBO_ERROR: None}
         if result.doubts:
             record |= {DOUBTS: list(result.doubts)}
+        if result.failure is not None:
+            save_checkpoint(result.failure, self.folder / FAILURE)
         write_json(self.folder / RESULT, record)
         (self.folder / WRITER).unlink(missing_ok=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from hlvnn.training.failure import Failure
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -17,7 +19,8 @@ class FitResult:
     history: a row per evaluated epoch. doubts: sentences on variances at their boundary.
     newton_gain: the expected gain of one more Newton step, in nats, near 0 where the fit is done:
     of all that is fitted where the fit is exact, else of the learned SDs (`inference.newton`); NaN
-    where none is learned.
+    where none is learned. failure: of a fit that diverged in a step, what `training.failure.replay`
+    takes once more.
     """
 
     elbo: float
@@ -30,6 +33,7 @@ class FitResult:
     objective: str = "elbo"
     doubts: tuple[str, ...] = ()
     newton_gain: float = math.nan
+    failure: Failure | None = None
 
 
 class Interrupted(KeyboardInterrupt):

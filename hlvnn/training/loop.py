@@ -147,7 +147,7 @@ class _Fit:
         self.recorded = self._recorded()
         self.state = State()
         self.gpu = GpuMeter(device)
-        self.watch = Watch(model, data)
+        self.watch = Watch(model, data, self.step.beta)
 
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
@@ -235,6 +235,7 @@ class _Fit:
             self.config.objective,
             doubts,
             self.newton_gain,
+            self.watch.failure,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -288,6 +289,7 @@ class _Fit:
         if self.config.debug and self.state.step == 0:
             with seeding(0, self.device):
                 log_shapes(self.model, batch, self.config.num_samples)
+        self.watch.begin(self.noise)
         with self.model.latents.source.using(self.noise):
             self.loss, means = self.step(batch, self.state.step)
         self.watch.look(self.loss, self.state.step, batch.index)
@@ -317,10 +319,9 @@ class _Fit:
         self.gpu.sample()
         if self.config.print_freq and number % self.config.print_freq == 0:
             rows = min(number * self.batches.batch_size, len(self.data.train))
-            loss = float(self.loss)
             logger.info(
                 "epoch %d  step %d/%d  loss %.4f  %s rows/s",
-                *(self.state.epoch + 1, number, len(self.batches), loss),
+                *(self.state.epoch + 1, number, len(self.batches), float(self.loss)),
                 f"{rows / (time.perf_counter() - self.epoch_began):,.0f}",
             )
 
@@ -330,7 +331,6 @@ class _Fit:
         """Return the epoch's row of metrics, its per-group tables, and each row's scores."""
         model, config, rows = self.model, self.config, len(self.data.train)
         nll, *kl_shares, gap = (value / rows for value in sums)
-        model.latents.refresh()
         beta = self.step.beta(self.state.step - 1)
         row: dict[str, float] = {"epoch": self.state.epoch}
         row[TRAIN_LOSS] = nll + beta * sum(kl_shares) - gap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from hlvnn.data.batches import Batch
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.random import seeding
+from hlvnn.random import Noise, seeding
+from hlvnn.training.failure import Failure, kept, streams_before
 
 logger = logging.getLogger("hlvnn")
 
@@ -29,21 +30,37 @@ class Watch:
     """Looks out for the first bad step of a fit.
 
     On a CPU the parameters are still those that made it. On a GPU the step's number is kept there
-    and read every `EVERY` steps, when the parameters have moved on. found: its number, or None.
+    and read every `EVERY` steps, when the parameters have moved on. found: its number, or None;
+    failure: what it takes to take that step once more.
+
+    beta: the weight of the KL at a step's number.
     """
 
-    def __init__(self, model: HierarchicalModel, data: GroupedDataset) -> None:
-        self.model, self.data = model, data
+    def __init__(
+        self, model: HierarchicalModel, data: GroupedDataset, beta: Callable[[int], float]
+    ) -> None:
+        self.model, self.data, self.beta = model, data, beta
+        self.before: dict[str, Tensor] = {}
+        self.failure: Failure | None = None
         self.on_cpu = model.device.type == "cpu"
         self.first = torch.full((), -1, dtype=torch.int64, device=model.device)
         self.rows: dict[int, Tensor] = {}
         self.found: int | None = None
 
+    def begin(self, noise: Noise) -> None:
+        """Note where the random streams are before a step."""
+        if self.on_cpu:
+            self.before = streams_before(noise)
+
+    def _find(self, step: int, rows: Tensor) -> None:
+        self.found, self.rows = step, {step: rows}
+        self.failure = kept(self.model, step, rows, self.beta(step), self.before)
+
     def look(self, loss: Tensor, step: int, index: Tensor) -> None:
         """Look at the loss of a step on the training rows `index` [B]."""
         if self.on_cpu:
             if not math.isfinite(float(loss)):
-                self.found, self.rows = step, {step: index}
+                self._find(step, index)
             return
         good = loss.isfinite() | (self.first >= 0)
         self.first = torch.where(good, self.first, step)
@@ -56,9 +73,10 @@ class Watch:
         if self.found is not None or self.on_cpu:
             return
         first = int(self.first)
-        if first >= 0:
+        if first in self.rows:
+            self._find(first, self.rows[first])
+        elif first >= 0:
             self.found = first
-            self.rows = {first: self.rows[first]} if first in self.rows else {}
         else:
             self.rows = {}
 
@@ -70,7 +88,7 @@ class Watch:
         step = int(first)
         if step < NEVER:
             at = (step - began) * size
-            self.found, self.rows = step, {step: order[at : at + size]}
+            self._find(step, order[at : at + size])
 
     def tell(self, per_epoch: int, *, validating: bool = False) -> None:
         """Warn of what was found; validating: it was the validation loss, after an epoch."""

@@ -102,7 +102,7 @@ def test_recorded_steps_keep_the_first_bad_one() -> None:
         else:
             assert int(recorded.bad) == NEVER
         done += recorded(done, recorded.per_epoch - done)
-    watch = Watch(model, data)
+    watch = Watch(model, data, lambda _: 1.0)
     watch.read_recorded(recorded.bad, order, 0, BATCH)
     assert watch.found == 16
     assert torch.equal(watch.rows[16], order[16 * BATCH : 17 * BATCH])
