@@ -19,6 +19,7 @@ from hlvnn import errors
 from hlvnn.files import NAME_BYTES
 from hlvnn.gone import GONE, refusal, without_gone
 from hlvnn.latent_config import EntryConfig, LatentConfig, latent_text
+from hlvnn.storage import Place
 from hlvnn.strict import Config, known_member, validated
 from hlvnn.train_config import TrainConfig as TrainConfig
 
@@ -232,6 +233,10 @@ class RunConfig(Config):
     train: TrainConfig = TrainConfig()
     seed: int = 0
     """Seed of the initial weights, the order of rows and the draws of z."""
+    from_weights: Place | None = None
+    """Folder or address of a run whose chosen epoch's weights this one begins with, where they fit
+    by name and shape; posteriors by their groups' labels. What does not fit begins as ever, and is
+    told."""
     description: str = ""
     """A line for whoever reads the results."""
     testing: bool = False

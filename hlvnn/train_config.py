@@ -26,6 +26,12 @@ class TrainConfig(Config):
     everything), about --batch-size rows on average."""
     lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
+    ended_at: int = Field(0, ge=0)
+    """Epochs after which the run had ended before it was trained longer; 0 = it was not. Set by
+    --resume of a finished run with more --num-epochs."""
+    longer: Literal["constant", "restart"] = "constant"
+    """How a finished run is trained longer: constant, at the learning rate of nine tenths of its
+    schedule; restart, with the schedule anew over the epochs that are added (a warm restart)."""
     embedding_lr: float = Field(5.0, gt=0)
     """Learning rate of points (posterior `point`), as a multiple of --lr. Posteriors have none:
     their steps are in units of their own covariance."""
@@ -89,6 +95,15 @@ class TrainConfig(Config):
                 "only measures of validation rows may choose, such as val_loss or val_acc"
             )
         return name
+
+    @model_validator(mode="after")
+    def _longer_than_it_was(self) -> Self:
+        if self.ended_at >= self.num_epochs:
+            raise ValueError(
+                f"--ended-at {self.ended_at}: a run that is trained longer has more epochs than it "
+                f"ended with; --num-epochs is {self.num_epochs}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bound_as_it_is(self) -> Self:

@@ -42,7 +42,7 @@ class TrainOne(RunConfig):
     """Name of the run's folder; None makes one of time, latent configuration and seed."""
     resume: Place | None = None
     """Folder of a run to continue, exactly as it was configured. Data that have moved are given by
-    --data-dir or --table."""
+    --data-dir or --table. One that has ended is trained longer by more --num-epochs (--longer)."""
     from_trial: Place | None = None
     """Folder or address of a run or trial to repeat, into --results-dir; further flags change its
     settings, and say where data are that have moved. What it showed, and where, is not repeated."""

@@ -52,12 +52,21 @@ from hlvnn.records.run_folder import (
     stats_name,
     versions,
 )
+from hlvnn.records.taken_over import take_over
 from hlvnn.storage import typed
 from hlvnn.training import failure
 from hlvnn.training.checks import check
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.epoch_line import epoch_line
-from hlvnn.training.going_on import SUPERSEDED, check_beginning, set_aside
+from hlvnn.training.going_on import (
+    ENDED_AT,
+    LONGER,
+    SUPERSEDED,
+    check_beginning,
+    longer,
+    set_aside,
+    told_longer,
+)
 from hlvnn.training.guessing import guess_losses
 from hlvnn.training.loop import SELECTION, Checkpoint, EpochReport, FitResult, fit
 from hlvnn.training.row_tables import tables_of
@@ -126,6 +135,8 @@ def execute(
         raise RunError(f"{folder} exists already; nothing was overwritten. Choose another name")
     if resume:
         begun_before.check_run(folder)
+        if (folder / HYPERPARAMS).exists():
+            config = longer(config, read_config(folder), folder)
     resolve_device(config.train.device)
     if config.train.tensorboard:
         check_installed()
@@ -141,16 +152,23 @@ def execute(
                 checkpoint = _checkpoint_to_continue(*found, model)
             else:
                 check_beginning(folder, config)
+        told = []
+        if checkpoint is None and config.from_weights is not None:
+            told = take_over(model, data, config.from_weights)
         with reaching(folder):
             run.start(checkpoint, model, data)
         logger.info(opening(config, model, data, folder, checkpoint))
+        if config.train.ended_at and resume:
+            told = [told_longer(config.train)]
+        for sentence in told:
+            logger.info(sentence)
         logger.info(chosen_by(selection_of(model, data, config.train)))
         result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
         with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
-        if told := worse_than_guessing(folder, read_metrics(folder)):
-            logger.warning(told)
+        if doubt := worse_than_guessing(folder, read_metrics(folder)):
+            logger.warning(doubt)
     return result
 
 
@@ -182,7 +200,8 @@ def replay_failure(config: RunConfig, folder: Path) -> str:
 def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:
     """Raise unless the run goes on as it was configured, on the data it began with."""
     now, before = (with_posteriors(flatten(c)) for c in (config, read_config(folder)))
-    changed = [name for name in now if name not in RUNTIME and now[name] != before[name]]
+    may = RUNTIME + LONGER if now[ENDED_AT] != before[ENDED_AT] else RUNTIME
+    changed = [name for name in now if name not in may and now[name] != before[name]]
     if changed:
         listed = ", ".join(
             f"--{name.replace('_', '-')} {text(now[name])} (was {text(before[name])})"
@@ -272,11 +291,11 @@ class _Writer:
         write_json(self.folder / SCHEMA, data.schema.to_json())
 
     def _note_places(self) -> None:
-        """Write down where the data are now: they were found to be the same."""
+        """Write down where the data are now, which are the same, and how long it is trained."""
         record, now = read_json(self.folder / HYPERPARAMS), flatten(self.config)
-        places = {name: now[name] for name in DATA_PLACES}
-        if not places.items() <= record["config"].items():
-            record["config"] |= places
+        own = {name: now[name] for name in (*DATA_PLACES, *LONGER)}
+        if not own.items() <= record["config"].items():
+            record["config"] |= own
             write_json(self.folder / HYPERPARAMS, record)
 
     def _forget_after(self, epoch: int) -> None:

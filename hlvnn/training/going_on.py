@@ -7,8 +7,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from hlvnn.columns import DIVERGED, EPOCH
-from hlvnn.config import RunConfig
+from hlvnn.columns import DIVERGED, EPOCH, STOPPED_EARLY
+from hlvnn.config import RunConfig, TrainConfig
 from hlvnn.errors import RunError
 from hlvnn.files import read_json
 from hlvnn.records.predictions import PREDICTIONS
@@ -41,6 +41,49 @@ def check_beginning(folder: Path, config: RunConfig) -> None:
             "copied); nothing was changed. Bring it back from a copy, or train anew in a folder of "
             f"its own: python train_one.py --from-trial {shlex.quote(str(folder))}"
         )
+
+
+ENDED_AT = "ended_at"
+LONGER = ("num_epochs", ENDED_AT, "longer")
+"""Settings that change when a finished run is trained longer."""
+
+
+def longer(config: RunConfig, before: RunConfig, folder: Path) -> RunConfig:
+    """Return the configuration of a run that goes on, trained longer if it has ended and is to be.
+
+    before: what the folder has. Raises `RunError` where more epochs could change nothing.
+    """
+    train, was = config.train, before.train
+    if train.num_epochs <= was.num_epochs or not (folder / RESULT).exists():
+        return config
+    result = read_json(folder / RESULT)
+    if result.get(DIVERGED):
+        return config
+    if result.get(STOPPED_EARLY):
+        raise RunError(
+            f"{folder} stopped early, after {result['epochs']} epochs (--patience "
+            f"{was.patience}): more --num-epochs would change nothing; start a new run from its "
+            f"weights: python train_one.py --from-weights {shlex.quote(str(folder))}"
+        )
+    if result["epochs"] < was.num_epochs:
+        raise RunError(f"{folder} was fitted exactly: its fit is at the maximum, and ends there")
+    changed = train.model_copy(update={"ended_at": was.num_epochs})
+    return config.model_copy(update={"train": changed})
+
+
+def told_longer(train: TrainConfig) -> str:
+    """Return what is told of a run that is trained longer."""
+    how = {
+        "constant": "stays at that of nine tenths of its schedule",
+        "restart": "has its schedule anew, from its largest down",
+    }
+    begun = f"trained longer: it had ended after {train.ended_at} epochs"
+    if train.lr_schedule == "constant":
+        return f"{begun}; its learning rate stays constant"
+    return (
+        f"{begun}, its learning rate at the schedule's end; to epoch {train.num_epochs} that "
+        f"{how[train.longer]} (--longer {' or '.join(how)})"
+    )
 
 
 def epochs_measured(folder: Path) -> list[int]:

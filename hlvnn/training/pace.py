@@ -38,19 +38,20 @@ class Pace(NamedTuple):
     floor: float | Tensor
 
 
-def pace(number: int, total: int, per_epoch: int, passes: float = PASSES) -> Pace:
-    """Return the pace of the fit's step `number` (from 0).
+def pace(progress: float, done: float, passes: float = PASSES, *, held: bool = True) -> Pace:
+    """Return the pace of a step at a share of the fit, 0..1, `done` epochs after its beginning.
 
-    passes: of which a mean is the average, at most; 1 where gradients are without noise.
+    passes: of which a mean is the average, at most; 1 where gradients are without noise. held:
+    whether priors that start small are held at first.
     """
-    left = 1 - number / total
+    left = 1 - progress
     priors = min(1.0, 10 * left)
-    floor = min(1.0, max(0.0, 10 * (left - 1 + HELD)))
-    noise = priors * max(LEAST_NOISE, 1 / max(1.0, number / per_epoch))
+    floor = min(1.0, max(0.0, 10 * (left - 1 + HELD))) if held else 0.0
+    noise = priors * max(LEAST_NOISE, 1 / max(1.0, done))
     if passes == 1:
         return Pace(1.0, 1.0, priors, priors, floor)
     last = min(1.0, 4 * left)
-    means = last / min(passes, max(1.0, number / per_epoch))
+    means = last / min(passes, max(1.0, done))
     finding = last / min(passes, max(1.0, FINDING * (1 - left)))
     return Pace(means, finding, priors, noise, floor)
 

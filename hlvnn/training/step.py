@@ -24,6 +24,11 @@ TABLE_LR = 10.0
 minibatches (a group is in few of them)."""
 
 
+LATE = 0.9
+"""Where on their way the schedules stand still in a run that is trained longer: a cosine's learning
+rate is there 2.4 % of its largest."""
+
+
 def least_rows(model: nn.Module) -> int:
     """Return how many rows a batch has to have: batch normalisation compares two or more."""
     normed = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
@@ -41,7 +46,8 @@ class Step:
     ) -> None:
         self.model, self.config, self.bound, self.per_epoch = model, config, bound, per_epoch
         self.total = config.num_epochs * per_epoch
-        self.warm_steps = config.prior_warmup * self.total
+        self.ended_at = config.ended_at * per_epoch  # where the run was to end at first
+        self.warm_steps = config.prior_warmup * (self.ended_at or self.total)
         self.own = GroupSteps(model, per_epoch, self.warm_steps, bound=bound is not None)
         others = [x for x in model.latents if not any(x is one for one in self.own.natural)]
         self.tables = [table for latent in others for table in latent.tables()]
@@ -101,9 +107,21 @@ class Step:
             return self.config.kl_weight
         return self.config.kl_weight * min(1.0, (number + 1) / annealing_steps)
 
+    def progress(self, number: int) -> float:
+        """Return how far the schedules are, 0..1, at the fit's step `number` (from 0).
+
+        In a run that is trained longer they are as they were to its first end, and then stand still
+        near theirs, or begin anew.
+        """
+        if number < (first := self.ended_at or self.total):
+            return number / first
+        if self.config.longer == "constant":
+            return LATE
+        return (number - self.ended_at) / (self.total - self.ended_at)
+
     def lr_factor(self, number: int) -> float:
         """Return the factor of all learning rates at the fit's step `number` (from 0)."""
-        return lr_factor(self.config.lr_schedule, number / self.total)
+        return lr_factor(self.config.lr_schedule, self.progress(number))
 
     def __call__(self, batch: Batch, number: int) -> tuple[Tensor, list[Tensor]]:
         """Do the fit's step `number` (from 0) as `move` does, at its learning rates and β."""
@@ -115,7 +133,9 @@ class Step:
 
     def pace(self, number: int) -> Pace:
         """Return how far groups, priors and the noise go at the fit's step `number` (from 0)."""
-        return pace(number, self.total, self.per_epoch, self.own.passes)
+        done = number / self.per_epoch
+        first = number < (self.ended_at or self.total)
+        return pace(self.progress(number), done, self.own.passes, held=first)
 
     def start_if_due(self, number: int) -> None:
         """Let the latents begin that have waited, when it is the fit's step `number` (from 0)."""
