@@ -6,7 +6,7 @@ Each structure of --latent-config that has a prior and that the backbone can hav
 network without latents: same data, epochs and seed, so that order, dropout and augmentation are the
 same too and a pair differs by its latents alone. Nothing is set of latents or of how they are
 fitted. 20 % of the groups are held out: a run's test rows are of known and of new groups. They are
-scored with 100 draws of z at the fit's end, so that both networks of a pair have had the same
+scored with 50 draws of z at the fit's end, so that both networks of a pair have had the same
 epochs; and once more at each one's own epoch of least validation loss, which is told beside it and
 judged by nothing: where few validation rows choose, one network stops early by chance.
 
@@ -62,7 +62,7 @@ WITH_PRIOR = tuple(
 )
 HOLD_OUT = 0.2
 """Share of the groups without training rows."""
-DRAWS = 100
+DRAWS = 50
 """Draws of z averaged for a test row. A new group has its prior, which is wide: −log of a mean over
 few draws is too large."""
 FEW = 15

@@ -22,7 +22,7 @@ COST = 0.1
 """Nats that a dimension of a group costs at first, at most, where a latent starts small."""
 COST_OF_ALL = 1.0
 """The same of all its dimensions together."""
-COST_OF_ROWS = 0.01
+COST_OF_ROWS = 0.005
 """Nats a row that all latents which start small cost at first, at most: under more noise a network
 learns more slowly."""
 NOTHING = 1e-6
@@ -71,6 +71,7 @@ class LatentSteps:
         self.bend, self.mean_bend = Running(zero, together), Running(zero, together)
         self.rows, self.groups = float(counts.sum()), float((counts > 0).sum())
         self.first = zero.clone()  # SD at which a latent that starts small began
+        self.allowed = zero.new_full((), torch.inf)  # τ² h at which its noise costs what it may
         self.size = torch.ones(2 * width, device=counts.device)
         if self.q.table.numel() > SMALL_TABLE:
             self.q.size = self.size
@@ -119,11 +120,11 @@ class LatentSteps:
 
         part: of what a row may pay for all latents.
         """
-        latent, h = self.latent, self.curvature.mean
-        h = (h if h.dim() == 1 else h.diagonal()).mean()
+        latent = self.latent
         of_all = min(COST_OF_ALL, part * COST_OF_ROWS * self.rows / self.groups)
         cost = min(COST, of_all / latent.width)
-        most = (2 * cost * self.groups / (self.rows * h).clamp(min=TINY)).sqrt()
+        self.allowed.fill_(2 * cost * self.groups / self.rows)
+        most = self._allowed_sd()
         if latent.prior.learned:
             sd = torch.minimum(latent.prior_start, most)
             latent.prior.set_sd(sd)
@@ -135,6 +136,18 @@ class LatentSteps:
         latent.began_small = True
         self.q.set_law(sd)
         self.seen.zero_()
+
+    def _allowed_sd(self) -> Tensor:
+        """Return the SD whose noise costs what it may, as the loss bends now."""
+        return (self.allowed / diagonal(self.curvature.mean, 1).mean().clamp(min=TINY)).sqrt()
+
+    def least_sd(self, floor: float | Tensor) -> Tensor:
+        """Return the SD [Z] below which the prior is not to fall (see `Pace`).
+
+        Where the loss bends more than at the start, as a network's does that had learned little
+        then, the same SD would cost more.
+        """
+        return floor * torch.minimum(self.first, self._allowed_sd())
 
     def release(self) -> None:
         """Leave the posterior as it was taken: a table of z itself, which has gradients."""
@@ -331,7 +344,7 @@ class LatentSteps:
         together, means, spreads = (
             change.clamp(-most, most) for change in (together, means, rate * spreads)
         )
-        room = self.latent.prior().stddev.log() - (self.first * floor).clamp(min=TINY).log()
+        room = self.latent.prior().stddev.log() - self.least_sd(floor).clamp(min=TINY).log()
         together = torch.minimum(together, room.clamp(min=0))
         change = torch.exp(-torch.cat([together + means, together + spreads]))
         if q.size is None:
@@ -350,7 +363,7 @@ class LatentSteps:
         many = beta.clamp(min=1.0) if isinstance(beta, Tensor) else max(beta, 1.0)
         prior.advance(rate / many, self.rows / self.groups)
         if self.is_learning:
-            prior.resize((self.first * floor / prior().stddev).clamp(min=1.0))
+            prior.resize((self.least_sd(floor) / prior().stddev).clamp(min=1.0))
 
     @torch.no_grad()
     def recentre(self, bias: Tensor) -> None:
@@ -370,12 +383,13 @@ class LatentSteps:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         running = {name: getattr(self, name).state_dict() for name in RUNNING}
-        return {"seen": self.seen, "first": self.first, **running}
+        return {"seen": self.seen, "first": self.first, "allowed": self.allowed, **running}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
         self.seen.copy_(state["seen"])
         self.first.copy_(state["first"])
+        self.allowed.copy_(state.get("allowed", self.allowed))
         if self.first.any():
             self.latent.prior_start.copy_(self.first)
         for name in RUNNING:

@@ -273,7 +273,7 @@ class LinkedSteps(LatentSteps):
         together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
         means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
         together, means = together.clamp(-most, most), means.clamp(-most, most)
-        room = self.latent.prior().stddev.log() - (self.first * floor).clamp(min=TINY).log()
+        room = self.latent.prior().stddev.log() - self.least_sd(floor).clamp(min=TINY).log()
         together = torch.minimum(together, room.clamp(min=0))
         self._scale(torch.exp(-together - means), torch.exp(-together))
         self.latent.prior.resize(torch.exp(-together))
