@@ -98,7 +98,7 @@ class GroupSteps:
     def _leave_to_adam(self) -> None:
         """Start posteriors as those do that Adam moves, where they are not fitted yet."""
         for latent in self.natural:
-            if not latent.posterior.table[:, : latent.width].any():
+            if not latent.posterior.is_fitted():
                 latent.posterior.set_law(POSTERIOR_START * latent.prior().stddev)
         self.natural = []
 
@@ -165,8 +165,9 @@ class GroupSteps:
         excess: float | Tensor = 1.0
         if noise and noise[0] is not None:  # the squared score over the curvature
             excess = (1 - noise[0]).clamp(min=1e-3)
-        for one in self.steps:
-            one.look(beta, excess, pace)
+        with self.latents.source.lending(not all(x.is_drawn_by_noise for x in self.natural)):
+            for one in self.steps:  # a mixture's steps draw
+                one.look(beta, excess, pace)
         damping = self._damping(beta)
         shift: float | Tensor = 0.0
         part = self.batches / self.per_epoch

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hlvnn.latents.covariance import diagonal, times
 from hlvnn.latents.divergence import precision_of
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.posteriors.base import Sight, weight_of
@@ -38,11 +39,6 @@ LEAST_SHARE = 1e-3
 """Least share of a group's rows in a batch; below it what follows from it does not change."""
 
 
-def times(matrix: Tensor, values: Tensor) -> Tensor:
-    """Return a symmetric matrix, [Z] where it is diagonal, times values [*, Z]."""
-    return values * matrix if matrix.dim() == 1 else values @ matrix
-
-
 class LatentSteps:
     """The steps of one latent with a natural posterior and an independent, normal prior.
 
@@ -52,9 +48,10 @@ class LatentSteps:
 
     `keep` takes what the loss of a batch told; all that was kept is one batch to what follows.
     Between `look` and `move` it holds what that tells: `found` [U] int64, its groups; `now`
-    [U, P], their parameters; `total` [U, P], the gradient of the batch's sum; `step` [U, Z], where
-    the means would go, `factor` of a whole step; `own` [B, Z], each row's gradient without the KL
-    (rows at `inverse`).
+    [U, P], their parameters; `total` [U, P], the gradient of the batch's sum; `steps` [U, K·Z],
+    where the means would go, `factor` of a whole step, and `step` [U, Z], where that takes the law;
+    `others`, its other parameters then; `own` [B, Z], each row's gradient without the KL (rows at
+    `inverse`).
     """
 
     def __init__(
@@ -67,9 +64,9 @@ class LatentSteps:
         zero = torch.zeros(width, device=counts.device)
         self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self.kept_rows: list[Tensor] = []
-        self.is_fitted = bool(self.q.table[:, :width].any())
+        self.is_fitted = self.q.is_fitted()
         self.seen = counts.clone() if self.is_fitted else torch.zeros_like(counts)
-        self.has_matrix = latent.posterior.full or latent.prior.full
+        self.has_matrix = self.q.has_matrix or latent.prior.full
         like = zero.new_zeros(width, width) if self.has_matrix else zero
         self.curvature = Running(like, together)
         self.bend, self.mean_bend = Running(zero, together), Running(zero, together)
@@ -167,7 +164,6 @@ class LatentSteps:
 
         excess: the squared score over the curvature, on average.
         """
-        width = self.latent.width
         self.batches = len(self.kept_rows)
         group, values, gradient = map(_together, zip(*self.kept, strict=True))
         rows = _together(tuple(self.kept_rows))
@@ -189,12 +185,18 @@ class LatentSteps:
         self.share = held.unsqueeze(1) / self.n
         self.precision = precision_of(self.latent.prior())
         if not self.whole:
-            pull = times(self.precision, values[:, :width]) / self.counts[group].unsqueeze(1)
-            self.own = gradient[:, :width] - beta * pull
+            each = self.counts[group].unsqueeze(1)
+
+            def pull(z: Tensor) -> Tensor:
+                return beta * (times(self.precision, z) / each)
+
+            self.own = self.q.of_mean(gradient) - pull(self._mean(values))
+            scores = self.own
+            if self.q.strata > 1:
+                known = isinstance(excess, Tensor)
+                scores = self.q.scores(values, gradient, pull, of_draws=known)
             square = (
-                self.own.mT @ self.own / len(self.own)
-                if self.has_matrix
-                else self.own.square().mean(0)
+                scores.mT @ scores / len(scores) if self.has_matrix else scores.square().mean(0)
             )
             self.curvature.add(square / excess)
         seen = torch.minimum(self.seen[self.found], n).unsqueeze(1)
@@ -207,7 +209,8 @@ class LatentSteps:
             beta,
         )
         self.factor = pace.finding if self.latent.starts_small else pace.means
-        self.step, self.spread = self.q.natural_step(self.now, self.total, sight, self.factor)
+        self.steps, self.others = self.q.natural_step(self.now, self.total, sight, self.factor)
+        self.step = self.q.on_average(self.now, self.steps)
 
     def bends(self, beta: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return how the batch's loss bends along `step`, a natural step times `factor`.
@@ -216,7 +219,7 @@ class LatentSteps:
         dimensions, each alone, and what they make together, [B], before it is squared.
         """
         prior = (self.share * self.step * times(self.precision, self.step)).sum() * beta
-        all_ = -self.factor * (self.share * self.step * self.total[:, : self.latent.width]).sum()
+        all_ = -self.factor * (self.share * self.step * self.q.of_mean(self.total)).sum()
         each = self.own * self.step[self.inverse]
         return prior, (all_ - prior).clamp(min=0), each.square().sum(), each.sum(1)
 
@@ -236,9 +239,8 @@ class LatentSteps:
         size: rows of the batch. Returns, if `telling`, what the moves change of the batch's mean
         squared residual, in noise variances.
         """
-        width, q = self.latent.width, self.q
-        step = self.step * damping
-        moved = torch.cat([self.now[:, :width] + step, self.spread], dim=1)
+        q, (means, others) = self.q, self.q.split(self.now)
+        moved = q.joined(means + self.steps * damping, self.others)
         kept_rows = self._sized(moved, 1 / self.size)
         if is_dense():  # groups that are not in the batch stay
             kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
@@ -250,19 +252,23 @@ class LatentSteps:
         # renewed by this step: where all rows weigh the same lies between before and after.
         factor = self.factor * damping
         between, of_spread = self._between(factor), self._between(1.0)
-        lag = between / factor
-        mean, gradient = self.now[:, :width] + lag * step, self.total[:, :width]
-        of_data = gradient - beta * self.share * times(self.precision, self.now[:, :width])
+        lag, step = between / factor, self.step * damping
+        gradient = q.of_mean(self.total)
+        of_data = gradient - beta * self.share * times(self.precision, self._mean(self.now))
         bent = -factor * step * gradient - beta * step * times(self.precision, step)
         shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
         if resizing:
-            spread = self.now[:, width:].lerp(self.spread, of_spread)
-            law = torch.cat([mean, spread], dim=1)
+            law = q.joined(
+                means + lag * (self.steps * damping), others.lerp(self.others, of_spread)
+            )
             gradient = gradient * (1 - self.share * between)
             left = 1 - self.share * of_spread
             part = resized * pace.priors * damping
             self._resize(size, beta, part, pace.floor, law, gradient, left)
         return shift
+
+    def _mean(self, rows: Tensor) -> Tensor:
+        return self.q.on_average(rows, self.q.split(rows)[0])
 
     def _sized(self, rows: Tensor, size: Tensor) -> Tensor:
         return rows if self.q.size is None else self.q.in_size(rows, size)
@@ -288,22 +294,21 @@ class LatentSteps:
         part: how much of a whole step. floor: see `Pace`. law: [U, P], at which they are taken;
         gradient: [U, Z], of its means; left: [U, 1], what is left there of its spread's gradient.
         """
-        q, share, mean = self.q, self.share, law[:, : self.latent.width]
+        q, share, mean = self.q, self.share, self._mean(law)
         covariance = q.covariance(law)
-        variance = _diagonal(covariance)
-        prior, weight = _diagonal(self.precision, 1), weight_of(beta)
+        variance = covariance.variance()
+        prior, weight = diagonal(self.precision, 1), weight_of(beta)
         of_means = mean * gradient
         of_data = of_means - beta * share * mean * times(self.precision, mean)
         if self.exact:
             before = q.covariance(self.now)
-            inverse = _inverse_diagonal(covariance)
             of_spread = q.size_gradient(self.now, self.total)
-            of_noise = of_spread - beta * share * (_trace(before, self.precision) - 1)
-            curvature = weight * share * (inverse - prior).clamp(min=0)
-            of_data = of_data + of_noise * variance / _diagonal(before)
+            of_noise = of_spread - beta * share * (before.trace(self.precision) - 1)
+            curvature = weight * share * (covariance.precision() - prior).clamp(min=0)
+            of_data = of_data + of_noise * variance / before.variance()
             spreads = 0.5 / weight * (left * of_spread).sum(0) * self.rows / self.groups
         else:  # what draws tell of the spread is noise, and its mean is known
-            curvature = share * self.n * _diagonal(self.curvature.mean, 1)
+            curvature = share * self.n * diagonal(self.curvature.mean, 1)
             of_data = of_data + curvature * variance
             spreads = torch.zeros_like(self.first)
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
@@ -346,10 +351,11 @@ class LatentSteps:
         if matrix is None:
             return
         matrix = matrix.to(bias)
-        rows, counted = self.q.table.data[:, : self.latent.width], (self.counts > 0).to(bias)
-        shift = (counted @ rows) / self.groups * (matrix != 0).any(0)
+        table, counted = self.q.table.data, (self.counts > 0).to(bias)
+        shift = (counted @ self._mean(table)) / self.groups * (matrix != 0).any(0)
         bias.add_(matrix @ (shift * self.size[: self.latent.width]))
-        rows.sub_(counted.unsqueeze(1) * shift)
+        means = self.q.split(table)[0].unflatten(1, (-1, self.latent.width))
+        means.sub_((counted.unsqueeze(1) * shift).unsqueeze(1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -369,22 +375,3 @@ class LatentSteps:
 def _together(parts: tuple[Tensor, ...]) -> Tensor:
     """Return the rows of all parts, of which there is mostly one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _diagonal(matrix: Tensor, batch: int = 2) -> Tensor:
-    """Return the diagonal of matrices, which are it themselves with `batch` axes."""
-    return matrix if matrix.dim() == batch else matrix.diagonal(dim1=-2, dim2=-1)
-
-
-def _inverse_diagonal(covariance: Tensor) -> Tensor:
-    """Return the diagonal of the inverses, [U, Z]."""
-    if covariance.dim() == 2:
-        return 1 / covariance
-    return torch.linalg.inv_ex(covariance)[0].diagonal(dim1=1, dim2=2)
-
-
-def _trace(covariance: Tensor, precision: Tensor) -> Tensor:
-    """Return the diagonal of covariance · precision, [U, Z]."""
-    if covariance.dim() == 2 or precision.dim() == 1:
-        return _diagonal(covariance) * _diagonal(precision, 1)
-    return (covariance * precision).sum(-1)
