@@ -69,6 +69,8 @@ def stratified(
         z, shares = (_in_turn(part, after, size) for part in (z, shares))
         if not latent.centred:
             z = z @ cholesky(rows.priors[index]).T
+        if index in latents.held and latents.training:
+            z = z - z.detach()
         seen = rows.seen[index]
         draws[index] = z if seen is None else torch.where(seen[:, None], z, draws[index])
         weight = weight * (shares * each)

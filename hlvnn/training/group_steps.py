@@ -56,6 +56,9 @@ def natural(latents: LatentSet, per_epoch: int) -> list[Latent]:
         and latent.prior.normal
         and not latent.dense
     ]
+    upper = {name for latent in latents for name in (latent.given_name, latent.parent_name)}
+    linked = {x.name for x in latents if x.given_name or x.parent_name or x.name in upper}
+    found = [x for x in found if x.posterior.linked or x.name not in linked]
     while True:
         names = {latent.name for latent in found}
         left = {x.name for x in latents if x.name not in names}
@@ -134,7 +137,7 @@ class GroupSteps:
         for latent in self.latents:
             q = latent.posterior
             moved = q.natural and q.table.requires_grad and latent.centred and latent.prior.normal
-            fitted = any(latent is one for one in self.natural) or q.table[:, : latent.width].any()
+            fitted = any(latent is one for one in self.natural) or q.is_fitted()
             if moved and not fitted:
                 q.set_law(POSTERIOR_START * latent.prior().stddev)
 
@@ -229,8 +232,9 @@ class GroupSteps:
             linked.rise()
         for linked in self.linked:
             linked.gauge()
-        for one in self.steps:
-            one.decide(beta, pace)
+        with self.latents.source.lending(not all(x.is_drawn_by_noise for x in self.natural)):
+            for one in self.steps:  # a mixture's steps draw
+                one.decide(beta, pace)
         damping = self._damping(beta)
         for linked in self.linked:
             linked.foresee(beta, damping)

@@ -7,39 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hlvnn.latents.covariance import diagonal, times
 from hlvnn.latents.divergence import precision_of
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.posteriors.base import Sight, weight_of
 from hlvnn.latents.table import is_dense
-from hlvnn.training.matrices import diagonal, inverse_diagonal, joined, times, trace
-from hlvnn.training.pace import Pace, Running
+from hlvnn.training.pace import TINY, Pace, Running
+from hlvnn.training.starting import Starting
 
 LARGEST_SIZE_STEP = 0.02
 """Largest step of the log of a size for each batch that is taken in."""
 LARGEST_OF_WHOLE = 0.5
 """The same where a batch is all rows."""
-COST = 0.1
-"""Nats that a dimension of a group costs at first, at most, where a latent starts small."""
-COST_OF_ALL = 1.0
-"""The same of all its dimensions together."""
-COST_OF_ROWS = 0.005
-"""Nats a row that all latents which start small cost at first, at most: under more noise a network
-learns more slowly."""
-NOTHING = 1e-6
-"""SD of a latent that has not started."""
 RUNNING = ("curvature", "bend", "mean_bend")
 """Running means of a latent that a checkpoint keeps."""
-TINY = 1e-12
-"""Least value of what is divided by."""
-SHRUNK = 1e-4
-"""Share of its loadings with which a latent waits whose prior is fixed."""
 SMALL_TABLE = 1 << 15
 """Numbers of a table up to which it is itself resized, for want of a size beside it."""
 LEAST_SHARE = 1e-3
 """Least share of a group's rows in a batch; below it what follows from it does not change."""
 
 
-class LatentSteps:
+class LatentSteps(Starting):
     """The steps of one latent with a natural posterior and an independent, normal prior.
 
     counts: [G] int64, training rows of the groups. together: batches that are one to them. exact:
@@ -48,9 +36,10 @@ class LatentSteps:
 
     `keep` takes what the loss of a batch told; all that was kept is one batch to what follows.
     Between `look` and `move` it holds what that tells: `found` [U] int64, its groups; `now`
-    [U, P], their parameters; `total` [U, P], the gradient of the batch's sum; `step` [U, Z], where
-    the means would go, `factor` of a whole step; `own` [B, Z], each row's gradient without the KL
-    (rows at `inverse`).
+    [U, P], their parameters; `total` [U, P], the gradient of the batch's sum; `steps` [U, K·Z],
+    where the means would go, `factor` of a whole step, and `step` [U, Z], where that takes the law;
+    `others`, its other parameters then; `own` [B, Z], each row's gradient without the KL (rows at
+    `inverse`).
     """
 
     def __init__(
@@ -63,9 +52,9 @@ class LatentSteps:
         zero = torch.zeros(width, device=counts.device)
         self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self.kept_rows: list[Tensor] = []
-        self.is_fitted = bool(self.q.table[:, :width].any())
+        self.is_fitted = self.q.is_fitted()
         self.seen = counts.clone() if self.is_fitted else torch.zeros_like(counts)
-        self.has_matrix = latent.posterior.full or latent.prior.full
+        self.has_matrix = self.q.has_matrix or latent.prior.full
         like = zero.new_zeros(width, width) if self.has_matrix else zero
         self.curvature = Running(like, together)
         self.bend, self.mean_bend = Running(zero, together), Running(zero, together)
@@ -77,77 +66,6 @@ class LatentSteps:
             self.q.size = self.size
         self.q.is_stepped = True
         self.q.table.requires_grad_(False)
-
-    @property
-    def may_wait(self) -> bool:
-        """Whether it starts small, as all do whose effect is drawn, and its size is not frozen.
-
-        Not where an earlier fit has found something of its groups.
-        """
-        latent = self.latent
-        if self.is_fitted:
-            return False
-        if latent.prior.learned:
-            return self.is_learning and (latent.starts_small or not self.exact)
-        loadings = [matrix for entry in latent.entries() for matrix in entry.loadings()]
-        return latent.starts_small and all(matrix.requires_grad for matrix in loadings)
-
-    @property
-    def is_learning(self) -> bool:
-        """Whether the prior is learned, by steps of its own."""
-        return bool(self.latent.prior.advanced())
-
-    @torch.no_grad()
-    def wait(self) -> None:
-        """Hold z at 0 (`LatentSet.held`), with laws and loadings that make no difference.
-
-        The posterior is the prior, and costs nothing.
-        """
-        if self.latent.prior.learned:
-            self.latent.prior.set_sd(torch.full_like(self.latent.prior_start, NOTHING))
-        else:
-            self._scale_loadings(SHRUNK)
-        self.q.set_law(self.latent.prior().stddev)
-
-    def _scale_loadings(self, scale: float | Tensor) -> None:
-        for entry in self.latent.entries():
-            for matrix in entry.loadings():
-                matrix.mul_(scale)
-
-    @torch.no_grad()
-    def begin(self, part: float) -> None:
-        """Begin where the noise of z costs little: see `COST` and below.
-
-        part: of what a row may pay for all latents.
-        """
-        latent = self.latent
-        of_all = min(COST_OF_ALL, part * COST_OF_ROWS * self.rows / self.groups)
-        cost = min(COST, of_all / latent.width)
-        self.allowed.fill_(2 * cost * self.groups / self.rows)
-        most = self._allowed_sd()
-        if latent.prior.learned:
-            sd = torch.minimum(latent.prior_start, most)
-            latent.prior.set_sd(sd)
-            latent.prior_start.copy_(sd)
-            self.first.copy_(sd)
-        else:
-            sd = latent.prior().stddev
-            self._scale_loadings((most / sd).clamp(max=1 / SHRUNK))
-        latent.began_small = True
-        self.q.set_law(sd)
-        self.seen.zero_()
-
-    def _allowed_sd(self) -> Tensor:
-        """Return the SD whose noise costs what it may, as the loss bends now."""
-        return (self.allowed / diagonal(self.curvature.mean, 1).mean().clamp(min=TINY)).sqrt()
-
-    def least_sd(self, floor: float | Tensor) -> Tensor:
-        """Return the SD [Z] below which the prior is not to fall (see `Pace`).
-
-        Where the loss bends more than at the start, as a network's does that had learned little
-        then, the same SD would cost more.
-        """
-        return floor * torch.minimum(self.first, self._allowed_sd())
 
     def release(self) -> None:
         """Leave the posterior as it was taken: a table of z itself, which has gradients."""
@@ -176,10 +94,9 @@ class LatentSteps:
 
         excess: the squared score over the curvature, on average.
         """
-        width = self.latent.width
         self.batches = len(self.kept_rows)
-        group, values, gradient = map(joined, zip(*self.kept, strict=True))
-        rows = joined(tuple(self.kept_rows))
+        group, values, gradient = map(_together, zip(*self.kept, strict=True))
+        rows = _together(tuple(self.kept_rows))
         self.forget()
         if is_dense():  # as a recorded step needs it: all groups, most with nothing to tell
             self.found = torch.arange(len(self.counts), device=group.device)
@@ -197,15 +114,25 @@ class LatentSteps:
         self.n = n.unsqueeze(1).to(self.now)
         self.share = held.unsqueeze(1) / self.n
         self.precision = precision_of(self.latent.prior())
-        pull = beta * times(self.precision, self.around())
-        self.pulled, self.excess = self.share * pull, excess
+        pulled = beta * times(self.precision, self.around())
+        self.pulled, self.excess = self.share * pulled, excess
         self.lift: float | Tensor = 0.0  # what a latent above takes along
-        if not self.whole:
-            self.own = gradient[:, :width] - (pull / self.n)[self.inverse]
+        if self.whole:
+            return
+        self.own = self.q.of_mean(gradient) - (pulled / self.n)[self.inverse]
+        self.scores: Tensor | None = None
+        if self.q.strata > 1:
+            each = self.counts[group].unsqueeze(1)
+
+            def pull(z: Tensor) -> Tensor:
+                return beta * (times(self.precision, z) / each)
+
+            known = isinstance(excess, Tensor)
+            self.scores = self.q.scores(values, gradient, pull, of_draws=known)
 
     def around(self) -> Tensor:
         """Return the means of the groups `found` less their prior's, [U, Z]."""
-        return self.now[:, : self.latent.width]
+        return self._mean(self.now)
 
     def stiffness(self) -> Tensor | None:
         """Return what others' KL adds to the precision of the groups `found` (see `Sight`)."""
@@ -219,10 +146,9 @@ class LatentSteps:
     def decide(self, beta: float | Tensor, pace: Pace) -> None:
         """Find `step`, and what the spread becomes, by what `look` and links read off."""
         if not self.whole:
+            scores = self.own if self.scores is None else self.scores
             square = (
-                self.own.mT @ self.own / len(self.own)
-                if self.has_matrix
-                else self.own.square().mean(0)
+                scores.mT @ scores / len(scores) if self.has_matrix else scores.square().mean(0)
             )
             self.curvature.add(square / self.excess)
         seen = self.seen[self.found].unsqueeze(1).to(self.now)
@@ -236,7 +162,8 @@ class LatentSteps:
             self.stiffness(),
         )
         self.factor = pace.finding if self.latent.starts_small else pace.means
-        self.step, self.spread = self.q.natural_step(self.now, self.total, sight, self.factor)
+        self.steps, self.others = self.q.natural_step(self.now, self.total, sight, self.factor)
+        self.step = self.q.on_average(self.now, self.steps)
 
     def bends(self, beta: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return how the batch's loss bends along `step`, a natural step times `factor`.
@@ -245,7 +172,7 @@ class LatentSteps:
         dimensions, each alone, and what they make together, [B], before it is squared.
         """
         prior = (self.share * self.step * self._stiff(self.step)).sum() * beta
-        all_ = -self.factor * (self.share * self.step * self.total[:, : self.latent.width]).sum()
+        all_ = -self.factor * (self.share * self.step * self.q.of_mean(self.total)).sum()
         each = self.own * self.step[self.inverse]
         return prior, (all_ - prior).clamp(min=0), each.square().sum(), each.sum(1)
 
@@ -265,9 +192,8 @@ class LatentSteps:
         size: rows of the batch. Returns, if `telling`, what the moves change of the batch's mean
         squared residual, in noise variances.
         """
-        width, q = self.latent.width, self.q
-        step = self.step * damping
-        moved = torch.cat([self.now[:, :width] + step + self.lift, self.spread], dim=1)
+        q, (means, others) = self.q, self.q.split(self.now)
+        moved = q.joined(means + self.steps * damping + self.lift, self.others)
         kept_rows = self._sized(moved, 1 / self.size)
         if is_dense():  # groups that are not in the batch stay
             kept_rows = torch.where(self.share > 0, kept_rows, q.table.data)
@@ -279,19 +205,23 @@ class LatentSteps:
         # renewed by this step: where all rows weigh the same lies between before and after.
         factor = self.factor * damping
         between, of_spread = self._between(factor), self._between(1.0)
-        lag = between / factor
-        mean, gradient = self.now[:, :width] + lag * step, self.total[:, :width]
+        lag, step = between / factor, self.step * damping
+        gradient = q.of_mean(self.total)
         of_data = gradient - self.pulled
         bent = -factor * step * gradient - beta * step * self._stiff(step)
         shift = (2 * lag * of_data * step + lag.square() * self.share * bent).sum() / size
         if resizing:
-            spread = self.now[:, width:].lerp(self.spread, of_spread)
-            law = torch.cat([mean, spread], dim=1)
+            law = q.joined(
+                means + lag * (self.steps * damping), others.lerp(self.others, of_spread)
+            )
             gradient = gradient * (1 - self.share * between)
             left = 1 - self.share * of_spread
             part = resized * pace.priors * damping
             self._resize(size, beta, part, pace.floor, law, gradient, left)
         return shift
+
+    def _mean(self, rows: Tensor) -> Tensor:
+        return self.q.on_average(rows, self.q.split(rows)[0])
 
     def _sized(self, rows: Tensor, size: Tensor) -> Tensor:
         return rows if self.q.size is None else self.q.in_size(rows, size)
@@ -317,19 +247,18 @@ class LatentSteps:
         part: how much of a whole step. floor: see `Pace`. law: [U, P], at which they are taken;
         gradient: [U, Z], of its means; left: [U, 1], what is left there of its spread's gradient.
         """
-        q, share, mean = self.q, self.share, law[:, : self.latent.width]
+        q, share, mean = self.q, self.share, self._mean(law)
         covariance = q.covariance(law)
-        variance = diagonal(covariance)
+        variance = covariance.variance()
         prior, weight = diagonal(self.precision, 1), weight_of(beta)
         of_means = mean * gradient
         of_data = of_means - beta * share * mean * times(self.precision, mean)
         if self.exact:
             before = q.covariance(self.now)
-            inverse = inverse_diagonal(covariance)
             of_spread = q.size_gradient(self.now, self.total)
-            of_noise = of_spread - beta * share * (trace(before, self.precision) - 1)
-            curvature = weight * share * (inverse - prior).clamp(min=0)
-            of_data = of_data + of_noise * variance / diagonal(before)
+            of_noise = of_spread - beta * share * (before.trace(self.precision) - 1)
+            curvature = weight * share * (covariance.precision() - prior).clamp(min=0)
+            of_data = of_data + of_noise * variance / before.variance()
             spreads = 0.5 / weight * (left * of_spread).sum(0) * self.rows / self.groups
         else:  # what draws tell of the spread is noise, and its mean is known
             curvature = share * self.n * diagonal(self.curvature.mean, 1)
@@ -375,10 +304,11 @@ class LatentSteps:
         if matrix is None:
             return
         matrix = matrix.to(bias)
-        rows, counted = self.q.table.data[:, : self.latent.width], (self.counts > 0).to(bias)
-        shift = (counted @ rows) / self.groups * (matrix != 0).any(0)
+        table, counted = self.q.table.data, (self.counts > 0).to(bias)
+        shift = (counted @ self._mean(table)) / self.groups * (matrix != 0).any(0)
         bias.add_(matrix @ (shift * self.size[: self.latent.width]))
-        rows.sub_(counted.unsqueeze(1) * shift)
+        means = self.q.split(table)[0].unflatten(1, (-1, self.latent.width))
+        means.sub_((counted.unsqueeze(1) * shift).unsqueeze(1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -394,3 +324,8 @@ class LatentSteps:
             self.latent.prior_start.copy_(self.first)
         for name in RUNNING:
             getattr(self, name).load_state_dict(state[name])
+
+
+def _together(parts: tuple[Tensor, ...]) -> Tensor:
+    """Return the rows of all parts, of which there is mostly one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

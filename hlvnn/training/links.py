@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hlvnn.latents.covariance import diagonal, times
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.table import is_dense
-from hlvnn.training.latent_steps import LARGEST_SIZE_STEP, LEAST_SHARE, TINY, LatentSteps
-from hlvnn.training.matrices import diagonal, inverse_diagonal, times
-from hlvnn.training.pace import Running
+from hlvnn.training.latent_steps import LARGEST_SIZE_STEP, LEAST_SHARE, LatentSteps
+from hlvnn.training.pace import TINY, Running
 
 
 class LinkedSteps(LatentSteps):
@@ -179,12 +179,12 @@ class LinkedSteps(LatentSteps):
     @torch.no_grad()
     def foresee(self, beta: float | Tensor, damping: float | Tensor) -> None:
         """Find to where all rows weigh the same on the ways of all (see `move`); highest first."""
-        law = torch.cat([self.now[:, : self.latent.width], self.spread], dim=1)
-        self.covariance = self.q.covariance(law)
-        self.variance = diagonal(self.covariance)
+        law = self.q.joined(self.now[:, : self.latent.width], self.others)
+        covariance = self.q.covariance(law)
+        self.covariance, self.variance = covariance.values, covariance.variance()
         self.many = self.share * self.n
         if self.exact:  # the gradient of the spread knows how the loss bends, not only how steep
-            now = inverse_diagonal(self.q.covariance(self.now))
+            now = self.q.covariance(self.now).precision()
             wanted = now * (
                 1 + self.q.size_gradient(self.now, self.total) / self.share.clamp(min=LEAST_SHARE)
             )

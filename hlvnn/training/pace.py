@@ -16,6 +16,8 @@ KEPT = 0.98
 """What running means keep for each batch that is taken in."""
 
 
+TINY = 1e-12
+"""Least value of what is divided by."""
 LEAST_NOISE = 0.5
 """Least share of its first steps that the noise takes in later epochs: rows that are far out would
 have it follow the last batches."""

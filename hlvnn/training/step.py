@@ -26,7 +26,7 @@ minibatches (a group is in few of them)."""
 
 LEAST_WAIT = 60
 """Steps that latents which start small wait, at least, or half of the fit. Before a network has
-learned something the loss hardly bends in z: noise seems to cost nothing, and slows what it learns."""
+learned something the loss hardly bends in z: noise seems to cost nothing, and slows learning."""
 LATE = 0.9
 """Where on their way the schedules stand still in a run that is trained longer: a cosine's learning
 rate is there 2.4 % of its largest."""
@@ -53,7 +53,9 @@ class Step:
         self.warm_steps = config.prior_warmup * (self.ended_at or self.total)
         self.own = GroupSteps(model, per_epoch, self.warm_steps, bound=bound is not None)
         if self.own.waiting:
-            self.warm_steps = max(self.warm_steps, min(LEAST_WAIT, self.total / 2))
+            self.warm_steps = max(
+                self.warm_steps, min(LEAST_WAIT, (self.ended_at or self.total) / 2)
+            )
         others = [x for x in model.latents if not any(x is one for one in self.own.natural)]
         self.tables = [table for latent in others for table in latent.tables()]
         self.all_tables = [table for latent in model.latents for table in latent.tables()]

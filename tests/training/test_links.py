@@ -83,7 +83,7 @@ def test_the_law_of_levels_becomes_the_exact_posterior(how: str) -> None:
     school, lower = own.steps
     found = np.concatenate([one.q.table[:, 0].numpy() for one in (school, lower)])
     np.testing.assert_allclose(found, mean, atol=2e-3)
-    spread = school.q.covariance(school.q.table)[:, 0]
+    spread = school.q.covariance(school.q.table).variance()[:, 0]
     np.testing.assert_allclose(spread, covariance.diagonal()[:SCHOOLS], rtol=1e-3)
     above = np.arange(SCHOOLS * CLASSES) // CLASSES
     place = SCHOOLS + np.arange(SCHOOLS * CLASSES)
@@ -92,7 +92,7 @@ def test_the_law_of_levels_becomes_the_exact_posterior(how: str) -> None:
     assert slopes is not None
     np.testing.assert_allclose(slopes.detach()[:, 0], along, atol=2e-3)
     rest = covariance[place, place] - along**2 * covariance[above, above]
-    np.testing.assert_allclose(lower.q.covariance(lower.q.table)[:, 0], rest, rtol=1e-3)
+    np.testing.assert_allclose(lower.q.covariance(lower.q.table).variance()[:, 0], rest, rtol=1e-3)
 
 
 @pytest.mark.parametrize("how", ["nested", "given"])

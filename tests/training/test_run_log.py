@@ -106,7 +106,7 @@ def test_the_log_names_the_model_the_data_and_every_epoch(whole: Finished) -> No
     assert "6 gid, 3 gid2" in text
     for epoch in range(1, EPOCHS + 1):
         assert text.count(f"epoch {epoch}/{EPOCHS} ") == 1
-    assert "ELBO" in text.splitlines()[-1]
+    assert any("ELBO" in line for line in text.splitlines()[-2:])
 
 
 def test_a_diverged_run_leaves_a_readable_folder(image_folder: Path, tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ def planted(
     return pd.DataFrame(x, columns=FEATURES).assign(g=group, y=y)
 
 
-def found(frame: pd.DataFrame, kind: str, backbone: str = "mlp") -> dict[str, float]:
+def found(
+    frame: pd.DataFrame, kind: str, backbone: str = "mlp", posterior: str | None = None
+) -> dict[str, float]:
     """Fit with plain defaults; return the SDs in y's units."""
     data = hlvnn.GroupedDataset.from_frame(
         frame, target="y", features=FEATURES, groups=["g"], target_kind=KINDS[kind]
     )
-    latent = hlvnn.LatentConfig(level="g", stage="output", placement="bias")
+    latent = hlvnn.LatentConfig(level="g", stage="output", placement="bias", posterior=posterior)
     config = hlvnn.ModelConfig(backbone=backbone, likelihood=kind, latents=[latent])
     model = hlvnn.build_model(config, data, seed=0)
     hlvnn.fit(model, data, hlvnn.TrainConfig(), lambda *_: None)
@@ -74,3 +76,21 @@ def test_an_mlp_finds_the_sds_of_small_groups_of_counts(
     network = found(planted(kind, np.full(groups, rows), sd), kind)
     print(f"\n{kind}: SD {network['sd']:.4f} (planted {sd})")
     assert network["sd"] == pytest.approx(sd, rel=0.1)
+
+
+@pytest.mark.parametrize("posterior", ["low_rank", "mixture"])
+@pytest.mark.parametrize(("sd", "noise"), [(0.8, 0.7), (0.4, 1.0)])
+def test_so_it_does_by_posteriors_of_other_forms(posterior: str, sd: float, noise: float) -> None:
+    frame = planted("gaussian", np.full(10_000, 2), sd, noise)
+    exact = found(frame, "gaussian", "linear")
+    network = found(frame, "gaussian", posterior=posterior)
+    print(f"\n{posterior}: SD {network['sd']:.4f} ({exact['sd']:.4f} exactly)")
+    assert network["sd"] == pytest.approx(exact["sd"], rel=0.1)
+    assert network["noise sd"] == pytest.approx(exact["noise sd"], rel=0.1)
+
+
+@pytest.mark.parametrize("posterior", ["low_rank", "mixture"])
+def test_so_it_does_of_counts(posterior: str) -> None:
+    network = found(planted("poisson", np.full(5000, 4), 0.5), "poisson", posterior=posterior)
+    print(f"\n{posterior}: SD {network['sd']:.4f} (planted 0.5)")
+    assert network["sd"] == pytest.approx(0.5, rel=0.1)

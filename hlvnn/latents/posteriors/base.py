@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from hlvnn.data.grouped import Split
+from hlvnn.latents.covariance import Covariance
 from hlvnn.latents.divergence import divergence, root
 from hlvnn.latents.table import table_rows
 
@@ -47,6 +49,8 @@ POSTERIOR_START = 0.3
 starts with its prior's own."""
 LARGEST = 3.0
 """Largest move of a mean at once, in its own SDs."""
+MOST_WIDENED = -0.75
+"""Largest loss of precision in a step, as a share of it."""
 
 
 def weight_of(beta: float | Tensor) -> float | Tensor:
@@ -122,17 +126,56 @@ class Posterior(nn.Module, ABC):
     natural: ClassVar[bool] = False
     """Whether `natural_step` moves it, in its own units; else its table is left to Adam."""
 
+    linked: ClassVar[bool] = False
+    """Whether it does so where q depends on another latent too, or is depended on (`Sight`)."""
+
+    has_matrix: bool = False
+    """Whether a natural step asks for the curvature as a matrix."""
+
     def natural_step(
         self, rows: Tensor, gradient: Tensor, sight: Sight, factor: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the means' step [U, Z], `factor` of a whole one, and the other parameters then.
+        """Return the means' step [U, K·Z], `factor` of a whole one, and the other parameters then.
 
-        rows: [U, P], the parameters now, means first; gradient: [U, P], of the batch's sum.
+        rows: [U, P], the parameters now; gradient: [U, P], of the batch's sum. K is 1, but for a
+        law of several parts (`strata`), each of which has a mean.
         """
         raise TypeError(f"{type(self).__name__} knows no natural step")
 
-    def covariance(self, rows: Tensor) -> Tensor:
-        """Return q's covariance by its parameters, [U, Z] where it is diagonal, else [U, Z, Z]."""
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means [*, K·Z], a view, and the other parameters, of rows [*, P]."""
+        return rows[..., : self.width], rows[..., self.width :]
+
+    def joined(self, means: Tensor, others: Tensor) -> Tensor:
+        """Return the parameters [*, P] that `split` splits."""
+        return torch.cat([means, others], dim=-1)
+
+    def on_average(self, rows: Tensor, means: Tensor) -> Tensor:
+        """Return the average [U, Z] over a law's parts of what is of their means, [U, K·Z]."""
+        return means
+
+    def of_mean(self, gradient: Tensor) -> Tensor:
+        """Return the gradient [*, Z] in a move of all of q."""
+        return gradient[..., : self.width]
+
+    def scores(
+        self, rows: Tensor, gradient: Tensor, pull: Callable[[Tensor], Tensor], *, of_draws: bool
+    ) -> Tensor:
+        """Return rows' own gradients, of a law's K parts: [K·B, Z].
+
+        The mean of their squares is how a row's loss bends in z. gradient: [B, P]; pull: the
+        prior's part of a gradient, by a mean [*, Z]. of_draws: whether each is to be that of one
+        draw of z, because it is known by how much that is noisier than the truth's; else the less
+        noise the better.
+        """
+        raise TypeError(f"{type(self).__name__} has no parts")
+
+    def is_fitted(self) -> bool:
+        """Return whether some group is no longer at mean 0."""
+        return bool(self.split(self.table.detach())[0].any())
+
+    def covariance(self, rows: Tensor) -> Covariance:
+        """Return q's covariance by its parameters [U, P]."""
         raise TypeError(f"{type(self).__name__} knows no natural step")
 
     def size_gradient(self, rows: Tensor, gradient: Tensor) -> Tensor:

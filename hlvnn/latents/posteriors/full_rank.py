@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
+from hlvnn.latents.covariance import Covariance
 from hlvnn.latents.posteriors.base import LARGEST, Posterior, Sight
 from hlvnn.latents.triangular import below, num_lower, root_of_inverse, scale_tril
 
@@ -17,7 +18,9 @@ class FullRank(Posterior):
 
     normal = True
     natural = True
+    linked = True
     full = True
+    has_matrix = True
 
     @staticmethod
     def num_parameters(width: int) -> int:
@@ -68,9 +71,9 @@ class FullRank(Posterior):
         step = torch.maximum(torch.minimum(factor * direction, most), -most)
         return -step, torch.cat([new.diagonal(dim1=-2, dim2=-1).log(), below(new)], dim=-1)
 
-    def covariance(self, rows: Tensor) -> Tensor:
+    def covariance(self, rows: Tensor) -> Covariance:
         tril = self._tril(rows)
-        return tril @ tril.mT
+        return Covariance(tril @ tril.mT)
 
     def size_gradient(self, rows: Tensor, gradient: Tensor) -> Tensor:
         z = self.width

@@ -4,11 +4,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from hlvnn.latents.covariance import Covariance
 from hlvnn.latents.divergence import kl_of_diagonal
-from hlvnn.latents.posteriors.base import LARGEST, Posterior, Sight
-
-MOST_WIDENED = -0.75
-"""Largest loss of precision in a step, as a share of it."""
+from hlvnn.latents.posteriors.base import LARGEST, MOST_WIDENED, Posterior, Sight
 
 
 class MeanField(Posterior):
@@ -19,6 +17,7 @@ class MeanField(Posterior):
 
     normal = True
     natural = True
+    linked = True
 
     @staticmethod
     def num_parameters(width: int) -> int:
@@ -60,8 +59,8 @@ class MeanField(Posterior):
         step = factor * variance * of_mean
         return -torch.maximum(torch.minimum(step, most), -most), log_sd
 
-    def covariance(self, rows: Tensor) -> Tensor:
-        return (2 * rows[:, self.width :]).exp()
+    def covariance(self, rows: Tensor) -> Covariance:
+        return Covariance((2 * rows[:, self.width :]).exp())
 
     def size_gradient(self, rows: Tensor, gradient: Tensor) -> Tensor:
         return gradient[:, self.width :]
