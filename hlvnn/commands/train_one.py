@@ -10,7 +10,7 @@ from pydantic import Field
 from hlvnn import search_space
 from hlvnn.columns import DATA_HASH
 from hlvnn.commands.debugger import opening_where_it_happened
-from hlvnn.config import DATA_PLACES, RunConfig, command_line, repeated
+from hlvnn.config import DATA_PARTS, DATA_PLACES, RunConfig, command_line, repeated
 from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
@@ -28,6 +28,7 @@ Examples:
   python train_one.py --dataset digits --latent-config double --z-dim 8 4
   python train_one.py --dataset table --table pupils.csv --target score --groups school
   python train_one.py --dataset femnist --latents "concat@hidden level=writer width=8 prior=learned"
+  python train_one.py --dataset digits --fast --only-groups 3 7
   python train_one.py --resume results/digits/RUN
   python train_one.py --from-trial results/digits/SWEEP/TRIAL --debug
   python train_one.py --from-failure results/digits/RUN
@@ -118,9 +119,11 @@ def _folder_to_resume(place: str) -> Path:
 def _check_data(place: str, folder: Path, config: RunConfig) -> None:
     """Raise `DataError` where a run is to be repeated on other data than its own.
 
-    Flags that change which rows there are make another run anyway: then nothing is compared.
+    Flags that split other rows make another run anyway: then nothing is compared. Where they take
+    a part of the rows, what the trial was trained on is loaded as well, and compared.
     """
     was, now = (run_folder.read_config(folder).data, config.data)
+    now = now.model_copy(update={name: getattr(was, name) for name in DATA_PARTS})
     if now.model_copy(update={name: getattr(was, name) for name in DATA_PLACES}) != was:
         return
     expected = read_json(folder / run_folder.HYPERPARAMS).get(DATA_HASH)
