@@ -15,8 +15,7 @@ from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
 from hlvnn.gone import refuse_flags
-from hlvnn.records import begun_before, perturbations, run_folder
-from hlvnn.records.perturbations import Change
+from hlvnn.records import begun_before, run_folder
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, folder_here, readable, shown_path, typed
 from hlvnn.terminal import to_terminal
@@ -139,7 +138,8 @@ def _check_data(place: str, folder: Path, config: RunConfig) -> None:
 
 def parse(args: list[str]) -> TrainOne:
     """Return the command; settings of --resume, --from-trial or --space are the flags' defaults."""
-    first = _parse([arg for arg in args if arg not in ("-h", "--help")], TrainOne())
+    told = [arg for arg in args if arg not in ("-h", "--help")]
+    first = _parse(told, TrainOne())
     chosen = [
         flag
         for flag, value in (
@@ -154,6 +154,8 @@ def parse(args: list[str]) -> TrainOne:
         raise ConfigError(f"{' and '.join(chosen)}: give only one of them")
     if (first.space is None) != (first.draw is None):
         raise ConfigError("--space and --draw belong together: --space femnist --draw 7")
+    if not chosen and len(args) == len(told):
+        return first  # reading the flags takes a tenth of a second
     base = RunConfig()
     if first.resume is not None:
         folder = folder_here(first.resume, "--resume needs")
@@ -165,16 +167,18 @@ def parse(args: list[str]) -> TrainOne:
     elif first.from_trial is not None:
         folder = readable(first.from_trial)
         base = run_folder.read_config(folder)
-        _check_repeatable(first.from_trial, perturbations.read(folder), base)
+        _check_repeatable(first.from_trial, folder, base)
         base = repeated(base)
     elif first.space is not None and first.draw is not None:
         base = search_space.draw(search_space.load(first.space), first.draw)
     return _parse(args, TrainOne(**{name: getattr(base, name) for name in RunConfig.model_fields}))
 
 
-def _check_repeatable(place: str, changes: list[Change], config: RunConfig) -> None:
+def _check_repeatable(place: str, folder: Path, config: RunConfig) -> None:
     """Raise `ConfigError` for a trial that took over others: no single configuration repeats it."""
-    if changes:
+    from hlvnn.records import perturbations
+
+    if changes := perturbations.read(folder):
         told = "; ".join(change.told() for change in changes[1:])
         raise ConfigError(
             f"--from-trial {place}: it is one of a population (--scheduler pbt) and no settings of "

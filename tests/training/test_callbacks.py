@@ -13,11 +13,12 @@ import torch
 from hlvnn import evaluate
 from hlvnn.errors import ConfigError
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.training.callbacks import StepReport
-from hlvnn.training.loop import EpochReport, fit
+from hlvnn.training.callbacks import Callbacks, StepReport
+from hlvnn.training.loop import EpochReport, _Fit, fit
 from tests.helpers import same_bits
 from tests.training.fits import case, saved, train, untimed
 
+LINE = "with an on_step steps are not recorded as a CUDA graph, and are slower"
 NAMES = ["dropout, draws, two levels", "points"]
 
 
@@ -135,6 +136,22 @@ def test_what_is_no_callback_is_refused(callbacks: object, message: str) -> None
     assert message in str(told.value)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_steps_that_could_be_recorded_are_not_where_one_is_told_of_each(
+    given: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a CPU nothing is recorded: the fit is made here, and takes itself to be on a GPU."""
+    model, data, _ = case("dropout, draws, two levels")
+    callbacks = Callbacks(Noting() if given else (), model)
+    cpu = torch.device("cpu")
+    run = _Fit(model, data, train(num_epochs=50), cpu, 0, callbacks)
+    run.device = torch.device("cuda")
+    with caplog.at_level(logging.INFO, logger="hlvnn"):
+        recorded = run._recorded()
+    assert (recorded is None) == given
+    assert caplog.messages == [LINE] * given
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("given", [True, False])
 def test_with_an_on_step_no_graph_is_recorded(
@@ -146,6 +163,5 @@ def test_with_an_on_step_no_graph_is_recorded(
         settings = train(num_epochs=50, device="cuda")
         fit(model, data, settings, callbacks=noting if given else ())
     said = [text for text in caplog.messages if "CUDA graph" in text]
-    line = "with an on_step steps are not recorded as a CUDA graph, and are slower"
-    assert said == [line] * given
+    assert said == [LINE] * given
     assert len(noting.steps) == 200 * given
