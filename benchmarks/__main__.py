@@ -47,6 +47,7 @@ class Script:
 
 
 SCRIPTS = (
+    Script("start", "--rounds 3"),
     Script("train_step", "--rounds 4"),
     Script("step_cost", "--models mlp --rounds 4"),
     Script("epoch", "--rounds 2 --scale 0.4"),

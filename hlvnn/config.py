@@ -107,6 +107,15 @@ class DataConfig(Config):
     x_kind: Literal["image", "channels-last", "tokens", "features"] | None = None
     """What x of a folder of arrays is: images [N, H, W] or [N, C, H, W], images [N, H, W, C], rows
     of tokens, or features; None tells it from shape and type, and says so."""
+    only_groups: tuple[str, ...] = ()
+    """Only rows of these groups, by their labels (LEVEL=LABEL where two levels have it), in
+    training, validation and test; none given = all."""
+    limit_rows: int | None = Field(None, gt=0)
+    """Train on so many rows, drawn at random by --split-seed and spread over groups as all are;
+    validation and test rows stay, but for groups left without training rows. None takes all."""
+    overfit: int | None = Field(None, gt=0)
+    """So many rows, drawn like --limit-rows, are training, validation and test rows at once, always
+    in the same order: a model that can learn anything fits them."""
 
     @field_validator("dataset")
     @classmethod
@@ -308,6 +317,8 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 DATA_PLACES = ("data_dir", "table")
 """Settings that say where data are. They may move; what they are is known by their hash."""
+DATA_PARTS = ("only_groups", "limit_rows", "overfit")
+"""Settings that take a part of the data, as it was loaded and split."""
 NOT_REPEATED = (
     *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
 )

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from types import TracebackType
-from typing import IO, Literal, Self, TextIO
+from typing import IO, TYPE_CHECKING, Literal, Self, TextIO
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
@@ -18,11 +18,12 @@ from rich.text import Text
 
 from hlvnn.columns import VAL_GROUP_P10, VAL_GROUP_WORST, best_of, on_test
 from hlvnn.errors import silence
-from hlvnn.records.board import Board, Entry
 from hlvnn.records.outcomes import OVER, PLACED, Status
-from hlvnn.records.trials_table import PARETO
-from hlvnn.search_space import Space
 from hlvnn.words import Settings, duration, is_missing, number, shown, text
+
+if TYPE_CHECKING:  # of sweeps: with them comes Optuna, which a single run does not need
+    from hlvnn.records.board import Board, Entry
+    from hlvnn.search_space import Space
 
 logger = logging.getLogger("hlvnn")
 
@@ -187,6 +188,8 @@ def leaderboard(
 
 def front(ranked: pd.DataFrame, space: Space) -> list[str]:
     """Return the lines that tell the Pareto front of several objectives: a trial each."""
+    from hlvnn.records.trials_table import PARETO
+
     if PARETO not in ranked:
         return []
     told = ", ".join(f"{metric} ({mode})" for metric, mode in space.objectives)

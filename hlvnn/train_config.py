@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from hlvnn.columns import VAL_LOSS, is_validation
 from hlvnn.strict import Config
+
+FEW = 3
+"""Epochs, steps of each, and batches of each split that a fast run has."""
 
 
 class TrainConfig(Config):
@@ -86,6 +89,20 @@ class TrainConfig(Config):
     tensorboard --logdir results."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
+
+    fast: bool = False
+    """Three steps of everything, to see that it runs: an epoch ends after three batches, a split's
+    scoring after as many rows, the run after three epochs. Filed like --testing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_epochs(cls, values: Any) -> Any:
+        """Let a fast run have few epochs, however many are asked for."""
+        if isinstance(values, dict) and values.get("fast") is True:
+            epochs = values.get("num_epochs", cls.model_fields["num_epochs"].default)
+            if isinstance(epochs, int):
+                return {**values, "num_epochs": min(epochs, FEW)}
+        return values
 
     @field_validator("select_on")
     @classmethod

@@ -56,6 +56,20 @@ def test_importing_hlvnn_leaves_heavy_libraries_alone(library: str, imported: se
     assert library not in imported
 
 
+NOT_AT_START = ("ray", "optuna", "matplotlib", "scipy", "sklearn", "IPython", "tensorboardX")
+"""Libraries that a run of digits does not need, with what their import takes: up to a second."""
+
+
+def test_a_single_run_imports_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    flags = ["--dataset", "digits", "--fast", "--results-dir", str(tmp_path)]
+    run = python(
+        f"import sys; from hlvnn.commands.train_one import main; main({flags})\n"
+        f"print('imported:', *(set({NOT_AT_START!r}) & sys.modules.keys()))"
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "imported:"
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_file_is_too_long(file: Path) -> None:
     lines = len(file.read_text(encoding="utf-8").splitlines())

@@ -10,13 +10,12 @@ from pydantic import Field
 from hlvnn import search_space
 from hlvnn.columns import DATA_HASH
 from hlvnn.commands.debugger import opening_where_it_happened
-from hlvnn.config import DATA_PLACES, RunConfig, command_line, repeated
+from hlvnn.config import DATA_PARTS, DATA_PLACES, RunConfig, command_line, repeated
 from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
 from hlvnn.gone import refuse_flags
-from hlvnn.records import begun_before, perturbations, run_folder
-from hlvnn.records.perturbations import Change
+from hlvnn.records import begun_before, run_folder
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, folder_here, readable, shown_path, typed
 from hlvnn.terminal import to_terminal
@@ -28,6 +27,7 @@ Examples:
   python train_one.py --dataset digits --latent-config double --z-dim 8 4
   python train_one.py --dataset table --table pupils.csv --target score --groups school
   python train_one.py --dataset femnist --latents "concat@hidden level=writer width=8 prior=learned"
+  python train_one.py --dataset digits --fast --only-groups 3 7
   python train_one.py --resume results/digits/RUN
   python train_one.py --from-trial results/digits/SWEEP/TRIAL --debug
   python train_one.py --from-failure results/digits/RUN
@@ -118,9 +118,11 @@ def _folder_to_resume(place: str) -> Path:
 def _check_data(place: str, folder: Path, config: RunConfig) -> None:
     """Raise `DataError` where a run is to be repeated on other data than its own.
 
-    Flags that change which rows there are make another run anyway: then nothing is compared.
+    Flags that split other rows make another run anyway: then nothing is compared. Where they take
+    a part of the rows, what the trial was trained on is loaded as well, and compared.
     """
     was, now = (run_folder.read_config(folder).data, config.data)
+    now = now.model_copy(update={name: getattr(was, name) for name in DATA_PARTS})
     if now.model_copy(update={name: getattr(was, name) for name in DATA_PLACES}) != was:
         return
     expected = read_json(folder / run_folder.HYPERPARAMS).get(DATA_HASH)
@@ -136,7 +138,8 @@ def _check_data(place: str, folder: Path, config: RunConfig) -> None:
 
 def parse(args: list[str]) -> TrainOne:
     """Return the command; settings of --resume, --from-trial or --space are the flags' defaults."""
-    first = _parse([arg for arg in args if arg not in ("-h", "--help")], TrainOne())
+    told = [arg for arg in args if arg not in ("-h", "--help")]
+    first = _parse(told, TrainOne())
     chosen = [
         flag
         for flag, value in (
@@ -151,6 +154,8 @@ def parse(args: list[str]) -> TrainOne:
         raise ConfigError(f"{' and '.join(chosen)}: give only one of them")
     if (first.space is None) != (first.draw is None):
         raise ConfigError("--space and --draw belong together: --space femnist --draw 7")
+    if not chosen and len(args) == len(told):
+        return first  # reading the flags takes a tenth of a second
     base = RunConfig()
     if first.resume is not None:
         folder = folder_here(first.resume, "--resume needs")
@@ -162,16 +167,18 @@ def parse(args: list[str]) -> TrainOne:
     elif first.from_trial is not None:
         folder = readable(first.from_trial)
         base = run_folder.read_config(folder)
-        _check_repeatable(first.from_trial, perturbations.read(folder), base)
+        _check_repeatable(first.from_trial, folder, base)
         base = repeated(base)
     elif first.space is not None and first.draw is not None:
         base = search_space.draw(search_space.load(first.space), first.draw)
     return _parse(args, TrainOne(**{name: getattr(base, name) for name in RunConfig.model_fields}))
 
 
-def _check_repeatable(place: str, changes: list[Change], config: RunConfig) -> None:
+def _check_repeatable(place: str, folder: Path, config: RunConfig) -> None:
     """Raise `ConfigError` for a trial that took over others: no single configuration repeats it."""
-    if changes:
+    from hlvnn.records import perturbations
+
+    if changes := perturbations.read(folder):
         told = "; ".join(change.told() for change in changes[1:])
         raise ConfigError(
             f"--from-trial {place}: it is one of a population (--scheduler pbt) and no settings of "

@@ -6,17 +6,17 @@ where the data leave it nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hlvnn.config import DataConfig
 from hlvnn.data import splits
-from hlvnn.data.grouped import GroupedDataset, Level, Loaded, Schema, Split
+from hlvnn.data.grouped import GroupedDataset, Loaded, Schema, Split
+from hlvnn.data.numbering import numbering, renamed, renumbered
 from hlvnn.data.rows import JoinedRows
+from hlvnn.data.subsets import some_of
 from hlvnn.errors import ConfigError, DataError
 
 
@@ -63,15 +63,14 @@ def assemble(
     if len(parts.held):
         held = np.unique(groups[parts.held, 0])
         validated, tested = _move(validated, tested, _some(rows, parts.held), held)
-    numbers = [_new_numbers(level, train.groups[:, i]) for i, level in enumerate(schema.levels)]
-    levels = tuple(
-        _renamed(level, *number) for level, number in zip(schema.levels, numbers, strict=True)
-    )
+    numbers = [numbering(level, train.groups[:, i]) for i, level in enumerate(schema.levels)]
+    levels = tuple(map(renamed, schema.levels, numbers))
     val, test = (
-        None if part is None else _renumbered(part, numbers) for part in (validated, tested)
+        None if part is None else renumbered(part, numbers) for part in (validated, tested)
     )
     schema = replace(schema, levels=levels, unseen=config.unseen)
-    return GroupedDataset(schema, _renumbered(train, numbers), val, test, loaded.notes)
+    data = GroupedDataset(schema, renumbered(train, numbers), val, test, loaded.notes)
+    return some_of(data, config, recorded=recorded)
 
 
 def _test_fraction(config: DataConfig, loaded: Loaded) -> float:
@@ -104,7 +103,9 @@ def _check_obeyed(config: DataConfig, loaded: Loaded, is_cut: bool) -> None:
         ),
         "val_fraction": own.format("validation") if loaded.val is not None else "",
         "split": "" if at_random else why_fixed,
-        "split_seed": "" if at_random or config.hold_out else why_fixed,
+        "split_seed": (
+            "" if at_random or config.hold_out or config.limit_rows or config.overfit else why_fixed
+        ),
     }
     for name, reason in idle.items():
         value, usual = getattr(config, name), DataConfig.model_fields[name].default
@@ -122,31 +123,6 @@ def _check_two_groups(config: DataConfig, schema: Schema, groups: np.ndarray) ->
             f"hold_out is {config.hold_out}, but level {schema.levels[0].name!r} has one group "
             "with training rows; expected two or more; set hold_out to 0"
         )
-
-
-def _new_numbers(level: Level, train: Tensor) -> tuple[np.ndarray, int]:
-    """Number the groups with training rows first: ([G] int32 old number -> new, how many)."""
-    trained = np.bincount(train.numpy(), minlength=level.size) > 0
-    new = np.empty(level.size, np.int32)
-    new[np.concatenate([np.flatnonzero(trained), np.flatnonzero(~trained)])] = range(level.size)
-    return new, int(trained.sum())
-
-
-def _renamed(level: Level, new: np.ndarray, size: int) -> Level:
-    """Return the level with its labels in the new order, those without training rows apart."""
-    if size == level.size:
-        return level
-    names = [level.label(int(gid)) for gid in np.argsort(new)]
-    return Level(level.name, size, tuple(names[:size]), tuple(names[size:]))
-
-
-def _renumbered(part: Split, numbers: Sequence[tuple[np.ndarray, int]]) -> Split:
-    """Give the rows the new numbers; groups without training rows are -1 in `groups`."""
-    old = part.groups.numpy()
-    named = np.stack([new[old[:, i]] for i, (new, _) in enumerate(numbers)], axis=1)
-    groups = np.where(named < [size for _, size in numbers], named, -1).astype(np.int32)
-    kept = torch.from_numpy(named) if (groups < 0).any() else None
-    return Split(part.x, torch.from_numpy(groups), part.y, kept)
 
 
 def _move(

@@ -19,7 +19,8 @@ class BlockBatches:
     block; the last may have fewer. So each is a uniform sample of blocks, whatever their sizes, as
     an unbiased estimate of a sum over blocks needs (batches filled up to so many rows are none:
     large blocks would come in the company of few). Each pass has a fresh order of blocks, drawn
-    from the generator. `batch_size=None` is one batch of everything, its rows in order.
+    from the generator, or without one that of their numbers. `batch_size=None` is one batch of
+    everything, its rows in order.
 
     least: rows of a batch; where a last batch could have fewer it joins the one before it.
 
@@ -32,7 +33,7 @@ class BlockBatches:
         block: Tensor,
         batch_size: int | None,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         device: torch.device | str = "cpu",
         least: int = 1,
     ) -> None:
@@ -59,7 +60,9 @@ class BlockBatches:
             yield self._gather(torch.arange(len(self.split)))
             return
         place = torch.empty(self.number, dtype=torch.int64)
-        place[torch.randperm(self.number, generator=self.generator)] = torch.arange(self.number)
+        blocks = torch.arange(self.number)
+        drawn = self.generator is not None
+        place[torch.randperm(self.number, generator=self.generator) if drawn else blocks] = blocks
         step = (place[self.block] // self.per_batch).clamp(max=len(self) - 1)
         order = step.argsort(stable=True)
         for index in order.split(torch.bincount(step).tolist()):

@@ -19,6 +19,7 @@ from hlvnn.data import splits, validation
 from hlvnn.data.loaded import Loaded, Split
 from hlvnn.data.rows import JoinedRows, Rows, SubsetRows, TensorRows, WindowRows
 from hlvnn.data.schema import Level, Schema, Target
+from hlvnn.data.subsets import Labels, RowNumbers, subset_of
 from hlvnn.data.targets import TargetKind
 from hlvnn.errors import DataError
 
@@ -52,6 +53,8 @@ class GroupedDataset:
     test: Split | None = None
     notes: tuple[str, ...] = ()
     """What loading took for granted: sentences for whoever trains on it. No part of the data."""
+    in_order: bool = False
+    """Whether a fit takes the training rows in their order in each epoch, not in a random one."""
 
     def __post_init__(self) -> None:
         validate(self)
@@ -60,6 +63,27 @@ class GroupedDataset:
         """Return the splits that exist, by name: train, val, test."""
         named = dict(zip(SPLITS, (self.train, self.val, self.test), strict=True))
         return {name: split for name, split in named.items() if split is not None}
+
+    def subset(
+        self, *, rows: RowNumbers | None = None, groups: Labels | None = None
+    ) -> GroupedDataset:
+        """Return part of the data set: some training rows, or all rows of named groups.
+
+        rows: numbers of training rows, [M], or a truth value for each, [N]. groups: labels of any
+        level (a row stays if one of its groups is named), or {level: [labels]} where a label is
+        found in two. Levels are rebuilt: groups numbered 0..size-1 anew under their old labels.
+        Validation and test rows are cut alike: those of groups that lose their last training row
+        are left out, which `notes` tells; inputs are not copied.
+
+        Raises `DataError` for both or neither of the two, for a row or a label that is not there,
+        and where no training row is left.
+
+        >>> frame = pd.DataFrame({"y": [1.0, 2.0, 4.0], "x": [0, 1, 0], "who": ["b", "a", "c"]})
+        >>> data = GroupedDataset.from_frame(frame, target="y", features=["x"], groups=["who"])
+        >>> data.subset(groups=["a", "c"]).schema.levels[0].labels
+        ('a', 'c')
+        """
+        return subset_of(self, rows, groups)
 
     def counts(self, level_index: int) -> Tensor:
         """Return the training rows of each group of a level: [G] int64, all at least 1."""

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-HOLD_OUT, TEST, VAL = 0, 1, 2
+HOLD_OUT, TEST, VAL, LIMIT = 0, 1, 2, 3
 """What tells the random splits of one seed apart."""
 ACROSS = 1
 """What tells the draw across small groups from the one inside large groups."""
@@ -231,3 +231,16 @@ def in_time(
     bounds = [(0, first), (first, second), (second, length)]
     train, val, test = (np.arange(begin, max(begin, end - window), stride) for begin, end in bounds)
     return train, val, test
+
+
+def spread(groups: np.ndarray, number: int, seed: Sequence[int]) -> np.ndarray:
+    """Draw some rows at random, spread over their groups [N, L] as all rows are.
+
+    Every row is equally likely. A group of any level (where each lies in one of the next) has its
+    share of the rows drawn, rounded up or down. Returns `number` row numbers, ascending.
+    """
+    generator = np.random.default_rng(seed)
+    total = len(groups)
+    order = np.lexsort((generator.random(total), *groups.T))  # by the highest level first
+    places = (np.arange(number) + generator.random()) * (total / number)
+    return np.sort(order[np.minimum(places.astype(np.int64), total - 1)])

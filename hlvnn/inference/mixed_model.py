@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from hlvnn.inference.row_sums import RowSums
 from hlvnn.latents.exact_law import AT_ONCE, ExactLaw
+
+if TYPE_CHECKING:
+    from scipy import sparse  # an eighth of all that is imported at a start, for exact fits alone
 
 DENSE = 0.1
 """Share of entries that are not 0 from which products are taken of whole matrices."""
@@ -63,6 +66,8 @@ class System:
 
     def matrices(self, values: Tensor) -> list[sparse.csr_array]:
         """Return a sparse [G, R] for each of the largest level's coordinates of values [M, W]."""
+        from scipy import sparse
+
         shape = (len(self.own), len(self.sums.rest))
         index = self.sums.column.numpy(), self.sums.first.numpy()
         parts = values.T.contiguous().numpy()

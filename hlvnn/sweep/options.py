@@ -41,9 +41,9 @@ CHANGEABLE = {
 """What may be said anew when a sweep is resumed; anything else would change its meaning."""
 
 
-NOT_FIXED = ("latents", "select_on", "select_mode")
-"""Settings that a search space alone says: the first by a text form with spaces, the others by its
-METRIC and MODE."""
+NOT_FIXED = ("latents", "select_on", "select_mode", "fast")
+"""Settings that a search space alone says: the first by a text form with spaces, the next two by
+its METRIC and MODE; and the last, which is of a single run."""
 
 
 def seconds(value: object) -> object:

@@ -82,7 +82,7 @@ class Bound:
         self,
         train: Split,
         batch_size: int | None,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         device: torch.device,
         least: int = 1,
     ) -> BlockBatches:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
 import torch
 
 from hlvnn.columns import TRAIN_LOSS, VAL, VAL_LOSS, of_split
@@ -44,3 +48,12 @@ def selection_of(model: HierarchicalModel, data: GroupedDataset, config: TrainCo
     if mode is None:
         raise ConfigError(f"{flag}: say whether it is better high or low: --select-mode max")
     return Selection(metric, mode)
+
+
+def check_selection(selection: Selection, before: Mapping[str, Any] | None) -> None:
+    """Raise `ConfigError` where a checkpoint's epoch is chosen in another way (None: not known)."""
+    if before is not None and before != asdict(selection):
+        raise ConfigError(
+            f"--select-on {selection.metric} ({selection.mode}): the checkpoint's epoch is chosen "
+            f"by {before['metric']} ({before['mode']}); go on with that"
+        )

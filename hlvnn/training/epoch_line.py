@@ -49,3 +49,8 @@ def _known_and_new(row: dict[str, float], split: str) -> list[str]:
         if both[0] is not None and both[1] is not None:
             return [f"(known groups {both[0]:.4f}, new {both[1]:.4f})"]
     return []
+
+
+def step_line(epoch: int, step: int, steps: int, loss: float, pace: float) -> str:
+    """Return the line of a step; steps: of the epoch; pace: rows a second."""
+    return f"epoch {epoch}  step {step}/{steps}  loss {loss:.4f}  {pace:,.0f} rows/s"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from hlvnn.columns import DIVERGED
 from hlvnn.inference.metrics import RowScores
+from hlvnn.selection import Selection
 
 Checkpoint = dict[str, Any]
 
@@ -58,3 +59,14 @@ class State:
     chosen: dict[str, float] | None = None
     """The chosen epoch's row; it follows from the history, as do the epochs since."""
     waited: int = 0
+
+    def note(self, row: dict[str, float], selection: Selection) -> bool:
+        """Take a row into the history and choose again; return whether the row is chosen."""
+        self.history.append(row)
+        is_better = selection.is_better(row, self.chosen)
+        self.chosen, self.waited = (row, 0) if is_better else (self.chosen, self.waited + 1)
+        return is_better
+
+    def is_out_of(self, patience: int | None) -> bool:
+        """Whether so many evaluations came without a better one."""
+        return patience is not None and self.waited >= patience

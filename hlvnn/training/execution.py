@@ -98,7 +98,8 @@ def new_folder(config: RunConfig, name: str | None = None) -> Path:
     Without a name it is made of time, latent configuration and seed. Raises `RunError` when the
     folder exists.
     """
-    parent = config.results_dir / ("tests" if config.testing else config.data.title)
+    is_test = config.testing or config.train.fast
+    parent = config.results_dir / ("tests" if is_test else config.data.title)
     if name is None:
         latents = "+".join(config.model.latent_config)
         name = f"{datetime.now():%Y%m%d-%H%M%S}_{latents}_seed{config.seed}"
@@ -163,11 +164,14 @@ def execute(
         for sentence in told:
             logger.info(sentence)
         logger.info(chosen_by(selection_of(model, data, config.train)))
-        result = fit(model, data, config.train, run.report, checkpoint, seed=config.seed)
+        # the folder keeps both: the last weights in checkpoint.pt, the chosen epoch's in best.pt
+        result = fit(
+            model, data, config.train, run.report, checkpoint, seed=config.seed, best_weights=False
+        )
         with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
-        if doubt := worse_than_guessing(folder, read_metrics(folder)):
+        if not config.train.fast and (doubt := worse_than_guessing(folder, read_metrics(folder))):
             logger.warning(doubt)
     return result
 

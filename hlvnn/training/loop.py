@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 
@@ -21,27 +21,26 @@ from hlvnn.columns import (
     TRAIN_LOSS,
     TRAIN_NLL,
     VAL_LOSS,
-    of_split,
 )
 from hlvnn.config import TrainConfig
 from hlvnn.data import describe
-from hlvnn.data.batches import Batch, Batches, is_fitting
+from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
-from hlvnn.errors import ConfigError
 from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.newton import newton_gain, told_gain
 from hlvnn.inference.objective import Elbo, full_elbo
-from hlvnn.inference.predict import evaluate
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import OLD_NOISE, Noise, seeding, streams, take_up_streams
 from hlvnn.records.begun_before import GROUPS, check_checkpoint
+from hlvnn.training.best_weights import BestWeights
 from hlvnn.training.bound import Bound
+from hlvnn.training.callbacks import Callbacks, StepReport
 from hlvnn.training.checks import check, log_shapes
-from hlvnn.training.choosing import selection_of
+from hlvnn.training.choosing import check_selection, selection_of
 from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
-from hlvnn.training.epoch_line import epoch_line
+from hlvnn.training.epoch_line import epoch_line, step_line
 from hlvnn.training.epoch_report import SELECTION as SELECTION
 from hlvnn.training.epoch_report import Checkpoint as Checkpoint
 from hlvnn.training.epoch_report import EpochReport as EpochReport
@@ -52,9 +51,11 @@ from hlvnn.training.fit_result import FitResult as FitResult
 from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.not_finite import EVERY, Watch
+from hlvnn.training.passes import FAST, batches_of, first_rows, scored, splits_to_score
 from hlvnn.training.progress import is_notebook, showing_progress
-from hlvnn.training.step import Step, least_rows
+from hlvnn.training.step import Step
 from hlvnn.training.sums import Sums
+from hlvnn.training.surroundings import surrounding
 
 logger = logging.getLogger("hlvnn")
 
@@ -67,6 +68,8 @@ def fit(
     resume: Checkpoint | None = None,
     *,
     seed: int = 0,
+    callbacks: Iterable[object] | object = (),
+    best_weights: bool | None = None,
 ) -> FitResult:
     """Fit the model in place by maximising the ELBO, or the importance-weighted bound.
 
@@ -78,6 +81,15 @@ def fit(
     resumed fit ends bit for bit where an uninterrupted one ends. seed: order of rows, dropout and
     draws. Without a report it shows its progress on a terminal or in a notebook.
 
+    callbacks: an object, or several, with `on_step(model, step)`, called after each step with a
+    `StepReport` (number, epoch, loss, index of the batch's rows, lr), or `on_epoch(model, epoch)`,
+    called after each evaluated epoch with its `EpochReport`, or both. One that returns True ends
+    the fit: at once, but for the evaluation and the report of the epoch begun. With an `on_step`
+    steps are not recorded as CUDA graphs; an exact fit has no steps.
+
+    best_weights: end with the weights of the chosen epoch (by `select_on`), of which the ELBO then
+    is; None does so where `patience` is set. Checkpoints hold the last epoch's nonetheless.
+
     Ctrl-C raises `Interrupted`, which holds the result so far; in a notebook that is returned. The
     model is left in evaluation mode, however the fit ends.
 
@@ -85,25 +97,16 @@ def fit(
     """
     with ExitStack() as stack:
         device = resolve_device(config.device)
-        stack.enter_context(seeding(seed, device))
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(config.threads)
-        stack.callback(setattr, model, "precision", model.precision)
-        model.precision = config.precision
-        if config.debug:
-            stack.enter_context(torch.autograd.set_detect_anomaly(True))
-            stack.callback(
-                torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()
-            )
-            torch.use_deterministic_algorithms(True)
-        stack.callback(model.eval)
+        stack.enter_context(surrounding(model, config, device, seed))
         show = stack.enter_context(showing_progress(report is None, bool(config.print_freq)))
-        run = _Fit(model.to(device), data, config, device, seed)
+        run = _Fit(model.to(device), data, config, device, seed, Callbacks(callbacks, model))
+        run.best.wanted = config.patience is not None if best_weights is None else best_weights
         stack.callback(run.step.own.release)
         try:
             return run.run(report, resume, show)
         except KeyboardInterrupt:
             model.latents.refresh()
+            run.put_back(interrupted=True)
             result = run.result(diverged=False, stopped=False)
             if not is_notebook():
                 raise Interrupted(result) from None
@@ -121,6 +124,7 @@ class _Fit:
         config: TrainConfig,
         device: torch.device,
         seed: int,
+        callbacks: Callbacks,
     ) -> None:
         check(model, data, config)
         self.selection = selection_of(model, data, config)
@@ -128,19 +132,10 @@ class _Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.noise = Noise(seed, device)
         self.bound = Bound.of(model, data.train) if config.objective == "iwae" else None
-        least = least_rows(model)
-        self.batches = (
-            Batches(
-                data.train, config.batch_size, generator=self.generator, device=device, least=least
-            )
-            if self.bound is None
-            else self.bound.batches(data.train, config.batch_size, self.generator, device, least)
-        )
-        self.evaluated = {
-            name: split.to(device) if device.type == "cuda" and is_fitting(split, device) else split
-            for name, split in data.splits().items()
-            if name != columns.TRAIN
-        }
+        self.batches = batches_of(model, data, config, self.bound, self.generator)
+        self.evaluated = splits_to_score(data, config, device)
+        self.callbacks, self.best = callbacks, BestWeights(model, wanted=False)
+        self.seen, self.is_asked_to_end = 0, False  # rows of the epoch; whether a callback did
         self.step = Step(model, config, self.bound, len(self.batches))
         self.exact = is_mixed_model(model) and why_not_exact(model, config) is None
         self.newton_gain = math.nan
@@ -154,6 +149,9 @@ class _Fit:
         wanted = self.device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
         wanted = wanted and not self.exact
         if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
+            return None
+        if self.callbacks.on_step:
+            logger.info("with an on_step steps are not recorded as a CUDA graph, and are slower")
             return None
         assert isinstance(batches, Batches)
         return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
@@ -173,7 +171,7 @@ class _Fit:
             logger.warning(sentence)
         self._begin(resumed=resume is not None)
         last = 1 if self.exact else config.num_epochs
-        diverged, stopped = False, self._is_out_of_patience()
+        diverged, stopped = False, state.is_out_of(config.patience)
         since = time.perf_counter()  # of the epochs that the next row tells of
         while state.epoch < last and not diverged and not stopped:
             self.epoch_began = time.perf_counter()
@@ -181,31 +179,42 @@ class _Fit:
             sums = self._epoch()
             state.epoch += 1
             train_seconds = time.perf_counter() - self.epoch_began
-            if state.epoch % config.eval_every and state.epoch < last:
+            if state.epoch % config.eval_every and state.epoch < last and not self.is_asked_to_end:
                 continue
             row, groups, scores = self._evaluate(sums)
             diverged = bool(row[DIVERGED])
             row["seconds"] = time.perf_counter() - since
-            row[ROWS_PER_SECOND] = len(self.data.train) / train_seconds
+            row[ROWS_PER_SECOND] = self.seen / train_seconds
             row |= self.gpu.read()
-            self._note(row)
-            stopped = self._is_out_of_patience()
+            if state.note(row, self.selection):
+                self.best.keep()
+            told = EpochReport(row, groups, state.chosen, scores)
             if report is not None:
-                self._report(report, EpochReport(row, groups, state.chosen, scores))
+                self._report(report, told)
+            asked = self.callbacks.epoch(told) or self.is_asked_to_end
+            stopped = asked or state.is_out_of(config.patience)
             if show is not None:
                 show(epoch_line(row, last), state.epoch == last)
             since = time.perf_counter()
         if diverged:
             self.watch.tell(len(self.batches), validating=True)
+        self.put_back()
         elbo = None if diverged else self._elbo()
-        told = () if diverged else tuple(told_of_variances(model))
-        for sentence in told:
+        found = () if diverged else tuple(told_of_variances(model))
+        for sentence in found:
             logger.warning(sentence)
-        return self.result(elbo, told, diverged=diverged, stopped=stopped)
+        return self.result(elbo, found, diverged=diverged, stopped=stopped)
+
+    def put_back(self, *, interrupted: bool = False) -> None:
+        """Give the model the weights of its chosen epoch, where that is wanted."""
+        last = self.state.epoch + interrupted
+        self.best.put_back(self.state.chosen, last, self.selection.metric)
 
     def _begin(self, *, resumed: bool) -> None:
-        """Say where a mixed model is not fitted exactly; a law of an earlier fit goes."""
+        """Say where a mixed model is not fitted exactly, or fast; a law of an earlier fit goes."""
         latents = self.model.latents
+        if self.config.fast:
+            logger.info(FAST)
         if self.exact and self.state.epoch and latents.law is None:
             self.exact = False  # begun by a program that did not fit exactly
         if not self.exact:
@@ -247,28 +256,18 @@ class _Fit:
     def _streams(self) -> dict[str, Tensor]:
         return {"order": self.generator.get_state()} | streams(self.device) | self.noise.state()
 
-    def _is_out_of_patience(self) -> bool:
-        return self.config.patience is not None and self.state.waited >= self.config.patience
-
-    def _note(self, row: dict[str, float]) -> None:
-        """Take a row into the history, and choose again."""
-        state = self.state
-        state.history.append(row)
-        is_better = self.selection.is_better(row, state.chosen)
-        state.chosen, state.waited = (row, 0) if is_better else (state.chosen, state.waited + 1)
-
     def _epoch(self) -> list[float]:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
         if self.exact:
             return self._exactly()
-        sums = Sums(2 + len(self.model.latents), self.device)
+        sums, self.seen = Sums(2 + len(self.model.latents), self.device), 0
         if self.recorded is not None:
             self._replay(self.recorded, sums)
         else:
             for number, batch in enumerate(self.batches, start=1):
                 self._step(batch, sums)
                 self._tell(number)
-                if self.watch.found is not None:
+                if self.watch.found is not None or self.is_asked_to_end:
                     break
         self.step.own.recentre()
         self.model.latents.refresh()  # here, whether or not the epoch is evaluated
@@ -281,6 +280,7 @@ class _Fit:
         """Fit exactly; return what an epoch of steps would (see `_epoch`)."""
         found = fit_exactly(self.model, self.data.train)
         self.state.step, self.newton_gain = 1, found.newton_gain
+        self.seen = len(self.data.train)
         logger.info(found.told)
         kl = self.model.latents.kl_totals()
         return [-found.log_likelihood - sum(kl), *kl, 0.0]
@@ -294,7 +294,12 @@ class _Fit:
             self.loss, means = self.step(batch, self.state.step)
         self.watch.look(self.loss, self.state.step, batch.index)
         self.state.step += 1
+        self.seen += len(batch.y)
         sums.add(means, len(batch.y))
+        if self.callbacks.on_step:
+            number, lr = self.state.step, self.config.lr * self.step.lr_factor(self.state.step - 1)
+            told = StepReport(number, self.state.epoch + 1, float(self.loss), batch.index, lr)
+            self.is_asked_to_end |= self.callbacks.step(told)
 
     def _replay(self, recorded: RecordedSteps, sums: Sums) -> None:
         order = recorded.batches.order()
@@ -305,6 +310,7 @@ class _Fit:
             with self.model.latents.source.using(self.noise):
                 steps = recorded(self.state.step, recorded.per_epoch - done)
             self.state.step += steps
+            self.seen += steps * size
             done += steps
             self._tell(done)
             if done % EVERY < steps or done == recorded.per_epoch:
@@ -319,18 +325,15 @@ class _Fit:
         self.gpu.sample()
         if self.config.print_freq and number % self.config.print_freq == 0:
             rows = min(number * self.batches.batch_size, len(self.data.train))
-            logger.info(
-                "epoch %d  step %d/%d  loss %.4f  %s rows/s",
-                *(self.state.epoch + 1, number, len(self.batches), float(self.loss)),
-                f"{rows / (time.perf_counter() - self.epoch_began):,.0f}",
-            )
+            pace, epoch = rows / (time.perf_counter() - self.epoch_began), self.state.epoch + 1
+            logger.info(step_line(epoch, number, len(self.batches), float(self.loss), pace))
 
     def _evaluate(
         self, sums: list[float]
     ) -> tuple[dict[str, float], pd.DataFrame, dict[str, RowScores]]:
         """Return the epoch's row of metrics, its per-group tables, and each row's scores."""
         model, config, rows = self.model, self.config, len(self.data.train)
-        nll, *kl_shares, gap = (value / rows for value in sums)
+        nll, *kl_shares, gap = (value / self.seen for value in sums)
         beta = self.step.beta(self.state.step - 1)
         row: dict[str, float] = {"epoch": self.state.epoch}
         row[TRAIN_LOSS] = nll + beta * sum(kl_shares) - gap
@@ -342,28 +345,24 @@ class _Fit:
             row["bound"] = -rows * row[TRAIN_LOSS]
         for latent, total in zip(model.latents, totals, strict=True):
             row[columns.kl(latent.name)] = total
-        tables, scores = [], {}
-        finite = math.isfinite(row[TRAIN_LOSS])
-        for name, split in self.evaluated.items() if finite else ():
-            result = evaluate(model, split, config.eval_samples)
-            row |= {of_split(name, metric): value for metric, value in result.scalars.items()}
-            table, scores[name] = result.groups, result.rows
-            table.insert(0, "epoch", self.state.epoch)
-            table.insert(min(3, table.shape[1]), "split", name)
-            tables.append(table)
+        to_score = self.evaluated if math.isfinite(row[TRAIN_LOSS]) else {}
+        found, groups, scores = scored(model, to_score, config.eval_samples, self.state.epoch)
+        row |= found
         row["lr"] = config.lr * self.step.lr_factor(self.state.step - 1)
         row["kl_weight"] = beta
         if self.exact:
             row[EXACT] = 1.0
         losses = (row[TRAIN_LOSS], row.get(VAL_LOSS, 0.0))
         row[DIVERGED] = float(not all(math.isfinite(loss) for loss in losses))
-        return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), scores
+        return row, groups, scores
 
     def _elbo(self) -> Elbo:
         self.model.latents.refresh()
+        train = first_rows(self.data.train, self.config)
         if self.bound is not None:
-            return self.bound.full(self.model, self.data.train, self.config.num_samples)
-        elbo = full_elbo(self.model, self.data.train)
+            bound = self.bound if train is self.data.train else Bound.of(self.model, train)
+            return bound.full(self.model, train, self.config.num_samples)
+        elbo = full_elbo(self.model, train)
         if self.config.kl_weight == 1 and not self.exact:
             self.newton_gain = told_gain(newton_gain(self.model, elbo, len(self.data.train)))
         return elbo
@@ -375,7 +374,7 @@ class _Fit:
             "step": state.step,
             SELECTION: asdict(self.selection),
             "history": list(state.history),
-            "model": self.model.state_dict(),
+            **self.best.entries(),
             "optimizers": self.step.state_dict(),
             GROUPS: self.step.own.state_dict(),
             **streams,
@@ -390,11 +389,8 @@ class _Fit:
         take_up_streams(checkpoint, self.device)
         if not self.noise.take_up(checkpoint) and self.model.is_sampling:
             logger.info(OLD_NOISE)
-        if (before := checkpoint.get(SELECTION)) not in (None, asdict(self.selection)):
-            raise ConfigError(
-                f"--select-on {self.selection.metric} ({self.selection.mode}): the checkpoint's "
-                f"epoch is chosen by {before['metric']} ({before['mode']}); go on with that"
-            )
+        check_selection(self.selection, checkpoint.get(SELECTION))
         self.state = State(epoch=checkpoint["epoch"], step=checkpoint["step"])
         for row in checkpoint["history"]:  # an older checkpoint's own best may be of another rule
-            self._note(row)
+            self.state.note(row, self.selection)
+        self.best.take_up(checkpoint, self.state.chosen)

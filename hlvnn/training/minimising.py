@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import optimize
 from torch import Tensor
 
 from hlvnn.inference.mixed_model import System
 from hlvnn.inference.row_sums import RowSums
+
+if TYPE_CHECKING:
+    from scipy import optimize  # slow to import, and no other fit needs it
 
 Floats = NDArray[np.float64]
 
@@ -120,6 +123,8 @@ def minimise(sums: RowSums, full: Sequence[bool]) -> Found:
 
     full: per latent whether correlations are learned, too.
     """
+    from scipy import optimize
+
     entries = _Entries(sums, full)
     values = entries.start()
     unit = entries.unit
