@@ -6,6 +6,7 @@ A column of two words or more is written here and nowhere else (`tests/test_lite
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
@@ -49,6 +50,25 @@ PRIOR_SD = "prior_sd"
 """SD of a latent's coordinate under its prior."""
 WORST_DECILE = "worst_decile"
 """Mean of the weakest tenth of groups."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of rows: its name in words, what it is, and its unit."""
+
+    title: str
+    meaning: str
+    unit: str
+
+
+MEASURES = {
+    "acc": Measure("accuracy", "share of the rows that are predicted rightly", "share"),
+    "f1": Measure("F1", "F1 of the predicted classes, mean over classes", "share"),
+    "mse": Measure("mean squared error", "mean squared error", "target's unit, squared"),
+    "loss": Measure("nats a row", "−log of the predictive probability (density) of y", "nats/row"),
+    "nll": Measure("nats a row", "mean of −log p(y | x, z)", "nats/row"),
+}
+"""What is measured of rows, by the end of its column's name."""
 
 KNOWN = "known_"
 """What a measure of the rows of groups with training rows begins with, where a split has others."""

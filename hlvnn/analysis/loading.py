@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hlvnn.columns import (
     STOPPED_EARLY,
     VAL_LOSS,
 )
+from hlvnn.config import validated
 from hlvnn.data.schema import Schema
 from hlvnn.errors import ConfigError, HlvnnError, RunError
 from hlvnn.records import (
@@ -167,6 +169,29 @@ def load_runs(path: Path | str, metric: str | None = None, mode: str | None = No
     folders = sorted(file.parent for file in parent.glob(f"*/{HYPERPARAMS}"))
     if not folders:
         raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")
+    return _of_runs(parent, folders, metric, mode)
+
+
+def load_pair(first: Path | str, second: Path | str) -> Results:
+    """Read two runs, or trials of any sweeps, as trials 0 and 1; otherwise as `load_runs`.
+
+    Raises `RunError` where one of the folders is no run.
+    """
+    folders = [readable(place).resolve() for place in (first, second)]
+    for place, folder in zip((first, second), folders, strict=True):
+        if not (folder / HYPERPARAMS).exists():
+            what = (
+                "it is a sweep; give one of its trials"
+                if (folder / sweep_folder.SWEEP).exists()
+                else "give the folder of a run, or of a sweep's trial"
+            )
+            raise RunError(f"{place} is no run: {HYPERPARAMS} is missing; {what}")
+    return _of_runs(folders[0].parent, folders, None, None)
+
+
+def _of_runs(
+    parent: Path, folders: Sequence[Path], metric: str | None, mode: str | None
+) -> Results:
     problems: list[str] = []
     if (metric is None) != (mode is None):
         raise ConfigError('metric and mode belong together: load_runs(path, "val_acc", "max")')
@@ -176,7 +201,7 @@ def load_runs(path: Path | str, metric: str | None = None, mode: str | None = No
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
         latents += about.latents
-        outcome = _outcome_of_run(folder, number, problems)
+        outcome = _outcome_of(folder, number, problems)
         frame = read_metrics(folder, problems)
         own = _selection_of_run(about.settings, frame)
         selections += [own] if frame is not None else []
@@ -369,6 +394,18 @@ def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame 
         status = Status.FAILED
     reason = f"{outcomes.OUTCOME} is damaged; taken from what else it left"
     return Outcome(trial=number, status=status, reason=reason)
+
+
+def _outcome_of(folder: Path, number: int, problems: list[str]) -> Outcome:
+    """Return how a single run ended, or a trial, of which its sweep's driver wrote it down."""
+    if (folder / outcomes.OUTCOME).exists():
+        try:
+            known = files.read_json(folder / outcomes.OUTCOME)
+            outcome = validated(Outcome, known, str(folder / outcomes.OUTCOME))
+            return outcome.model_copy(update={"trial": number})
+        except HlvnnError as error:
+            problems.append(str(error))
+    return _outcome_of_run(folder, number, problems)
 
 
 def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:

@@ -13,6 +13,7 @@ import tyro
 from hlvnn.commands import (
     calibration,
     data_efficiency,
+    diff,
     find,
     generate,
     neighbours,
@@ -51,6 +52,7 @@ COMMANDS = {
     "data-efficiency": Command(
         data_efficiency.data_efficiency, data_efficiency.DataEfficiencyOptions
     ),
+    "diff": Command(diff.diff, diff.DiffOptions),
     "watch": Command(watch.watch, watch.WatchOptions),
     "find": Command(find.find, find.FindOptions),
     "promote": Command(promote.promote, promote.PromoteOptions),
