@@ -8,7 +8,8 @@
 
 from hlvnn.analysis.comparison import compare
 from hlvnn.analysis.difference import Difference, diff
+from hlvnn.analysis.listing import listing
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.results import Results
 
-__all__ = ["Difference", "Results", "compare", "diff", "load_runs", "load_sweep"]
+__all__ = ["Difference", "Results", "compare", "diff", "listing", "load_runs", "load_sweep"]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hlvnn import files
 from hlvnn.analysis import pairs
-from hlvnn.analysis.loading import load_pair
+from hlvnn.analysis.loading import load_these
 from hlvnn.analysis.results import Results
 from hlvnn.columns import (
     DATA_HASH,
@@ -127,7 +127,7 @@ def diff(a: Path | str, b: Path | str, *, split: str | None = None) -> Differenc
     runs) is said to be absent in `notes`.
     Raises `RunError` for a folder that is no run, or whose record cannot be read.
     """
-    results = load_pair(a, b)
+    results = load_these(a, b)
     folders = [Path(str(folder)) for folder in results.trials["folder"]]
     records = [_record(folder) for folder in folders]
     notes = [*results.problems]

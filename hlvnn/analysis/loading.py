@@ -172,19 +172,16 @@ def load_runs(path: Path | str, metric: str | None = None, mode: str | None = No
     return _of_runs(parent, folders, metric, mode)
 
 
-def load_pair(first: Path | str, second: Path | str) -> Results:
-    """Read two runs, or trials of any sweeps, as trials 0 and 1; otherwise as `load_runs`.
+def load_these(*places: Path | str) -> Results:
+    """Read some runs, or trials of any sweeps, as trials 0, 1, …; otherwise as `load_runs`.
 
     Raises `RunError` where one of the folders is no run.
     """
-    folders = [readable(place).resolve() for place in (first, second)]
-    for place, folder in zip((first, second), folders, strict=True):
+    folders = [readable(place).resolve() for place in places]
+    for place, folder in zip(places, folders, strict=True):
         if not (folder / HYPERPARAMS).exists():
-            what = (
-                "it is a sweep; give one of its trials"
-                if (folder / sweep_folder.SWEEP).exists()
-                else "give the folder of a run, or of a sweep's trial"
-            )
+            is_sweep = (folder / sweep_folder.SWEEP).exists()
+            what = "it is a sweep; give one of its trials" if is_sweep else "give a run's folder"
             raise RunError(f"{place} is no run: {HYPERPARAMS} is missing; {what}")
     return _of_runs(folders[0].parent, folders, None, None)
 
@@ -288,7 +285,7 @@ def _results(
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
     _tell_gone(path, frame)
-    started = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    started = pd.to_datetime(frame["started"], format="ISO8601", errors="coerce", utc=True)
     frame["started"] = started.dt.tz_localize(None)  # spreadsheets know no time zones
     folders = {
         int(number): Path(folder)

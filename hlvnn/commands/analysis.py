@@ -16,6 +16,7 @@ from hlvnn.commands import (
     diff,
     find,
     generate,
+    ls,
     neighbours,
     probe,
     promote,
@@ -53,6 +54,7 @@ COMMANDS = {
         data_efficiency.data_efficiency, data_efficiency.DataEfficiencyOptions
     ),
     "diff": Command(diff.diff, diff.DiffOptions),
+    "ls": Command(ls.ls, ls.LsOptions),
     "watch": Command(watch.watch, watch.WatchOptions),
     "find": Command(find.find, find.FindOptions),
     "promote": Command(promote.promote, promote.PromoteOptions),

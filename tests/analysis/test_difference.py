@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_run_is_refused_with_what_to_give(
     ended = analysis("diff", small_sweep, small_sweep / "trial_0001")
     assert ended.code == 2
     assert "is no run: hyperparams.json is missing; it is a sweep; give one of its" in ended.err
-    with pytest.raises(RunError, match="give the folder of a run"):
+    with pytest.raises(RunError, match="give a run's folder"):
         diff(small_sweep / "trial_0001", small_sweep / "nothing")
 
 
