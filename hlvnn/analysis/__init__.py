@@ -2,6 +2,7 @@
 
     sweep = hlvnn.analysis.load_sweep("results/handwriting/SWEEP")
     sweep.trials, sweep.epochs, sweep.groups.read(trials=[3]), sweep.latents(), sweep.best(10)
+    sweep.describe(), sweep.group("HAMLET").figure()
 
 `python -m hlvnn.analysis PATH` writes the report of a sweep.
 """

@@ -128,7 +128,7 @@ def diff(a: Path | str, b: Path | str, *, split: str | None = None) -> Differenc
     Raises `RunError` for a folder that is no run, or whose record cannot be read.
     """
     results = load_these(a, b)
-    folders = [Path(str(folder)) for folder in results.trials["folder"]]
+    folders = [Path(str(folder)) for folder in results.table["folder"]]
     records = [_record(folder) for folder in folders]
     notes = [*results.problems]
     settings = _settings(records, notes)
@@ -247,7 +247,7 @@ def _with_rows(made: Difference, results: Results, split: str | None) -> Differe
     shared = {*one.table["split"]} & {*other.table["split"]}
     split = split or (TEST if TEST in shared else VAL)
     epochs = one.epoch, other.epoch
-    lengths = tuple(int(n) for n in results.trials["epochs"])
+    lengths = tuple(int(n) for n in results.table["epochs"])
     fair = pairs.Fair(min(lengths), (lengths[0], lengths[1]), epochs, ({}, {}))
     if epochs[0] != epochs[1]:
         notes.append(f"rows are those of their chosen epochs: a {epochs[0]}, b {epochs[1]}")

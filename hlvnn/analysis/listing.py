@@ -85,7 +85,7 @@ def _row(folder: Path, kind: str, root: Path) -> dict[str, Any]:
 
 def _sweep(folder: Path) -> dict[str, Any]:
     results = load_sweep(folder)
-    trials, record = results.trials, results.record
+    trials, record = results.table, results.record
     assert record is not None
     going_on = bool(open_ones(trials).any())
     state = Status.RUNNING if results.alive else Status.STOPPED if going_on else Status.COMPLETED

@@ -13,18 +13,15 @@ from optuna.trial import FrozenTrial
 from hlvnn import columns, files, gone
 from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
-from hlvnn.analysis.results import POOLED, Results, read_metrics
+from hlvnn.analysis.reading import guessed, outcome_of, read_metrics
+from hlvnn.analysis.results import POOLED, Results
 from hlvnn.analysis.structures import structures
 from hlvnn.columns import (
     BEST_EPOCH,
     DATA_HASH,
-    DIVERGED,
-    EXACT,
     PARAMETER,
-    STOPPED_EARLY,
     VAL_LOSS,
 )
-from hlvnn.config import validated
 from hlvnn.data.schema import Schema
 from hlvnn.errors import ConfigError, HlvnnError, RunError
 from hlvnn.records import (
@@ -38,7 +35,7 @@ from hlvnn.records import (
 )
 from hlvnn.records.journal import Draw, Drawn
 from hlvnn.records.outcomes import OVER, Outcome, Status
-from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
+from hlvnn.records.run_folder import HYPERPARAMS, METRICS, SCHEMA
 from hlvnn.records.sweep_folder import Record
 from hlvnn.selection import MIN, Selection
 from hlvnn.storage import readable, shown_path
@@ -141,7 +138,7 @@ class _Reading:
             outcome = outcomes.read(self.sweep, number)
         except HlvnnError as error:
             self.problems.append(str(error).replace(f"{self.sweep}/", ""))
-            outcome = _guessed(folder, number, settings, frame)
+            outcome = guessed(folder, number, settings, frame)
         outcome = outcome or trials_table.without_outcome(folder, draw, number, self.alive)
         return trials_table.row_of(outcome, folder, settings, frame, self.ranking)
 
@@ -198,7 +195,7 @@ def _of_runs(
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
         latents += about.latents
-        outcome = _outcome_of(folder, number, problems)
+        outcome = outcome_of(folder, number, problems)
         frame = read_metrics(folder, problems)
         own = _selection_of_run(about.settings, frame)
         selections += [own] if frame is not None else []
@@ -376,46 +373,3 @@ def _is_unchanged(folder: Path, since: int) -> bool:
         return all(not file.exists() or file.stat().st_mtime_ns <= since for file in files)
     except OSError:
         return False
-
-
-def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame | None) -> Outcome:
-    """Return how a trial must have ended whose `outcome.json` is damaged: by what else it left."""
-    status = Status.STOPPED
-    if frame is not None and bool(frame.get(DIVERGED, pd.Series(dtype=float)).any()):
-        status = Status.DIVERGED
-    elif frame is not None and (
-        int(frame["epoch"].iloc[-1]) == settings.get("num_epochs") or EXACT in frame
-    ):
-        status = Status.COMPLETED
-    elif (folder / outcomes.ERROR).exists():
-        status = Status.FAILED
-    reason = f"{outcomes.OUTCOME} is damaged; taken from what else it left"
-    return Outcome(trial=number, status=status, reason=reason)
-
-
-def _outcome_of(folder: Path, number: int, problems: list[str]) -> Outcome:
-    """Return how a single run ended, or a trial, of which its sweep's driver wrote it down."""
-    if (folder / outcomes.OUTCOME).exists():
-        try:
-            known = files.read_json(folder / outcomes.OUTCOME)
-            outcome = validated(Outcome, known, str(folder / outcomes.OUTCOME))
-            return outcome.model_copy(update={"trial": number})
-        except HlvnnError as error:
-            problems.append(str(error))
-    return _outcome_of_run(folder, number, problems)
-
-
-def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:
-    """Return how a single run ended, by its `result.json`."""
-    if not (folder / RESULT).exists():
-        reason = f"no {RESULT}: it still runs, or was cut off; --resume goes on with it"
-        return Outcome(trial=number, status=Status.STOPPED, reason=reason, unfinished=True)
-    try:
-        result = files.read_json(folder / RESULT)
-        diverged, early = bool(result[DIVERGED]), bool(result[STOPPED_EARLY])
-    except (RunError, KeyError, TypeError):
-        problems.append(f"{folder.name}/{RESULT} cannot be read")
-        return Outcome(trial=number, status=Status.STOPPED, reason=f"{RESULT} is damaged")
-    reason = "ended by its own --patience" if early else ""
-    status = Status.DIVERGED if diverged else Status.COMPLETED
-    return Outcome(trial=number, status=status, reason=reason)

@@ -12,6 +12,7 @@ import tyro
 
 from hlvnn.commands import (
     calibration,
+    columns,
     data_efficiency,
     diff,
     find,
@@ -55,6 +56,7 @@ COMMANDS = {
     ),
     "diff": Command(diff.diff, diff.DiffOptions),
     "ls": Command(ls.ls, ls.LsOptions),
+    "columns": Command(columns.columns, columns.ColumnsOptions),
     "watch": Command(watch.watch, watch.WatchOptions),
     "find": Command(find.find, find.FindOptions),
     "promote": Command(promote.promote, promote.PromoteOptions),

@@ -118,8 +118,8 @@ def _sweeps(path: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 def _of_sweep(sweep: Path, keep: int) -> Iterator[Waste]:
     results = load_sweep(sweep)
-    kept = set(results.best(keep)["trial"]) if keep else set()
-    for row in results.trials.to_dict("records"):
+    kept = set(results.placed["trial"].head(keep))
+    for row in results.table.to_dict("records"):
         if row["trial"] in kept or row["unfinished"] or not isinstance(row["folder"], str):
             continue
         facts = Status(row["status"]).facts
