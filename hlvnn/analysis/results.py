@@ -13,7 +13,7 @@ import optuna
 import pandas as pd
 
 from hlvnn import columns
-from hlvnn.analysis import described
+from hlvnn.analysis import described, export
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
 from hlvnn.analysis.one_group import OneGroup, one_group
@@ -185,6 +185,14 @@ class Results:
             for name in (TRIALS, SETTINGS, CHOSEN, FINALS, ABOUT, "epochs")
         }
         return described.of_tables(parts | {"groups": self.groups.columns})
+
+    def to_csv(self, folder: Path | str) -> None:
+        """Write each table as a CSV file: trials.csv, settings.csv, …, columns.csv (`describe`)."""
+        export.to_csv(self, folder)
+
+    def to_excel(self, path: Path | str) -> None:
+        """Write the tables as the sheets of a workbook (.xlsx)."""
+        export.to_excel(self, path)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
