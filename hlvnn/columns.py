@@ -6,6 +6,7 @@ A column of two words or more is written here and nowhere else (`tests/test_lite
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
@@ -49,6 +50,69 @@ PRIOR_SD = "prior_sd"
 """SD of a latent's coordinate under its prior."""
 WORST_DECILE = "worst_decile"
 """Mean of the weakest tenth of groups."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of rows: its name in words, what it is, and its unit."""
+
+    title: str
+    meaning: str
+    unit: str
+
+
+MEASURES = {
+    "acc": Measure("accuracy", "share of the rows that are predicted rightly", "share"),
+    "f1": Measure("F1", "F1 of the predicted classes, mean over classes", "share"),
+    "mse": Measure("mean squared error", "mean squared error", "target's unit, squared"),
+    "loss": Measure("nats a row", "−log of the predictive probability (density) of y", "nats/row"),
+    "nll": Measure("nats a row", "mean of −log p(y | x, z)", "nats/row"),
+}
+"""What is measured of rows, by the end of its column's name."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a column holds, and in which unit ("" where it has none)."""
+
+    meaning: str
+    unit: str = ""
+
+
+OTHERS = {
+    "trial": Told("number of the trial in its sweep, from 0; −1, −2, … are pooled references"),
+    "epochs": Told("epoch that was evaluated last"),
+    "folder": Told("the trial's folder; none where it never began, or is gone"),
+    "name": Told("name of its folder"),
+    "structure": Told("its latents as they are typed; none = without latents, the pooled model"),
+    "pooled": Told("whether it has no latents"),
+    "model": Told("name of the model"),
+    "parameters": Told("number of the network's and the latents' parameters"),
+    "started": Told("when it began", "UTC"),
+    "pareto": Told("of several objectives: whether no trial is as good in all and better in one"),
+    "elbo": Told("running estimate of the ELBO in the epoch, over all training rows", "nats"),
+    "lr": Told("learning rate at the epoch's end"),
+    "kl_weight": Told("weight of the KL, β, at the epoch's end"),
+    "level": Told("group level"),
+    "gid": Told("number of the group in its level, from 0"),
+    "label": Told("what the group is called in the data"),
+    "split": Told("val or test"),
+    "n": Told("rows of the group in the split", "rows"),
+    "row": Told("place of the row in its split, from 0"),
+    "y": Told("the target: a class's index, or a value", "target's unit"),
+    "prediction": Told("what was predicted: a class's index, or a value", "target's unit"),
+    "log_prob": Told("log of the predictive probability (density) of y", "nats"),
+}
+"""Columns of tables that no constant here names."""
+UNITS = {
+    SECONDS: "s",
+    ROWS_PER_SECOND: "rows/s",
+    GPU_PERCENT: "%",
+    TRAIN_NLL: "nats/row",
+    ELBO_ERROR: "nats",
+    "wall_seconds": "s",
+}
+"""Units of columns whose constant or field says what they mean."""
 
 KNOWN = "known_"
 """What a measure of the rows of groups with training rows begins with, where a split has others."""

@@ -46,6 +46,15 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def age(seconds: float) -> str:
+    """Return how old something is: as `duration`, and in days from two on.
+
+    >>> age(90), age(300_000)
+    ('1 min 30 s', '3 days')
+    """
+    return f"{int(seconds // 86400)} days" if seconds >= 2 * 86400 else duration(max(0.0, seconds))
+
+
 def shown_bytes(size: float) -> str:
     """Return a number of bytes as people read it.
 

@@ -169,7 +169,7 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
     sweep = remote / "small"
     sweep.push(small_sweep, {}, files_below(small_sweep))
     here, there = load_sweep(small_sweep, alive=False), load_sweep(str(sweep), alive=False)
-    assert there.trials.drop(columns="folder").equals(here.trials.drop(columns="folder"))
+    assert there.table.drop(columns="folder").equals(here.table.drop(columns="folder"))
     assert there.groups.read(trials=[0]).equals(here.groups.read(trials=[0]))
     assert there.problems == []
     with pytest.raises(RunError, match=r"is a sweep.*load_sweep"):
@@ -186,7 +186,7 @@ def test_a_sweep_is_read_reported_repeated_and_pruned_at_its_address(
     assert closing.write_report(small_sweep, sweep) == f"report: {sweep / 'report.html'}"
     assert "hlvnn-copy" not in (sweep.read("report.html") or b"").decode()
 
-    placed = here.best(3)
+    placed = here.placed.head(3)
     freed = weight_files.prune(sweep, placed.assign(unfinished=False), keep=1)
     assert freed.trials == 2
     weights = [name for name in sweep.names() if name.rpartition("/")[2] in weight_files.WEIGHTS]

@@ -40,7 +40,7 @@ def compare(sweeps: Sequence[Results | Path | str]) -> pd.DataFrame:
 
 
 def _summary(one: Results) -> dict[str, Any]:
-    counts = one.trials["status"].value_counts()
+    counts = one.table["status"].value_counts()
     column, test = best_of(one.metric), best_of(on_test(one.metric))
     row: dict[str, Any] = {
         "sweep": one.name,
@@ -48,9 +48,9 @@ def _summary(one: Results) -> dict[str, Any]:
         "description": "" if one.record is None else one.record.description,
         "metric": one.metric,
         "mode": one.mode,
-        "trials": len(one.trials),
+        "trials": len(one.table),
         **{str(status): int(counts.get(status, 0)) for status in Status},
-        "seconds": float(one.trials.get("seconds", pd.Series(dtype=float)).sum()),
+        "seconds": float(one.table.get("seconds", pd.Series(dtype=float)).sum()),
     }
     for prefix, trial in (("best", one.best_trial), ("pooled", one.pooled_trial)):
         found = None if trial is None else one.row(trial)
@@ -68,6 +68,6 @@ def _summary(one: Results) -> dict[str, Any]:
         mine, theirs = (measured[one.metric] for measured in fair.rows)
         row |= {"gain": (mine - theirs) * (1 if one.mode == "max" else -1)}
         row |= {"gain_epochs": fair.within}
-    hashes = one.trials[DATA_HASH].dropna().unique()
+    hashes = one.table[DATA_HASH].dropna().unique()
     row[DATA_HASH] = hashes[0] if len(hashes) == 1 else None
     return row

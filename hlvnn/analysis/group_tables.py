@@ -233,6 +233,42 @@ class GroupTables:
         frame.attrs = {"measure": measure, "level": level, "split": split}
         return frame.astype({"trial": "int64", "epoch": "int64", "groups": "int64"})
 
+    def at(self, epochs: Mapping[int, int], measure: str, split: str = VAL) -> pd.DataFrame:
+        """Return how the lowest level's groups fare, each trial at an epoch of its own.
+
+        epochs: of each trial. Index trial, columns as of `spread`; what cannot be read is left out.
+        """
+        files = self._files_at(epochs)
+        rows: dict[int, dict[str, float]] = {}
+        if files and measure in self.columns:
+            names = None if self.lowest_level is None else [self.lowest_level]
+            wanted = ["trial", "epoch", measure]
+            frame = self._read(wanted, self._dataset(files), names, split, False)
+            for trial, part in frame.groupby("trial", sort=True):
+                rows[int(str(trial))] = next(_spreads(part, measure))
+        columns = ["epoch", "groups", "mean", "worst", WORST_DECILE, *QUANTILES, "best"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    def of_group(
+        self, level: str, gid: int, epochs: Mapping[int, int], *, whole: int | None = None
+    ) -> pd.DataFrame:
+        """Return the rows of one group: of each trial at an epoch of its own, or of one trial.
+
+        epochs: of each trial. whole: the trial of which all epochs are read instead.
+        """
+        files = self._files_at(epochs)
+        if whole is not None:
+            files = {(whole, epoch): path for epoch, path in self.files_of(whole).items()}
+        frame = self._read(None, self._dataset(files), [level], None, False)
+        return frame[frame["gid"] == gid].sort_values(["trial", "epoch"], ignore_index=True)
+
+    def _files_at(self, epochs: Mapping[int, int]) -> dict[tuple[int, int], Path]:
+        return {
+            (trial, epoch): self.files_of(trial)[epoch]
+            for trial, epoch in epochs.items()
+            if epoch in self.files_of(trial)
+        }
+
     @cached_property
     def levels(self) -> list[str]:
         """The group levels, lowest first."""

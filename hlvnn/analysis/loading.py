@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,13 @@ from optuna.trial import FrozenTrial
 from hlvnn import columns, files, gone
 from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
-from hlvnn.analysis.results import POOLED, Results, read_metrics
+from hlvnn.analysis.reading import guessed, outcome_of, read_metrics
+from hlvnn.analysis.results import POOLED, Results
 from hlvnn.analysis.structures import structures
 from hlvnn.columns import (
     BEST_EPOCH,
     DATA_HASH,
-    DIVERGED,
-    EXACT,
     PARAMETER,
-    STOPPED_EARLY,
     VAL_LOSS,
 )
 from hlvnn.data.schema import Schema
@@ -36,7 +35,7 @@ from hlvnn.records import (
 )
 from hlvnn.records.journal import Draw, Drawn
 from hlvnn.records.outcomes import OVER, Outcome, Status
-from hlvnn.records.run_folder import HYPERPARAMS, METRICS, RESULT, SCHEMA
+from hlvnn.records.run_folder import HYPERPARAMS, METRICS, SCHEMA
 from hlvnn.records.sweep_folder import Record
 from hlvnn.selection import MIN, Selection
 from hlvnn.storage import readable, shown_path
@@ -139,7 +138,7 @@ class _Reading:
             outcome = outcomes.read(self.sweep, number)
         except HlvnnError as error:
             self.problems.append(str(error).replace(f"{self.sweep}/", ""))
-            outcome = _guessed(folder, number, settings, frame)
+            outcome = guessed(folder, number, settings, frame)
         outcome = outcome or trials_table.without_outcome(folder, draw, number, self.alive)
         return trials_table.row_of(outcome, folder, settings, frame, self.ranking)
 
@@ -167,6 +166,26 @@ def load_runs(path: Path | str, metric: str | None = None, mode: str | None = No
     folders = sorted(file.parent for file in parent.glob(f"*/{HYPERPARAMS}"))
     if not folders:
         raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")
+    return _of_runs(parent, folders, metric, mode)
+
+
+def load_these(*places: Path | str) -> Results:
+    """Read some runs, or trials of any sweeps, as trials 0, 1, …; otherwise as `load_runs`.
+
+    Raises `RunError` where one of the folders is no run.
+    """
+    folders = [readable(place).resolve() for place in places]
+    for place, folder in zip(places, folders, strict=True):
+        if not (folder / HYPERPARAMS).exists():
+            is_sweep = (folder / sweep_folder.SWEEP).exists()
+            what = "it is a sweep; give one of its trials" if is_sweep else "give a run's folder"
+            raise RunError(f"{place} is no run: {HYPERPARAMS} is missing; {what}")
+    return _of_runs(folders[0].parent, folders, None, None)
+
+
+def _of_runs(
+    parent: Path, folders: Sequence[Path], metric: str | None, mode: str | None
+) -> Results:
     problems: list[str] = []
     if (metric is None) != (mode is None):
         raise ConfigError('metric and mode belong together: load_runs(path, "val_acc", "max")')
@@ -176,7 +195,7 @@ def load_runs(path: Path | str, metric: str | None = None, mode: str | None = No
     for number, folder in enumerate(folders):
         about = _About(folder, problems)
         latents += about.latents
-        outcome = _outcome_of_run(folder, number, problems)
+        outcome = outcome_of(folder, number, problems)
         frame = read_metrics(folder, problems)
         own = _selection_of_run(about.settings, frame)
         selections += [own] if frame is not None else []
@@ -263,7 +282,7 @@ def _results(
     frame["pooled"] = frame["structure"].eq(POOLED)
     frame = frame[_order([str(name) for name in frame])]
     _tell_gone(path, frame)
-    started = pd.to_datetime(frame["started"], errors="coerce", utc=True)
+    started = pd.to_datetime(frame["started"], format="ISO8601", errors="coerce", utc=True)
     frame["started"] = started.dt.tz_localize(None)  # spreadsheets know no time zones
     folders = {
         int(number): Path(folder)
@@ -354,34 +373,3 @@ def _is_unchanged(folder: Path, since: int) -> bool:
         return all(not file.exists() or file.stat().st_mtime_ns <= since for file in files)
     except OSError:
         return False
-
-
-def _guessed(folder: Path, number: int, settings: Settings, frame: pd.DataFrame | None) -> Outcome:
-    """Return how a trial must have ended whose `outcome.json` is damaged: by what else it left."""
-    status = Status.STOPPED
-    if frame is not None and bool(frame.get(DIVERGED, pd.Series(dtype=float)).any()):
-        status = Status.DIVERGED
-    elif frame is not None and (
-        int(frame["epoch"].iloc[-1]) == settings.get("num_epochs") or EXACT in frame
-    ):
-        status = Status.COMPLETED
-    elif (folder / outcomes.ERROR).exists():
-        status = Status.FAILED
-    reason = f"{outcomes.OUTCOME} is damaged; taken from what else it left"
-    return Outcome(trial=number, status=status, reason=reason)
-
-
-def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:
-    """Return how a single run ended, by its `result.json`."""
-    if not (folder / RESULT).exists():
-        reason = f"no {RESULT}: it still runs, or was cut off; --resume goes on with it"
-        return Outcome(trial=number, status=Status.STOPPED, reason=reason, unfinished=True)
-    try:
-        result = files.read_json(folder / RESULT)
-        diverged, early = bool(result[DIVERGED]), bool(result[STOPPED_EARLY])
-    except (RunError, KeyError, TypeError):
-        problems.append(f"{folder.name}/{RESULT} cannot be read")
-        return Outcome(trial=number, status=Status.STOPPED, reason=f"{RESULT} is damaged")
-    reason = "ended by its own --patience" if early else ""
-    status = Status.DIVERGED if diverged else Status.COMPLETED
-    return Outcome(trial=number, status=status, reason=reason)

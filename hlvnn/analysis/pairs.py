@@ -96,10 +96,11 @@ def rows_of_pair(
     level: str | None,
     measure: str,
 ) -> tuple[pd.DataFrame, int]:
-    """Return gid (of the level, −1 without one) and gain of each row that both trials predicted.
+    """Return the rows that both trials predicted, and how many the split has.
 
-    And how many rows the split has. Raises `RunError` where that is not known: a trial keeps no
-    predictions of the epoch compared, or they are of other rows.
+    Columns gid (of the level, −1 without one), gain, row (its place in the split), y, and of each
+    trial prediction and log_prob, with _1 and _2 behind them. Raises `RunError` where that is not
+    known: a trial keeps no predictions of the epoch compared, or they are of other rows.
     """
     if measure not in BY_ROW:
         raise RunError(f"{measure} is no mean over rows")
@@ -118,7 +119,12 @@ def rows_of_pair(
     if level is not None:
         gid = first[level_columns([level])[0]]
     gain = _gain_of_rows(first, measure) - _gain_of_rows(second, measure)
-    return pd.DataFrame({"gid": gid.to_numpy(), "gain": gain}), all_rows
+    rows = pd.DataFrame({"gid": gid.to_numpy(), "gain": gain, "row": shared.to_numpy()})
+    rows["y"] = first["y"].to_numpy()
+    for place, table in ((1, first), (2, second)):
+        for name in ("prediction", "log_prob"):
+            rows[f"{name}_{place}"] = table[name].to_numpy()
+    return rows, all_rows
 
 
 def _of_epoch(results: Results, trial: int, epoch: int) -> Predictions:

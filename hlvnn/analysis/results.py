@@ -13,14 +13,28 @@ import optuna
 import pandas as pd
 
 from hlvnn import columns
+from hlvnn.analysis import described, export
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
-from hlvnn.columns import BEST_EPOCH, DATA_HASH, best_of
+from hlvnn.analysis.one_group import OneGroup, one_group
+from hlvnn.analysis.opened import (
+    ABOUT,
+    CHOSEN,
+    FINALS,
+    OVER_GROUPS,
+    SETTINGS,
+    TRIALS,
+    Opened,
+    opened,
+    part,
+)
+from hlvnn.analysis.reading import read_metrics
+from hlvnn.columns import BEST_EPOCH, DATA_HASH, best_of, measure_of
 from hlvnn.errors import RunError
-from hlvnn.records import run_folder, trials_table
+from hlvnn.records import trials_table
 from hlvnn.records.journal import Drawn
 from hlvnn.records.outcomes import PLACED, Status
-from hlvnn.records.run_folder import METRICS, Run
+from hlvnn.records.run_folder import Run
 from hlvnn.records.schedulers import SCHEDULERS, Halving, Scheduler
 from hlvnn.records.sweep_folder import Record
 from hlvnn.search_space import quieting_optuna
@@ -56,8 +70,10 @@ class Results:
     path: Path
     metric: str
     mode: str
-    trials: pd.DataFrame
-    """A row per trial, whatever became of it:
+    table: pd.DataFrame
+    """The whole table, as `trials.parquet` has it: a row per trial, whatever became of it.
+
+    `trials`, `settings`, `final`, `chosen` and `about` are its parts:
 
     - `trial` its number, `status` (see `outcomes.Status`),
       `reason`, `epochs` (evaluated last), `best_epoch`, `seconds` (training and evaluation),
@@ -79,24 +95,24 @@ class Results:
     latent_names: tuple[str, ...] = ()
     """The names of all latents of all trials."""
     references: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """The pooled references (`--pooled-reference`), a row each in the columns of `trials` with
+    """The pooled references (`--pooled-reference`), a row each in the columns of `table` with
     `winner`, the trial each is compared with, and `source`, whose settings it has. They are no
     trials: their numbers are −1, −2, …, and no ranking has them."""
 
     def __repr__(self) -> str:
-        counts = self.trials["status"].value_counts().items()
+        counts = self.table["status"].value_counts().items()
         told = ", ".join(f"{count} {status}" for status, count in counts)
         best = f"; best is trial {self.best_trial}" if self.best_trial is not None else ""
         damaged = f"; {len(self.problems)} problems" if self.problems else ""
         return (
-            f"Results({self.name}: {len(self.trials)} trials by {self.metric} ({self.mode}): "
+            f"Results({self.name}: {len(self.table)} trials by {self.metric} ({self.mode}): "
             f"{told}{best}{damaged})"
         )
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: a line, and the best trials."""
-        shown = ["rank", "trial", "status", BEST_EPOCH, best_of(self.metric), "structure"]
-        table = self.best(SHOWN)[shown].to_html(index=False, border=0)
+        shown = ["trial", "status", BEST_EPOCH, best_of(self.metric), "structure"]
+        table = self.placed.head(SHOWN)[shown].to_html(index=False, border=0)
         return f"<p>{html.escape(repr(self))}</p>{table}"
 
     @property
@@ -108,11 +124,81 @@ class Results:
         """Each metric of the study with its mode ("max" or "min"), `metric` first."""
         return self.record.objectives if self.record is not None else ((self.metric, self.mode),)
 
+    @property
+    def index(self) -> pd.Index[Any]:
+        """The index of all tables of trials: their numbers, or single runs' names."""
+        if self.record is None:
+            return pd.Index(self.table["name"], name="name")
+        return pd.Index(self.table["trial"].to_numpy(np.int64))
+
+    @cached_property
+    def trials(self) -> Opened:
+        """The table to begin with: a row per trial, whatever became of it.
+
+        Columns trial (its number), status (`outcomes.Status`), reason, structure (its latents as
+        they are typed; `none` = pooled), `param_…` as Optuna drew it, best_epoch (the chosen one),
+        `best_…` of the metric then, and of that metric over the lowest level's groups group_mean,
+        worst_decile (mean of the weakest tenth) and group_worst; epochs (evaluated last), seconds,
+        and pareto where there are several objectives. All else: `settings`, `final`, `chosen`,
+        `about`, with the same index; `describe()` says what each column is.
+        """
+        names = [metric for metric, _ in self.objectives]
+        at = self.table.get(BEST_EPOCH, pd.Series(np.nan, self.table.index))
+        chosen = {
+            int(trial): int(epoch)
+            for trial, epoch in zip(self.table["trial"], at, strict=True)
+            if not pd.isna(epoch)
+        }
+        measure = measure_of(self.metric)
+        measure = measure if measure in self.groups.measures else self.groups.main_measure
+        spread = self.groups.at(chosen, measure).reindex(self.table["trial"])
+        spread = spread.rename(columns=OVER_GROUPS)
+        return opened(self.table, spread, names, self.index, self.record is None)
+
+    @property
+    def settings(self) -> pd.DataFrame:
+        """Every setting of each trial, as it ran."""
+        return self._part(SETTINGS)
+
+    @property
+    def final(self) -> pd.DataFrame:
+        """What each trial measured in its last epoch, in the columns of metrics.csv."""
+        return self._part(FINALS)
+
+    @property
+    def chosen(self) -> pd.DataFrame:
+        """What each measured in its chosen epoch: `test_…` of it was never selected on."""
+        return self._part(CHOSEN)
+
+    @property
+    def about(self) -> pd.DataFrame:
+        """How each ran: error, folder, model, parameters, data_hash, started, machine and times."""
+        return self._part(ABOUT)
+
+    def _part(self, name: str) -> pd.DataFrame:
+        return part(self.table, name, self.index, self.record is None)
+
+    def describe(self) -> pd.DataFrame:
+        """Return what each column is: columns column, meaning, unit, table (`sweep.TABLE`)."""
+        parts: dict[str, list[str]] = {
+            name: list(map(str, getattr(self, name)))
+            for name in (TRIALS, SETTINGS, CHOSEN, FINALS, ABOUT, "epochs")
+        }
+        return described.of_tables(parts | {"groups": self.groups.columns})
+
+    def to_csv(self, folder: Path | str) -> None:
+        """Write each table as a CSV file: trials.csv, settings.csv, …, columns.csv (`describe`)."""
+        export.to_csv(self, folder)
+
+    def to_excel(self, path: Path | str) -> None:
+        """Write the tables as the sheets of a workbook (.xlsx)."""
+        export.to_excel(self, path)
+
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """A row per trial and evaluated epoch: `trial`, then the columns of metrics.csv."""
         tables = []
-        for number, folder in zip(self.trials["trial"], self.trials["folder"], strict=True):
+        for number, folder in zip(self.table["trial"], self.table["folder"], strict=True):
             frame = None if pd.isna(folder) else read_metrics(Path(folder), [])
             if frame is not None:
                 frame = frame.drop_duplicates("epoch", keep="last")
@@ -134,8 +220,8 @@ class Results:
 
     @cached_property
     def ranked(self) -> pd.DataFrame:
-        """`trials` with the best first; those without a place last."""
-        frame: pd.DataFrame = trials_table.ranked(self.trials, self)
+        """`table` with the best first; those without a place last."""
+        frame: pd.DataFrame = trials_table.ranked(self.table, self)
         return frame
 
     @property
@@ -147,8 +233,10 @@ class Results:
         return self.ranked[self.ranked["status"].isin(PLACED) & self.ranked[column].notna()]
 
     def best(self, k: int = 10) -> pd.DataFrame:
-        """Return the best k trials, `rank` 1 first, in the columns of `trials`."""
-        frame = self.placed.head(k).reset_index(drop=True)
+        """Return the best k trials, `rank` 1 first, in the columns of `trials` (and `name`)."""
+        order = self.placed["trial"].head(k)
+        places = pd.Series(range(len(self.table)), self.table["trial"])
+        frame = self.trials.iloc[places[order].to_numpy()].reset_index(drop=self.record is not None)
         frame.insert(0, "rank", np.arange(1, len(frame) + 1))
         return frame
 
@@ -158,7 +246,7 @@ class Results:
         if len(self.placed):
             return int(self.placed["trial"].iloc[0])
         column = best_of(self.metric)
-        running = self.trials[self.trials["status"] == Status.RUNNING]
+        running = self.table[self.table["status"] == Status.RUNNING]
         if column not in running or not running[column].notna().any():
             return None
         ordered = running.sort_values(column, ascending=self.mode == "min", kind="stable")
@@ -213,11 +301,11 @@ class Results:
         return frame
 
     def row(self, trial: int) -> pd.Series[Any]:
-        """Return a trial's row of `trials`; `RunError` when there is no such trial."""
-        frame = self.trials if trial >= 0 or not len(self.references) else self.references
+        """Return a trial's row of `table`; `RunError` when there is no such trial."""
+        frame = self.table if trial >= 0 or not len(self.references) else self.references
         found = frame[frame["trial"] == trial]
         if not len(found):
-            raise RunError(f"{self.path}: no trial {trial}; there are {len(self.trials)}, from 0")
+            raise RunError(f"{self.path}: no trial {trial}; there are {len(self.table)}, from 0")
         return found.iloc[0]
 
     def run(self, trial: int | None = None) -> Run:
@@ -234,6 +322,17 @@ class Results:
         """
         number = self._number(trial)
         return latent_table(number, self.run(number))
+
+    def group(self, label: object, level: str | None = None, trial: int | None = None) -> OneGroup:
+        """Return one group with its rows, curve, confusion and posterior (see `OneGroup`).
+
+        label: what the group is called, or an unmistakable part of it. level: None = the lowest one
+        that has it. trial: whose rows, curve and posterior; None = the best. Nothing is trained;
+        rows come from predictions.parquet, what they look like from the data where they can be
+        loaded. Raises `DataError` for no such group (the nearest are named), `RunError` where
+        there is no such trial, or none has a result.
+        """
+        return one_group(self, label, level, trial)
 
     def calibration(self, trial: int | None = None, num_samples: int = 20) -> pd.DataFrame:
         """Return whether a trial's probabilities come true on its test (else validation) rows.
@@ -275,7 +374,7 @@ class Results:
     @property
     def rungs(self) -> list[int]:
         """The epochs at which the scheduler compared trials, of which the longest sets the last."""
-        lengths = self.trials.get("num_epochs", pd.Series(dtype=float)).dropna()
+        lengths = self.table.get("num_epochs", pd.Series(dtype=float)).dropna()
         options = self.record.options if self.record is not None else {}
         known = {"grace_period", "reduction_factor"} <= options.keys()
         if self.scheduler is None or not known or not len(lengths):
@@ -297,20 +396,3 @@ class Results:
             why = "'s folder is gone" if is_gone else " never began, so it has no folder"
             raise RunError(f"{self.path}: trial {row['trial']}{why}")
         return Path(folder)
-
-
-def read_metrics(folder: Path, problems: list[str]) -> pd.DataFrame | None:
-    """Return a trial's metrics.csv; None when it has no row yet, or none that can be read."""
-    path = folder / METRICS
-    if not path.exists():
-        return None
-    try:
-        frame = run_folder.read_metrics(folder)
-        if not len(frame):
-            return None
-        plain = all(pd.api.types.is_numeric_dtype(frame[name]) for name in ("epoch", "seconds"))
-        return frame if plain else frame.astype({"epoch": "int64", "seconds": "float64"})
-    except (RunError, KeyError, ValueError) as error:
-        said = str(error).replace(f"{path}: ", "").splitlines()[0]
-        problems.append(f"{folder.name}/{METRICS} cannot be read: {said}")
-        return None

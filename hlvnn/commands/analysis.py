@@ -12,9 +12,12 @@ import tyro
 
 from hlvnn.commands import (
     calibration,
+    columns,
     data_efficiency,
+    diff,
     find,
     generate,
+    ls,
     neighbours,
     probe,
     promote,
@@ -51,6 +54,9 @@ COMMANDS = {
     "data-efficiency": Command(
         data_efficiency.data_efficiency, data_efficiency.DataEfficiencyOptions
     ),
+    "diff": Command(diff.diff, diff.DiffOptions),
+    "ls": Command(ls.ls, ls.LsOptions),
+    "columns": Command(columns.columns, columns.ColumnsOptions),
     "watch": Command(watch.watch, watch.WatchOptions),
     "find": Command(find.find, find.FindOptions),
     "promote": Command(promote.promote, promote.PromoteOptions),

@@ -18,6 +18,7 @@ import tyro
 from rich.table import Table
 
 from hlvnn import files, search_space
+from hlvnn.analysis.listing import IN_RUN, IN_SWEEP, below
 from hlvnn.errors import RunError
 from hlvnn.records.run_folder import HYPERPARAMS
 from hlvnn.records.sweep_folder import SPACE_COPY, SWEEP
@@ -25,9 +26,6 @@ from hlvnn.strict import Config
 from hlvnn.terminal import text_of
 
 logger = logging.getLogger("hlvnn")
-
-DEPTH = 4
-"""How deep below the results a run may lie: DATASET/RUN, sota/DATASET/RUN, SITE/DATASET/SWEEP."""
 
 
 class FindOptions(Config):
@@ -73,16 +71,13 @@ def find(options: FindOptions) -> None:
     logger.info(text_of(table))
 
 
-def described(root: Path, depth: int = DEPTH) -> Iterator[Found]:
+def described(root: Path) -> Iterator[Found]:
     """Yield every run and sweep below a folder; what cannot be read is left out."""
-    if (root / SWEEP).exists():
-        yield from _sweep(root)
-    elif (root / HYPERPARAMS).exists():
-        yield from _run(root)
-    elif depth:
-        for below in sorted(root.iterdir()):
-            if below.is_dir() and not below.is_symlink() and not below.name.startswith("."):
-                yield from described(below, depth - 1)
+    for folder, kind in below(root):
+        if kind == IN_SWEEP:
+            yield from _sweep(folder)
+        elif kind == IN_RUN:
+            yield from _run(folder)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def _run(folder: Path) -> Iterator[Found]:
     if isinstance(config, dict):
         text = str(config.get("description", ""))
         words = f"{folder.name} {text}"
-        yield Found(folder, "run", str(record.get("started", "")), text, words)
+        yield Found(folder, IN_RUN, str(record.get("started", "")), text, words)
 
 
 def _sweep(folder: Path) -> Iterator[Found]:
@@ -110,4 +105,4 @@ def _sweep(folder: Path) -> Iterator[Found]:
         opening = search_space.opening(folder / SPACE_COPY)
         text = str(options.get("description", "")) or opening.split("\n")[0]
         started = str(starts[0].get("time", "")) if isinstance(starts, list) and starts else ""
-        yield Found(folder, "sweep", started, text, f"{folder.name} {text} {opening}")
+        yield Found(folder, IN_SWEEP, started, text, f"{folder.name} {text} {opening}")

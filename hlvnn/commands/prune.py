@@ -20,6 +20,7 @@ import tyro
 from pydantic import Field
 from rich.table import Table
 
+from hlvnn.analysis.listing import size_of
 from hlvnn.analysis.loading import load_sweep
 from hlvnn.analysis.promote import SOTA
 from hlvnn.errors import HlvnnError, RunError
@@ -101,7 +102,7 @@ def waste(path: Path, keep: int) -> tuple[list[Waste], list[str]]:
     for tests in (path, path / TESTS):
         if tests.name == TESTS and tests.is_dir():
             runs = sorted(file.parent for file in tests.glob(f"*/{HYPERPARAMS}"))
-            found += [Waste(run, _size(run), "a test run") for run in runs]
+            found += [Waste(run, size_of(run), "a test run") for run in runs]
     return found, left_alone
 
 
@@ -117,8 +118,8 @@ def _sweeps(path: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 def _of_sweep(sweep: Path, keep: int) -> Iterator[Waste]:
     results = load_sweep(sweep)
-    kept = set(results.best(keep)["trial"]) if keep else set()
-    for row in results.trials.to_dict("records"):
+    kept = set(results.placed["trial"].head(keep))
+    for row in results.table.to_dict("records"):
         if row["trial"] in kept or row["unfinished"] or not isinstance(row["folder"], str):
             continue
         facts = Status(row["status"]).facts
@@ -133,11 +134,7 @@ def _of_sweep(sweep: Path, keep: int) -> Iterator[Waste]:
                 yield Waste(file, file.stat().st_size, why)
     ray = sweep / RAY_FOLDER
     if ray.is_dir() and not ray.is_symlink():
-        yield Waste(ray, _size(ray), "Ray's own state, of which nothing is read back")
-
-
-def _size(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
+        yield Waste(ray, size_of(ray), "Ray's own state, of which nothing is read back")
 
 
 def _listed(found: list[Waste]) -> str:

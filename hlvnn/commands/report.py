@@ -58,6 +58,6 @@ def main(args: Sequence[str]) -> int:
         results = load_runs(folder, command.metric, command.mode)
     out = command.out or (Path(REPORT) if is_address(command.path) else None)
     path = write_report(results, out, num_samples=command.num_samples)
-    print(f"{plural(len(results.trials), 'trial')}: {findings.counts(results)}")
+    print(f"{plural(len(results.table), 'trial')}: {findings.counts(results)}")
     print(f"report: {shown_path(path)}")
     return 0

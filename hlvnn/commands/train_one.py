@@ -16,8 +16,9 @@ from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
 from hlvnn.gone import refuse_flags
 from hlvnn.records import begun_before, run_folder
+from hlvnn.records.provenance import repetition
 from hlvnn.records.sweep_folder import SWEEP
-from hlvnn.storage import Place, folder_here, readable, shown_path, typed
+from hlvnn.storage import Place, folder_here, is_address, readable, shown_path, typed
 from hlvnn.terminal import to_terminal
 from hlvnn.training import execution
 
@@ -83,13 +84,15 @@ def _run(command: TrainOne) -> int:
             "--dataset is missing: name a data set, or take one from --from-trial or --space"
         )
     else:
-        folder = execution.new_folder(config, command.name)
+        folder, origin = execution.new_folder(config, command.name), ""
         if command.from_trial is not None:
             trial = readable(command.from_trial)
             begun_before.tell_repeated(command.from_trial, trial)
             if not command.other_data:
                 _check_data(command.from_trial, trial, config)
-        result = execution.execute(config, folder)
+            place = command.from_trial if is_address(command.from_trial) else shown_path(trial)
+            origin = repetition(place, run_folder.read_config(trial), config)
+        result = execution.execute(config, folder, origin=origin)
     return 1 if result.diverged else 0
 
 

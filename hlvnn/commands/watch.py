@@ -72,10 +72,10 @@ def board_of(results: Results) -> Board:
     assert record is not None
     copy = results.path / SPACE_COPY
     space = Space(record.space, copy, record.base, record.metric, record.mode, _never_drawn)
-    board = Board(space, len(results.trials), slots=0)
+    board = Board(space, len(results.table), slots=0)
     board.started = time.monotonic() - _seconds_since(record.starts)
     whole = len(record.starts) == 1  # otherwise what this driver did itself is not known
-    for row in results.trials.to_dict("records"):
+    for row in results.table.to_dict("records"):
         number = int(row["trial"])
         draw = results.drawn.draws.get(number)
         entry = Entry(number, shown(draw.drawn) if draw is not None else "", 0)

@@ -181,20 +181,28 @@ class Run:
     @cached_property
     def data(self) -> GroupedDataset:
         """The data set it was trained on, loaded again; `DataError` where it is another by now."""
-        data = data_of(self.config.data, recorded=True)
-        digest = read_json(self.folder / HYPERPARAMS).get(DATA_HASH)
-        if digest is None:
-            logger.warning(
-                "%s: no hash of the data in it; the data loaded now are unchecked",
-                self.folder / HYPERPARAMS,
-            )
-        elif digest != data.digest():
-            why = why_changed(self.config.data, digest)
-            raise DataChangedError(
-                f"{self.folder}: the data set {self.config.data.title} has changed since (hash "
-                f"{data.digest()}, was {digest}){'; ' + why if why else ''}"
-            )
-        return data
+        return data_of_run(self.folder, self.config)
+
+
+def data_of_run(folder: Path, config: RunConfig) -> GroupedDataset:
+    """Return the data set of a run, loaded again, whether or not its weights are still there.
+
+    Raises `DataError` where it is gone, `DataChangedError` where it is another one by now.
+    """
+    data = data_of(config.data, recorded=True)
+    digest = read_json(folder / HYPERPARAMS).get(DATA_HASH)
+    if digest is None:
+        logger.warning(
+            "%s: no hash of the data in it; the data loaded now are unchecked",
+            folder / HYPERPARAMS,
+        )
+    elif digest != data.digest():
+        why = why_changed(config.data, digest)
+        raise DataChangedError(
+            f"{folder}: the data set {config.data.title} has changed since (hash "
+            f"{data.digest()}, was {digest}){'; ' + why if why else ''}"
+        )
+    return data
 
 
 def load_run(folder: Path | str, which: str = "last") -> Run:

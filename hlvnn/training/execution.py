@@ -36,6 +36,7 @@ from hlvnn.records.checkpoint import (
     save_checkpoint,
 )
 from hlvnn.records.predictions import PREDICTIONS, write_predictions
+from hlvnn.records.provenance import CODE, ORIGIN, code_state
 from hlvnn.records.run_folder import (
     BEST,
     CHECKPOINT,
@@ -120,6 +121,7 @@ def execute(
     *,
     report: Callable[[EpochReport], None] | None = None,
     resume: bool = False,
+    origin: str = "",
 ) -> FitResult:
     """Run one trial in this process, from data to finished folder.
 
@@ -127,6 +129,7 @@ def execute(
     run, which leaves a folder that can be resumed. resume: go on from the folder's checkpoint where
     there is one (from the one before it where the last cannot be read), else start afresh in it:
     only where no checkpoint can have been. What was measured is kept (`set_aside`).
+    origin: what the folder says of where the run came from (`records.provenance`).
 
     Raises `RunError` when the folder exists (without `resume`) or another process took it over,
     `StorageError` when it cannot be written, and what loading and building raise; nothing is
@@ -144,7 +147,7 @@ def execute(
     data = data_of(config.data, recorded=resume)
     model = build_model(config.model, data, config.seed, recorded=resume)
     check(model, data, config.train)
-    run = _Writer(folder, config, data.schema, report)
+    run = _Writer(folder, config, data.schema, report, origin)
     with logging_to(folder / LOG):
         checkpoint = None
         if resume and any((folder / name).exists() for name in (HYPERPARAMS, CHECKPOINT)):
@@ -255,9 +258,10 @@ class _Writer:
         config: RunConfig,
         schema: Schema,
         report: Callable[[EpochReport], None] | None,
+        origin: str = "",
     ) -> None:
         self.folder, self.config, self.schema = folder, config, schema
-        self.outer = report
+        self.outer, self.origin = report, origin
         self.rows: list[dict[str, float]] = []
         self.reports = 0
         self.unsaved: Callable[[], Checkpoint] | None = None
@@ -288,6 +292,8 @@ class _Writer:
             "parameters": parameter_count(model),
             DATA_HASH: data.digest(),
             "versions": versions(),
+            **({CODE: code} if (code := code_state()) else {}),
+            **({ORIGIN: self.origin} if self.origin else {}),
             GUESS: guess_losses(model, data),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }

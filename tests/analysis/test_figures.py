@@ -22,7 +22,7 @@ from hlvnn.records.journal import JOURNAL
 
 def test_learning_curves_hold_every_trial_and_the_rungs(swept: Results) -> None:
     drawn = figures.learning_curves(
-        swept.trials,
+        swept.table,
         swept.epochs,
         "val_loss",
         "min",
@@ -46,21 +46,21 @@ def test_learning_curves_hold_every_trial_and_the_rungs(swept: Results) -> None:
     crosses = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
     assert sorted(crosses) == [1, 2, 2]
     with pytest.raises(RunError, match="no trial has finished an epoch"):
-        figures.learning_curves(swept.trials, swept.epochs.iloc[:0], "val_loss", "min")
+        figures.learning_curves(swept.table, swept.epochs.iloc[:0], "val_loss", "min")
 
 
 def test_losses_that_fall_far_are_drawn_on_a_logarithmic_scale(swept: Results) -> None:
     epochs = swept.epochs.assign(val_loss=4.0 / swept.epochs["epoch"])
-    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "min").axes
+    (axes,) = figures.learning_curves(swept.table, epochs, "val_loss", "min").axes
     assert axes.get_yscale() == "log"
     bottom, top = axes.get_ylim()
     ticks = [t for t in axes.get_yticks() if bottom <= t <= top]
     assert {0.7, 1, 2, 3, 4} <= {round(float(t), 6) for t in ticks}
     assert not axes.yaxis.get_minorticklocs().size
-    (axes,) = figures.learning_curves(swept.trials, epochs, "val_loss", "max").axes
+    (axes,) = figures.learning_curves(swept.table, epochs, "val_loss", "max").axes
     assert axes.get_yscale() == "linear"
     near = epochs.assign(val_loss=3.0 + epochs["val_loss"])
-    (axes,) = figures.learning_curves(swept.trials, near, "val_loss", "min").axes
+    (axes,) = figures.learning_curves(swept.table, near, "val_loss", "min").axes
     assert axes.get_yscale() == "linear"
 
 
@@ -80,11 +80,11 @@ def test_kl_is_drawn_per_group_for_each_latent(swept: Results) -> None:
 
 
 def test_the_use_of_the_machine_over_time(swept: Results) -> None:
-    drawn = figures.use_over_time(swept.trials, swept.epochs)
+    drawn = figures.use_over_time(swept.table, swept.epochs)
     above, below = drawn.axes
     (steps,) = above.patches
     running, edges, _ = steps.get_data()
-    begun = swept.trials[swept.trials["started"].notna() & (swept.trials["epochs"] > 0)]
+    begun = swept.table[swept.table["started"].notna() & (swept.table["epochs"] > 0)]
     busy = (running * np.diff(edges)).sum() * 60
     assert busy == pytest.approx(begun["seconds"].sum())  # every second of every trial is there
     dots = below.lines[0]
@@ -93,7 +93,7 @@ def test_the_use_of_the_machine_over_time(swept: Results) -> None:
     assert sorted(dots.get_ydata()) == sorted(speeds)
     assert below.get_xlabel() == "minutes since the first trial began"
     with_use = swept.epochs.assign(gpu_util=50.0)
-    assert figures.use_over_time(swept.trials, with_use).axes[1].get_ylabel() == "busy, %"
+    assert figures.use_over_time(swept.table, with_use).axes[1].get_ylabel() == "busy, %"
 
 
 def test_the_spread_names_the_weakest_groups(swept: Results) -> None:
@@ -193,7 +193,7 @@ def test_intervals_of_shares_are_wilsons() -> None:
 def test_optunas_plots_show_the_parameters_that_all_trials_drew(swept: Results) -> None:
     study = swept.study
     assert len(study.trials) == len(swept.placed)
-    assert study.best_value == swept.trials["best_val_loss"].min()
+    assert study.best_value == swept.table["best_val_loss"].min()
     from matplotlib import pyplot
 
     before = dict(pyplot.rcParams), pyplot.get_fignums()
@@ -218,10 +218,10 @@ def test_figures_say_why_they_cannot_be_drawn(tmp_path: Path, copy: Path) -> Non
     for name in (trials_table.TRIALS, JOURNAL):
         (copy / name).unlink()
     empty = load_sweep(copy)
-    assert set(empty.trials["status"]) == {"not started"}
+    assert set(empty.table["status"]) == {"not started"}
     assert (empty.best_trial, empty.pooled_trial, len(empty.epochs)) == (None, None, 0)
     refusals: list[Callable[[], object]] = [
-        lambda: figures.use_over_time(empty.trials, empty.epochs),
+        lambda: figures.use_over_time(empty.table, empty.epochs),
         lambda: figures.importances(empty.study, "val_loss"),
         lambda: figures.group_spread(empty.groups.spread(), empty.groups.read(), "acc"),
         empty.latents,

@@ -52,11 +52,11 @@ def test_every_trial_is_in_the_table_with_its_status(small_sweep: Path) -> None:
     assert "driver ended" in results.trials["reason"][RUNNING]
     assert status[DRAWN:].tolist() == ["not started"] * 2
     assert results.problems == []
-    assert "gaussian needs a real target" in results.trials["error"][FAILED]
+    assert "gaussian needs a real target" in results.about["error"][FAILED]
 
 
 def test_the_table_tells_settings_structure_and_metrics(swept: Results) -> None:
-    trials = swept.trials
+    trials = swept.table
     assert trials["structure"].tolist()[:6] == [
         *("none", "factor", "double", "none", "factor", "factor")
     ]
@@ -77,11 +77,11 @@ def test_the_table_tells_settings_structure_and_metrics(swept: Results) -> None:
 
 
 def test_trials_parquet_only_saves_time(copy: Path) -> None:
-    with_it = load_sweep(copy).trials
+    with_it = load_sweep(copy).table
     (copy / trials_table.TRIALS).unlink()
-    pd.testing.assert_frame_equal(load_sweep(copy).trials, with_it, check_dtype=False)
+    pd.testing.assert_frame_equal(load_sweep(copy).table, with_it, check_dtype=False)
     (copy / trials_table.TRIALS).write_bytes(b"no table")
-    pd.testing.assert_frame_equal(load_sweep(copy).trials, with_it, check_dtype=False)
+    pd.testing.assert_frame_equal(load_sweep(copy).table, with_it, check_dtype=False)
 
 
 def test_epochs_are_the_rows_of_all_metrics(swept: Results) -> None:
@@ -97,7 +97,7 @@ def test_the_best_and_the_pooled_trial(swept: Results) -> None:
     assert best["rank"].tolist() == [1, 2, 3]
     assert best["best_val_loss"].is_monotonic_increasing
     assert swept.best_trial == best["trial"][0] == swept.trials["best_val_loss"].idxmin()
-    pooled = swept.trials[swept.trials["pooled"]]
+    pooled = swept.table[swept.table["pooled"]]
     assert swept.pooled_trial == pooled["best_val_loss"].idxmin()
     assert swept.rungs == [1, 2, 4]
     with pytest.raises(RunError, match="no trial 77; there are 10"):
@@ -285,7 +285,7 @@ def test_a_damaged_sweep_is_read_as_far_as_it_goes(copy: Path) -> None:
     assert results.trials["status"][2] == "completed"  # it has all its epochs
     assert "outcome.json is damaged" in results.trials["reason"][2]
     assert results.trials["epochs"].tolist()[:3] == [0, 6, 6]
-    assert results.trials["lr"].equals(whole.trials["lr"])  # from the journal
+    assert results.settings["lr"].equals(whole.settings["lr"])  # from the journal
     spread = results.groups.spread(trials=[1])
     assert spread["epoch"].tolist() == [1, 2, 4, 5, 6]
     assert results.groups.read(trials=[3], epochs=[1], labels=True)["label"].tolist()[:2] == [0, 1]
@@ -305,8 +305,8 @@ def test_a_sweep_without_a_journal_takes_settings_from_its_trials(copy: Path) ->
     (copy / JOURNAL).unlink()
     results = load_sweep(copy)
     assert "optuna.journal is missing" in results.problems[0]
-    ran = before.trials["started"].notna()
-    assert results.trials["lr"][ran].equals(before.trials["lr"][ran])
+    ran = before.about["started"].notna()
+    assert results.settings["lr"][ran].equals(before.settings["lr"][ran])
     assert results.trials["status"].tolist() == before.trials["status"].tolist()
     (copy / JOURNAL).write_text("not a journal\n{}\n", encoding="utf-8")
     assert "optuna.journal cannot be read" in load_sweep(copy).problems[0]
@@ -335,9 +335,9 @@ def test_single_runs_are_read_as_trials(small_sweep: Path, tmp_path: Path) -> No
         shutil.copytree(small_sweep / f"trial_{number:04d}", tmp_path / name)
         (tmp_path / name / outcomes.OUTCOME).unlink(missing_ok=True)
     results = load_runs(tmp_path)
-    assert results.trials["name"].tolist() == ["a_latents", "b_pooled", "c", "d"]
+    assert results.trials.index.tolist() == ["a_latents", "b_pooled", "c", "d"]
     assert results.trials["status"].tolist() == ["completed", "completed", "diverged", "stopped"]
-    assert "no result.json" in results.trials["reason"][3]
+    assert "no result.json" in results.trials["reason"]["d"]
     assert (results.best_trial, results.pooled_trial) == (0, 1)
     assert load_runs(tmp_path, "val_acc", "max").best(1)["best_val_acc"].notna().all()
 

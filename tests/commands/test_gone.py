@@ -115,7 +115,7 @@ def test_a_run_loads_and_predicts_as_before_and_says_once_what_was_set(
 def test_a_sweeps_table_shows_what_was_set_and_says_it_once(
     old: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trials = load_sweep(FINISHED).trials
+    trials = load_sweep(FINISHED).table
     (told,) = caplog.messages
     assert told.startswith(
         "1 of 6 runs in results/digits/finished had latent_lr=20, prior_updates=closed_form (lat"
@@ -126,7 +126,7 @@ def test_a_sweeps_table_shows_what_was_set_and_says_it_once(
     assert trials["latent_lr"].dropna().to_dict() == {1: 20.0}
     assert trials["param_latent_lr"].dropna().to_dict() == {1: 20.0}
     assert trials["prior_updates"].dropna().to_dict() == {1: "closed_form"}
-    before = load_sweep(RECORDED / FINISHED).trials
+    before = load_sweep(RECORDED / FINISHED).table
     assert not {*before} & {*GONE}
     kept = [name for name in before if name != "folder"]
     pd.testing.assert_frame_equal(trials[kept], before[kept])
@@ -135,8 +135,8 @@ def test_a_sweeps_table_shows_what_was_set_and_says_it_once(
 def test_runs_are_compared_with_what_was_set(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.copytree(CUT, CUT.parent / "usual")
     plant(CUT.parent / "usual", latent_lr=None)
-    trials = load_runs(CUT.parent).trials
-    assert trials.set_index("name")["latent_lr"].dropna().to_dict() == {"cut": 5.0}
+    settings = load_runs(CUT.parent).settings
+    assert settings["latent_lr"].dropna().to_dict() == {"cut": 5.0}
     (told,) = caplog.messages
     assert told.startswith("1 of 2 runs in results/wards had latent_lr=5 (latent_lr is gone since")
     for number in range(4):

@@ -86,7 +86,7 @@ def test_a_finished_sweep_is_read_as_it_was_left(old: Path) -> None:
     left_out = {"folder", "node", "test_fraction", *GONE, *moved}
     columns = [name for name in recorded if name not in left_out]
     pd.testing.assert_frame_equal(
-        results.trials[columns], recorded[columns], check_dtype=False, check_exact=True
+        results.table[columns], recorded[columns], check_dtype=False, check_exact=True
     )
 
 

@@ -55,8 +55,8 @@ def test_it_is_told_in_log_table_and_report(
     results = load_runs(folder.parent)
     page = write_report(results, num_samples=2).read_text(encoding="utf-8")
     words = "guessing by the training rows&#39; distribution alone has"
-    assert results.trials["status"][0] == "completed"
-    assert ("distribution alone has" in results.trials["reason"][0]) == is_worse
+    assert results.trials["status"].iloc[0] == "completed"
+    assert ("distribution alone has" in results.trials["reason"].iloc[0]) == is_worse
     assert (words in page.split('<section id="repeat"')[0]) == is_worse
     if is_worse:
         assert "distribution alone has" in log

@@ -81,9 +81,9 @@ def test_weights_rows_table_and_latents_are_of_the_chosen_epoch(
     for found in (anew["acc"], (val["y"] == val["prediction"]).mean()):
         assert found == pytest.approx(row["val_acc"])
     results = load_runs(overfitted)
-    told = results.trials.set_index("name").loc[metric]
+    told = results.trials.loc[metric]
     assert told["best_epoch"] == epoch
-    assert told["best_test_loss"] == row["test_loss"]
+    assert results.chosen.loc[metric, "test_loss"] == row["test_loss"]
 
 
 def test_the_report_ranks_each_at_its_own_epoch_and_says_so(overfitted: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_table_times_1000_is_not_taken_for_what_a_run_was_trained_on(here: Pat
     # a run on the new numbers beside it: their losses are ln 1000 apart, which means nothing
     trained(*table("sales.csv", "y", "shop", "x", *fit, name="after"))
     results = load_runs("results/sales")
-    loss = results.trials.set_index("name")["best_val_loss"]
+    loss = results.trials["best_val_loss"]
     assert loss["after"] - loss["before"] == pytest.approx(np.log(1000), abs=0.15)
     (problem,) = results.problems
     assert problem.startswith("these runs were trained on different data (by hash, ")

@@ -58,8 +58,8 @@ def test_the_groups_that_gain_are_those_whose_rule_is_turned_round(swept: Swept)
 
 def test_learning_nothing_is_seen_in_the_curves(swept: Swept) -> None:
     results = swept.results
-    pooled = results.trials["pooled"].astype(bool)  # groups learn, whatever the network's rate
-    unmoved = results.trials.loc[(results.trials["lr"] < 1e-6) & pooled, "trial"]
+    pooled = results.about["pooled"].astype(bool)  # groups learn, whatever the network's rate
+    unmoved = results.trials.loc[(results.settings["lr"] < 1e-6) & pooled, "trial"]
     assert len(unmoved)
     for number in unmoved:
         metrics = results.epochs[results.epochs["trial"] == number]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hlvnn.analysis.plain_figure import PlainFigure
-from hlvnn.columns import TEST, TRAIN, VAL
+from hlvnn.columns import MEASURES, TEST, TRAIN, VAL
 from hlvnn.records.outcomes import Status
 
 SIZE = (5.4, 3.4)
@@ -33,7 +33,7 @@ HUES = {
 """The colours of statuses, by the names that `outcomes.Facts` gives them."""
 Look = dict[str, Any]
 """Keywords of a matplotlib call."""
-WORDS = {"acc": "accuracy", "f1": "F1", "mse": "mean squared error", "loss": "nats a row"}
+WORDS = {name: measure.title for name, measure in MEASURES.items() if name != "nll"}
 SPLITS = {VAL: "validation", TEST: "test", TRAIN: "training"}
 
 

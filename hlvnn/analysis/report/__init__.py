@@ -87,7 +87,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         about=[paragraph for paragraph in about if paragraph],
         best=results.best_trial,
         chosen_on=findings.chosen_on(results),
-        has_test=best_of(findings.test_column(results.metric)) in results.trials,
+        has_test=best_of(findings.test_column(results.metric)) in results.table,
         short=findings.in_short(results, measured.evidence),
         problems=list(dict.fromkeys([*results.problems, *measured.faults])),
         commands=commands(results),
@@ -115,7 +115,7 @@ def words(results: Results) -> list[tuple[str, str]]:
         found.append((scheduler.title, scheduler.sentence))
     if scheduler is not None and scheduler.stops:
         cutters.insert(0, scheduler.title)
-    used = set(results.trials["status"])
+    used = set(results.table["status"])
     told = ((str(one), one.facts.meaning) for one in Status if one in used)
     return found + [(one, said.format(cutters=", ".join(cutters))) for one, said in told]
 

@@ -75,16 +75,16 @@ def chosen_on(results: Results) -> str:
 
 def counts(results: Results) -> str:
     """Return how many trials ended how, most first: "20 stopped, 3 failed"."""
-    numbers = results.trials["status"].value_counts().items()
+    numbers = results.table["status"].value_counts().items()
     return ", ".join(f"{count} {status}" for status, count in numbers)
 
 
 def in_short(results: Results, evidence: Evidence) -> list[str]:
     """Return the sentences that a reader in a hurry needs."""
-    total = results.trials["seconds"].sum()
+    total = results.table["seconds"].sum()
     sentences = [
         (
-            f"{plural(len(results.trials), 'trial')}: {counts(results)}; "
+            f"{plural(len(results.table), 'trial')}: {counts(results)}; "
             f"{duration(float(total))} of training and evaluation in all."
         )
     ]
@@ -244,7 +244,7 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
             "The best trial is too sure of itself, though it won: read its probabilities with "
             "care. Stronger regularisation or fewer epochs may help."
         )
-    failed = results.trials[results.trials["status"] == Status.FAILED]
+    failed = results.table[results.table["status"] == Status.FAILED]
     if len(failed):
         steps.append(
             f"{plural(len(failed), 'trial')} failed; see why below before you trust the search."
@@ -305,7 +305,7 @@ def _collapsed(results: Results, trial: int) -> list[str]:
 def _unfinished(results: Results) -> list[Step]:
     if results.alive or results.record is None:
         return []
-    open_ends = open_ones(results.trials)
+    open_ends = open_ones(results.table)
     if not open_ends.any():
         return []
     folder = shlex.quote(shown_path(results.path))

@@ -166,7 +166,7 @@ def sections(measured: Measured) -> list[Section]:
                 f"drawn thick, {dotted}crosses where trials were stopped."
             ),
             lambda: figures.learning_curves(
-                results.trials,
+                results.table,
                 results.epochs,
                 metric,
                 results.mode,
@@ -270,7 +270,7 @@ def sections(measured: Measured) -> list[Section]:
                 "rows a second while more trials run means that they get in each other's way."
             ),
             "Trials at a time, and training rows a second of each trial, over minutes.",
-            lambda: figures.use_over_time(results.trials, results.epochs),
+            lambda: figures.use_over_time(results.table, results.epochs),
         ),
     ]
     return [_section(measured, *one) for one in drawn]

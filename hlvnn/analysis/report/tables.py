@@ -110,7 +110,7 @@ def leaderboard(results: Results) -> Table:
     }
     for name in (TEST_ACC, TEST_MSE):
         measured.setdefault(name, said(name))
-    best = results.best(TOP)
+    best = results.placed.head(TOP)
     measured = {name: word for name, word in measured.items() if best_of(name) in best}
     drawn = [str(name) for name in best if str(name).startswith(PARAMETER)]
     drawn = [name for name in drawn if best[name].notna().any()]
@@ -126,7 +126,7 @@ def leaderboard(results: Results) -> Table:
     }
     rows = []
     for place, (_, row) in enumerate(best.iterrows()):
-        cells = [value(row["rank"]), value(row["trial"]), *_run_name(results, row)]
+        cells = [value(place + 1), value(row["trial"]), *_run_name(results, row)]
         cells += [status(row["status"]), value(row[BEST_EPOCH])]
         cells += [told[name][place] for name in measured]
         rows.append([*cells, *(value(row[name]) for name in drawn)])
@@ -150,11 +150,11 @@ def all_trials(results: Results) -> Table:
     columns = [("trial", True), *_run_title(results), ("status", False), ("why", False)]
     columns += [("epochs", True)]
     columns += [(said(metric), True), ("seconds", True), ("starts", True), ("latents", False)]
-    absent = pd.Series(math.nan, results.trials.index)
-    told = fixed(results.trials.get(best_of(metric), absent))
-    seconds = [value(None if pd.isna(one) else round(one)) for one in results.trials["seconds"]]
+    absent = pd.Series(math.nan, results.table.index)
+    told = fixed(results.table.get(best_of(metric), absent))
+    seconds = [value(None if pd.isna(one) else round(one)) for one in results.table["seconds"]]
     rows = []
-    for place, (_, row) in enumerate(results.trials.iterrows()):
+    for place, (_, row) in enumerate(results.table.iterrows()):
         why = ": ".join(part for part in (row["reason"], row["error"]) if part)
         rows.append(
             [
@@ -227,7 +227,7 @@ class Failure:
 def failures(results: Results) -> list[Failure]:
     """Return the trials in which something went wrong, with the end of their tracebacks."""
     found = []
-    ill = results.trials[results.trials["status"].isin(ILL)]
+    ill = results.table[results.table["status"].isin(ILL)]
     for _, row in ill.iterrows():
         folder = results.path / str(row["name"])
         has_settings = (folder / HYPERPARAMS).exists()
@@ -255,7 +255,7 @@ def _trace(path: Path) -> str:
 
 def facts(results: Results) -> list[tuple[str, str]]:
     """Return what a sweep was, as pairs of a word and what it is."""
-    trials, record = results.trials, results.record
+    trials, record = results.table, results.record
     state = "running now" if results.alive else "over"
     known = [
         ("folder", shown_path(results.path)),
