@@ -7,6 +7,7 @@ from hlvnn.inference.predict import evaluate, predict
 from hlvnn.models.build import build_model
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.records.run_folder import load_run
+from hlvnn.training.find_lr import find_lr
 from hlvnn.training.loop import fit
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "adapt",
     "build_model",
     "evaluate",
+    "find_lr",
     "fit",
     "load_run",
     "predict",

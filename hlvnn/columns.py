@@ -79,6 +79,13 @@ class Told:
     unit: str = ""
 
 
+GRADIENTS = ("grad_network", "grad_loadings", "grad_posteriors", "grad_priors")
+"""Norms of the gradients of the network, of what z passes on its way into it, of the posteriors and
+of the priors (with the likelihood's own parameters), on average over an epoch's steps
+(--grad-norms)."""
+STEP_SIZE = "step_size"
+"""How far a step takes the network's weights, as a share of their norm, on average over an epoch
+(--grad-norms)."""
 OTHERS = {
     "trial": Told("number of the trial in its sweep, from 0; −1, −2, … are pooled references"),
     "epochs": Told("epoch that was evaluated last"),

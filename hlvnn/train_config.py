@@ -87,6 +87,9 @@ class TrainConfig(Config):
     tensorboard: bool = False
     """Write TensorBoard's event files into the run's folder, the groups as histograms; look with
     tensorboard --logdir results."""
+    grad_norms: bool = False
+    """Measure norms of gradients by part (network, loadings, posteriors, priors) and a step's size
+    against the weights, in metrics.csv; steps are slower, and not recorded as CUDA graphs."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
 

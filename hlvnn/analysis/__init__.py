@@ -9,8 +9,18 @@
 
 from hlvnn.analysis.comparison import compare
 from hlvnn.analysis.difference import Difference, diff
+from hlvnn.analysis.figures.learning_rates import lr_figure
 from hlvnn.analysis.listing import listing
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.results import Results
 
-__all__ = ["Difference", "Results", "compare", "diff", "listing", "load_runs", "load_sweep"]
+__all__ = [
+    "Difference",
+    "Results",
+    "compare",
+    "diff",
+    "listing",
+    "load_runs",
+    "load_sweep",
+    "lr_figure",
+]

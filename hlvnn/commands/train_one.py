@@ -20,7 +20,7 @@ from hlvnn.records.provenance import repetition
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, folder_here, is_address, readable, shown_path, typed
 from hlvnn.terminal import to_terminal
-from hlvnn.training import execution
+from hlvnn.training import execution, trying
 
 HELP = """Train one model on grouped data, on this machine, and keep the run in a folder.
 
@@ -31,6 +31,7 @@ Examples:
   python train_one.py --dataset digits --fast --only-groups 3 7
   python train_one.py --resume results/digits/RUN
   python train_one.py --from-trial results/digits/SWEEP/TRIAL --debug
+  python train_one.py --dataset digits --find-lr
   python train_one.py --from-failure results/digits/RUN
   python train_one.py --space digits --draw 7
 """
@@ -50,6 +51,9 @@ class TrainOne(RunConfig):
     from_failure: Place | None = None
     """Folder or address of a run that diverged: takes the step that was not finite once more, and
     at a terminal opens the debugger where it stops being finite. Nothing is written."""
+    find_lr: bool = False
+    """Search for the learning rate instead: 100 steps of a copy at rising rates, a table and a
+    suggestion. Nothing is written."""
     other_data: bool = False
     """With --from-trial: train its settings on data that are not those that it was trained on."""
     space: str | None = None
@@ -75,7 +79,7 @@ def main(args: list[str]) -> int:
 def _run(command: TrainOne) -> int:
     config = command.run_config()
     if command.from_failure is not None:
-        print(execution.replay_failure(config, readable(command.from_failure)))
+        print(trying.replay_failure(config, readable(command.from_failure)))
         return 0
     if command.resume is not None:
         result = execution.execute(config, _folder_to_resume(command.resume), resume=True)
@@ -83,6 +87,9 @@ def _run(command: TrainOne) -> int:
         raise ConfigError(
             "--dataset is missing: name a data set, or take one from --from-trial or --space"
         )
+    elif command.find_lr:
+        print(trying.learning_rates(config))
+        return 0
     else:
         folder, origin = execution.new_folder(config, command.name), ""
         if command.from_trial is not None:

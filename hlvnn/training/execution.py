@@ -30,7 +30,6 @@ from hlvnn.models.model import HierarchicalModel, parameter_count
 from hlvnn.records import begun_before
 from hlvnn.records.beware import DOUBTS, GUESS, worse_than_guessing
 from hlvnn.records.checkpoint import (
-    load_checkpoint,
     load_latest,
     load_weights,
     save_checkpoint,
@@ -55,7 +54,6 @@ from hlvnn.records.run_folder import (
 )
 from hlvnn.records.taken_over import take_over
 from hlvnn.storage import typed
-from hlvnn.training import failure
 from hlvnn.training.checks import check
 from hlvnn.training.choosing import selection_of
 from hlvnn.training.epoch_line import epoch_line
@@ -88,7 +86,7 @@ OF_BEST = ("epoch", "model", SELECTION)
 
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
-    *("tensorboard", "description", "keep_predictions", *DATA_PLACES),
+    *("tensorboard", "description", "keep_predictions", "grad_norms", *DATA_PLACES),
 )
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
@@ -177,31 +175,6 @@ def execute(
         if not config.train.fast and (doubt := worse_than_guessing(folder, read_metrics(folder))):
             logger.warning(doubt)
     return result
-
-
-def replay_failure(config: RunConfig, folder: Path) -> str:
-    """Take the step in which a run diverged once more, on the CPU; return that it was finite.
-
-    Raises `NotFiniteError` where it stops being finite, `RunError` where no such step was kept.
-    """
-    if not (folder / FAILURE).exists():
-        raise RunError(
-            f"{folder}: no step was kept that was not finite ({FAILURE}); a run keeps one where it "
-            "diverges in a step of training"
-        )
-    kept = load_checkpoint(folder / FAILURE)
-    data = data_of(config.data, recorded=True)
-    if (was := read_json(folder / HYPERPARAMS).get(DATA_HASH)) != (now := data.digest()):
-        raise DataError(
-            f"{folder}: the data {config.data.place} are not those that it was trained on (hash "
-            f"{now}, was {was}); say where those are with --data-dir or --table"
-        )
-    model = build_model(config.model, data, config.seed, recorded=True)
-    where = f"step {kept[failure.STEP] + 1} on {len(kept[failure.ROWS])} training rows"
-    late = failure.LATER in kept
-    logger.info("%s, once more%s", where, " (with the weights of some steps later)" * late)
-    failure.replay(model, data, config.train, kept)
-    return f"{where}: everything was finite this time (a draw that does not come again, or a GPU)"
 
 
 def _check_same(config: RunConfig, data: GroupedDataset, folder: Path) -> None:

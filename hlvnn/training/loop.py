@@ -150,8 +150,9 @@ class _Fit:
         wanted = wanted and not self.exact
         if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
             return None
-        if self.callbacks.on_step:
-            logger.info("with an on_step steps are not recorded as a CUDA graph, and are slower")
+        if (asked := self.callbacks.on_step and "an on_step") or config.grad_norms:
+            slow = asked or "--grad-norms"
+            logger.info("with %s steps are not recorded as a CUDA graph, and are slower", slow)
             return None
         assert isinstance(batches, Batches)
         return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
@@ -185,7 +186,7 @@ class _Fit:
             diverged = bool(row[DIVERGED])
             row["seconds"] = time.perf_counter() - since
             row[ROWS_PER_SECOND] = self.seen / train_seconds
-            row |= self.gpu.read()
+            row |= self.gpu.read() | (self.step.norms.read() if self.step.norms else {})
             if state.note(row, self.selection):
                 self.best.keep()
             told = EpochReport(row, groups, state.chosen, scores)

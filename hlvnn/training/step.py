@@ -17,6 +17,7 @@ from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.training.bound import Bound
 from hlvnn.training.group_steps import GroupSteps
+from hlvnn.training.norms import Norms
 from hlvnn.training.pace import Pace, pace
 
 TABLE_LR = 10.0
@@ -69,6 +70,7 @@ class Step:
         self.optimizers = self._optimizers()
         self.groups = [group for opt in self.optimizers for group in opt.param_groups]
         self.base_lrs = [group["lr"] for group in self.groups]
+        self.norms = Norms(model) if config.grad_norms else None
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         lr = self.config.lr
@@ -176,10 +178,14 @@ class Step:
             parts.loss.backward(inputs=self.encoders)
         for parameter in self.learned if warming else ():
             parameter.grad = None
+        if self.norms is not None:
+            self.norms.begin()
         if config.clip_grad is not None:
             clip_gradients(self.dense, config.clip_grad)
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.norms is not None:
+            self.norms.end()
         self.own.move(float(len(batch.y)), beta, paced, warming=warming)
         return told
 
