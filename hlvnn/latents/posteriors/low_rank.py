@@ -28,8 +28,10 @@ LEAST_BEND = 1e-6
 WIDEST = 256
 """Width up to which the curvature is known as a matrix; above it, by its diagonal alone, no
 dimensions are found to move together."""
-DEPTH = 6
-"""Matrix powers that span the space in which U is found."""
+DEPTH = 5
+"""Matrix powers that span the space in which U is found; a sixth may be rounding alone."""
+TINY = 1e-20
+"""Least length of what is made one long."""
 SAFE = 1.9
 """Step of a gradient descent over the largest curvature; at 2 it would not come closer."""
 
@@ -139,20 +141,23 @@ class LowRank(Posterior):
     ) -> tuple[Tensor, Tensor]:
         """Return the same of Λ = T⁻¹ + n H / β, once for all groups with as many rows."""
         numbers, inverse = sight.rows.squeeze(1).unique(return_inverse=True)
-        first = torch.full_like(numbers, len(rows), dtype=torch.int64)
         index = torch.arange(len(rows), device=rows.device)
-        first = first.scatter_reduce(0, inverse, index, "amin")
+        index = index + len(rows) * (sight.share.squeeze(1) == 0)  # of groups in the batch first
+        first = torch.full_like(numbers, 2 * len(rows), dtype=torch.int64)
+        first = first.scatter_reduce(0, inverse, index, "amin") % len(rows)
         n = (numbers / sight.weight).unsqueeze(-1)
         own, columns = self._parts(rows[first])
         lever, _ = leverage(columns / own.sqrt().unsqueeze(-1))
         bend = diagonal(sight.precision, 1) + n * diagonal(curvature, 1)
-        own = (1 - lever).clamp(min=LEAST_OWN) / bend
+        kept = (1 - lever).clamp(min=LEAST_OWN)
+        own = kept / bend
         root = own.sqrt().unsqueeze(-1)
+        by_prior, by_data = _beside(sight.precision), _beside(curvature)
 
-        def moved(vectors: Tensor) -> Tensor:  # D^½ Λ D^½ times vectors, [V, Z, *]
+        def moved(vectors: Tensor) -> Tensor:  # (D^½ Λ D^½ − I) times vectors, [V, Z, *]
             turned = (root * vectors).mT
-            by_data = n.unsqueeze(-1) * times(curvature, turned)
-            return root * (times(sight.precision, turned) + by_data).mT
+            turned = times(by_prior, turned) + n.unsqueeze(-1) * times(by_data, turned)
+            return root * turned.mT + (kept - 1).unsqueeze(-1) * vectors
 
         scaled = columns / root
         powers = [_unit(scaled)]
@@ -160,7 +165,7 @@ class LowRank(Posterior):
             powers.append(_unit(moved(powers[-1])))
         space, _ = torch.linalg.qr(torch.cat(powers, dim=-1))
         bends, turn = _eigen(space.mT @ moved(space))
-        basis, bends = space @ turn[..., : self.rank], bends[..., : self.rank]
+        basis, bends = space @ turn[..., : self.rank], 1 + bends[..., : self.rank]
         columns = root * _like(scaled, basis, bends)
         return own[inverse], columns[inverse]
 
@@ -217,7 +222,12 @@ class LowRank(Posterior):
 
 
 def _unit(columns: Tensor) -> Tensor:
-    return columns / columns.norm(dim=-2, keepdim=True)
+    return columns / columns.norm(dim=-2, keepdim=True).clamp(min=TINY)
+
+
+def _beside(matrix: Tensor) -> Tensor:
+    """Return what of a symmetric matrix is not its diagonal, as it is, [Z] or [Z, Z]."""
+    return matrix * 0 if matrix.dim() == 1 else matrix - matrix.diagonal().diag()
 
 
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:

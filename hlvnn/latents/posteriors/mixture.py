@@ -141,7 +141,7 @@ class Mixture(Posterior):
             leaf = rows.detach().clone().requires_grad_()
             law = self.law(leaf)
             assert isinstance(law, MixtureSameFamily)
-            (gradient,) = torch.autograd.grad(_shared(law, STEP_DRAWS, mirrored=True).sum(), leaf)
+            (gradient,) = torch.autograd.grad(_shared(law, STEP_DRAWS, alike=True).sum(), leaf)
         return gradient
 
     def _apart(self, rows: Tensor) -> Tensor:
@@ -225,12 +225,15 @@ class Mixture(Posterior):
         return torch.cat([within, between], dim=-1).transpose(-3, -2).flatten(-2)
 
 
-def _shared(q: MixtureSameFamily, draws: int, *, mirrored: bool = False) -> Tensor:
-    """Return Σ_k w_k E_{q_k}[log q − log q_k] by draws of every component, [B]."""
+def _shared(q: MixtureSameFamily, draws: int, *, alike: bool = False) -> Tensor:
+    """Return Σ_k w_k E_{q_k}[log q − log q_k] by draws of every component, [B].
+
+    alike: by the same noise for all, in pairs on either side of a mean.
+    """
     parts = q.component_distribution
-    if mirrored:
-        z = parts.rsample(torch.Size([draws // 2]))  # [S, B, K, Z]
-        z = torch.cat([z, 2 * parts.mean - z])
+    if alike:
+        noise = torch.randn_like(parts.mean[:1].expand(draws // 2, -1, -1, -1))
+        z = parts.mean + parts.stddev * torch.cat([noise, -noise])  # [S, B, K, Z]
     else:
         z = parts.rsample(torch.Size([draws]))
     log_q = q.log_prob(z.movedim(2, 1)).movedim(1, 2)  # [S, B, K]
