@@ -28,8 +28,8 @@ LEAST_BEND = 1e-6
 WIDEST = 256
 """Width up to which the curvature is known as a matrix; above it, by its diagonal alone, no
 dimensions are found to move together."""
-DEPTH = 4
-"""Matrix powers that span the space in which U is found."""
+DEPTH = 5
+"""Matrix powers that span the space in which U is found; a sixth may be rounding alone."""
 TINY = 1e-20
 """Least length of what is made one long."""
 SAFE = 1.9
