@@ -84,9 +84,8 @@ def test_failed_trials_stay_as_they_are_until_they_are_asked_for(sweep: Path) ->
 
 
 def test_a_draw_that_cannot_be_valid_is_not_tried_again(sweep: Path) -> None:
-    journal = Journal.open(sweep)
     for number in (1, 2):
-        trial = journal.latest()[number]
+        trial = Journal.open(sweep).latest()[number]  # the file is written anew below
         draw = {**trial.user_attrs["draw"], "problem": "it cannot be"}
         lines = (sweep / "optuna.journal").read_text().splitlines()
         for position, line in enumerate(lines):
