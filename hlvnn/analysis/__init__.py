@@ -7,12 +7,19 @@
 `python -m hlvnn.analysis PATH` writes the report of a sweep.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from hlvnn.analysis.comparison import compare
 from hlvnn.analysis.difference import Difference, diff
-from hlvnn.analysis.figures.learning_rates import lr_figure
 from hlvnn.analysis.listing import listing
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.results import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Difference",
@@ -24,3 +31,10 @@ __all__ = [
     "load_sweep",
     "lr_figure",
 ]
+
+
+def lr_figure(table: pd.DataFrame, suggestion: float) -> Figure:
+    """Draw a search for the learning rate (`hlvnn.find_lr`): its table, and what it suggests."""
+    from hlvnn.analysis.figures import learning_rates  # reading alone needs no matplotlib
+
+    return learning_rates.lr_figure(table, suggestion)
