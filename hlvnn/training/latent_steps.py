@@ -264,23 +264,33 @@ class LatentSteps(Starting):
             curvature = share * self.n * diagonal(self.curvature.mean, 1)
             of_data = of_data + curvature * variance
             spreads = torch.zeros_like(self.first)
+        rate = part / size
         self.bend.add((curvature * (mean.square() + variance)).sum(0) / size)
         self.mean_bend.add(((curvature + beta * share * prior) * mean.square()).sum(0) / size)
-        most = LARGEST_OF_WHOLE if self.is_one_batch else LARGEST_SIZE_STEP * self.batches
-        rate = part / size
-        together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
-        means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
-        together, means, spreads = (
-            change.clamp(-most, most) for change in (together, means, rate * spreads)
-        )
-        room = self.latent.prior().stddev.log() - self.least_sd(floor).clamp(min=TINY).log()
-        together = torch.minimum(together, room.clamp(min=0))
+        together, means = self._size_steps(rate, floor, of_data, of_means)
+        spreads = self._limited(rate * spreads)
         change = torch.exp(-torch.cat([together + means, together + spreads]))
         if q.size is None:
             q.table.data.copy_(q.in_size(q.table.data, change))
         else:
             self.size.mul_(change)
         self.latent.prior.resize(torch.exp(-together))
+
+    def _size_steps(
+        self, rate: float | Tensor, floor: float | Tensor, of_data: Tensor, of_means: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return Newton steps [Z] of the logs of the sizes of z with its prior, and of means alone.
+
+        of_data, of_means: [U, Z], the groups' gradients; `bend` and `mean_bend` are up to date.
+        """
+        together = self._limited(rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY))
+        means = self._limited(rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY))
+        room = self.latent.prior().stddev.log() - self.least_sd(floor).clamp(min=TINY).log()
+        return torch.minimum(together, room.clamp(min=0)), means
+
+    def _limited(self, change: Tensor) -> Tensor:
+        most = LARGEST_OF_WHOLE if self.is_one_batch else LARGEST_SIZE_STEP * self.batches
+        return change.clamp(-most, most)
 
     @torch.no_grad()
     def advance(self, rate: float | Tensor, floor: float | Tensor, beta: float | Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hlvnn.latents.covariance import diagonal, times
 from hlvnn.latents.latent import Latent
 from hlvnn.latents.table import is_dense
-from hlvnn.training.latent_steps import LARGEST_SIZE_STEP, LEAST_SHARE, LatentSteps
+from hlvnn.training.latent_steps import LEAST_SHARE, LatentSteps
 from hlvnn.training.pace import TINY, Running
 
 
@@ -269,12 +269,7 @@ class LinkedSteps(LatentSteps):
         of_means = of_rows + mean * pull
         self.bend.add((curvature * (mean.square() + self.variance)).sum(0) / size)
         self.mean_bend.add(((curvature + beta * share * prior) * mean.square()).sum(0) / size)
-        most, rate = LARGEST_SIZE_STEP * self.batches, part / size
-        together = rate * of_data.sum(0) / self.bend.mean.clamp(min=TINY)
-        means = rate * of_means.sum(0) / self.mean_bend.mean.clamp(min=TINY)
-        together, means = together.clamp(-most, most), means.clamp(-most, most)
-        room = self.latent.prior().stddev.log() - self.least_sd(floor).clamp(min=TINY).log()
-        together = torch.minimum(together, room.clamp(min=0))
+        together, means = self._size_steps(part / size, floor, of_data, of_means)
         self._scale(torch.exp(-together - means), torch.exp(-together))
         self.latent.prior.resize(torch.exp(-together))
 
