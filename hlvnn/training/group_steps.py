@@ -13,6 +13,7 @@ all means, and of all SDs, make up for the groups that a batch does not hold.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from hlvnn.latents.latent import Latent
 from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.posteriors.base import POSTERIOR_START
 from hlvnn.models.model import HierarchicalModel
-from hlvnn.training.latent_steps import LatentSteps
+from hlvnn.training.latent_steps import LARGEST_SIZE_STEP, LatentSteps
 from hlvnn.training.links import LinkedSteps
 from hlvnn.training.pace import PASSES, Pace, Running
 
@@ -35,6 +36,9 @@ EM_STEPS = 10.0
 """Steps of a prior and of the noise in an epoch, at most one at a time."""
 SIZE_STEPS = 15.0
 """Newton steps of a latent's size in an epoch, at most one at a time."""
+WAY_OF_SMALL, LARGEST_OF_SHORT = 5.0, 0.1
+"""Way that the log of the size of a latent which starts small can go in a fit, at least; steps of
+short fits are larger for it, up to so much a batch."""
 LARGEST_NOISE_STEP = 0.5
 """Largest step of the log of the noise's SD."""
 TINY = 1e-30
@@ -78,8 +82,8 @@ def natural(latents: LatentSet, per_epoch: int) -> list[Latent]:
 class GroupSteps:
     """All steps of a fit that do not go by the network's learning rate.
 
-    warm_steps: how long latents that start small wait at z = 0. bound: whether an
-    importance-weighted bound is maximised in the ELBO's place: all is left to Adam then.
+    warm_steps: how long latents that start small wait at z = 0, of `total` steps of the fit. bound:
+    whether an importance-weighted bound is maximised in the ELBO's place: all is left to Adam then.
 
     In a long epoch the groups move after every few batches, while the network takes a step for
     each: a group is in few of them, and what many small ones cost is mostly Python. On a GPU, where
@@ -87,7 +91,13 @@ class GroupSteps:
     """
 
     def __init__(
-        self, model: HierarchicalModel, per_epoch: int, warm_steps: float, *, bound: bool
+        self,
+        model: HierarchicalModel,
+        per_epoch: int,
+        warm_steps: float,
+        total: float = math.inf,
+        *,
+        bound: bool,
     ) -> None:
         self.latents, self.per_epoch = model.latents, per_epoch
         self.count = 0
@@ -106,6 +116,7 @@ class GroupSteps:
         self.waiting = [one for one in small if one.may_wait]
         for one in self.waiting:
             one.wait()
+            one.largest = max(LARGEST_SIZE_STEP, min(LARGEST_OF_SHORT, WAY_OF_SMALL / total))
         self._hold()
         self.coupling = Running(torch.zeros((), device=model.device), self.together)
         # full batches of closed forms read no rows: what is coupled at most

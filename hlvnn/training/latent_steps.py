@@ -47,6 +47,7 @@ class LatentSteps(Starting):
     ) -> None:
         self.latent, self.q, self.counts = latent, latent.posterior, counts
         self.is_one_batch, self.exact = per_epoch == 1, exact
+        self.largest = LARGEST_SIZE_STEP
         self.whole = exact and self.is_one_batch
         width = latent.width
         zero = torch.zeros(width, device=counts.device)
@@ -289,7 +290,7 @@ class LatentSteps(Starting):
         return torch.minimum(together, room.clamp(min=0)), means
 
     def _limited(self, change: Tensor) -> Tensor:
-        most = LARGEST_OF_WHOLE if self.is_one_batch else LARGEST_SIZE_STEP * self.batches
+        most = LARGEST_OF_WHOLE if self.is_one_batch else self.largest * self.batches
         return change.clamp(-most, most)
 
     @torch.no_grad()

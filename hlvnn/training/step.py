@@ -52,11 +52,11 @@ class Step:
         self.total = config.num_epochs * per_epoch
         self.ended_at = config.ended_at * per_epoch  # where the run was to end at first
         self.warm_steps = config.prior_warmup * (self.ended_at or self.total)
-        self.own = GroupSteps(model, per_epoch, self.warm_steps, bound=bound is not None)
+        own_total = self.ended_at or self.total
+        is_bound = bound is not None
+        self.own = GroupSteps(model, per_epoch, self.warm_steps, own_total, bound=is_bound)
         if self.own.waiting:
-            self.warm_steps = max(
-                self.warm_steps, min(LEAST_WAIT, (self.ended_at or self.total) / 2)
-            )
+            self.warm_steps = max(self.warm_steps, min(LEAST_WAIT, own_total / 2))
         others = [x for x in model.latents if not any(x is one for one in self.own.natural)]
         self.tables = [table for latent in others for table in latent.tables()]
         self.all_tables = [table for latent in model.latents for table in latent.tables()]
