@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 
 from hlvnn import columns
-from hlvnn.columns import (
-    DIVERGED,
-    EXACT,
-    ROWS_PER_SECOND,
-    TRAIN_LOSS,
-    TRAIN_NLL,
-    VAL_LOSS,
-)
+from hlvnn.columns import DIVERGED, EXACT, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS
 from hlvnn.config import TrainConfig
 from hlvnn.data import describe
 from hlvnn.data.batches import Batch, Batches
@@ -30,6 +23,7 @@ from hlvnn.device import resolve_device
 from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.newton import newton_gain, told_gain
 from hlvnn.inference.objective import Elbo, full_elbo
+from hlvnn.marks import EPOCH_END, EVALUATION, marking
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import OLD_NOISE, Noise, seeding, streams, take_up_streams
@@ -52,6 +46,7 @@ from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.not_finite import EVERY, Watch
 from hlvnn.training.passes import FAST, batches_of, first_rows, scored, splits_to_score
+from hlvnn.training.profiling import REPORT, Profiler
 from hlvnn.training.progress import is_notebook, showing_progress
 from hlvnn.training.step import Step
 from hlvnn.training.sums import Sums
@@ -143,6 +138,7 @@ class _Fit:
         self.state = State()
         self.gpu = GpuMeter(device)
         self.watch = Watch(model, data, self.step.beta)
+        self.profiler = Profiler(model, config, self.evaluated, self.step.total * (not self.exact))
 
     def _recorded(self) -> RecordedSteps | None:
         config, step, batches = self.config, self.step, self.batches
@@ -150,8 +146,9 @@ class _Fit:
         wanted = wanted and not self.exact
         if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
             return None
-        if (asked := self.callbacks.on_step and "an on_step") or config.grad_norms:
-            slow = asked or "--grad-norms"
+        asked = {"an on_step": self.callbacks.on_step, "--grad-norms": config.grad_norms}
+        asked |= {"--profile": config.profile}
+        if slow := " and ".join(name for name, is_asked in asked.items() if is_asked):
             logger.info("with %s steps are not recorded as a CUDA graph, and are slower", slow)
             return None
         assert isinstance(batches, Batches)
@@ -182,7 +179,8 @@ class _Fit:
             train_seconds = time.perf_counter() - self.epoch_began
             if state.epoch % config.eval_every and state.epoch < last and not self.is_asked_to_end:
                 continue
-            row, groups, scores = self._evaluate(sums)
+            with self.profiler.timing(EVALUATION):
+                row, groups, scores = self._evaluate(sums)
             diverged = bool(row[DIVERGED])
             row["seconds"] = time.perf_counter() - since
             row[ROWS_PER_SECOND] = self.seen / train_seconds
@@ -191,12 +189,15 @@ class _Fit:
                 self.best.keep()
             told = EpochReport(row, groups, state.chosen, scores)
             if report is not None:
-                self._report(report, told)
+                with self.profiler.timing(REPORT):
+                    self._report(report, told)
+            self.profiler.tell(state.epoch, train_seconds, self.callbacks)
             asked = self.callbacks.epoch(told) or self.is_asked_to_end
             stopped = asked or state.is_out_of(config.patience)
             if show is not None:
                 show(epoch_line(row, last), state.epoch == last)
             since = time.perf_counter()
+        self.profiler.end(self.callbacks)
         if diverged:
             self.watch.tell(len(self.batches), validating=True)
         self.put_back()
@@ -246,6 +247,7 @@ class _Fit:
             doubts,
             self.newton_gain,
             self.watch.failure,
+            self.profiler.profile,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -265,14 +267,15 @@ class _Fit:
         if self.recorded is not None:
             self._replay(self.recorded, sums)
         else:
-            for number, batch in enumerate(self.batches, start=1):
+            for number, batch in enumerate(self.profiler.each(self.batches), start=1):
                 self._step(batch, sums)
                 self._tell(number)
                 if self.watch.found is not None or self.is_asked_to_end:
                     break
-        self.step.own.recentre()
-        self.model.latents.refresh()  # here, whether or not the epoch is evaluated
-        self.watch.read()
+        with marking(EPOCH_END):
+            self.step.own.recentre()
+            self.model.latents.refresh()  # here, whether or not the epoch is evaluated
+            self.watch.read()
         if self.watch.found is not None:
             return [math.nan] * len(sums.read())
         return sums.read()  # waits for the GPU
