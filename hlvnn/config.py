@@ -322,7 +322,7 @@ DATA_PARTS = ("only_groups", "limit_rows", "overfit")
 """Settings that take a part of the data, as it was loaded and split."""
 NOT_REPEATED = (
     *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
-    "grad_norms",
+    *("grad_norms", "profile"),
 )
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
 
