@@ -136,7 +136,7 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
     running = " It is still running." if row["status"] == Status.RUNNING else ""
     when = f"at epoch {text(row[BEST_EPOCH])} of {text(row.get('num_epochs', row['epochs']))}"
     if _is_exact(row):
-        when = "fitted exactly"
+        when = "fitted all at once"
     return (
         f"Best is {results.called(int(row['trial']))}{with_latents} {when}: "
         f"{measured}.{running} It was chosen on {rows} rows{_unseen(rows, row, test)}."
@@ -144,7 +144,7 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
 
 
 def _is_exact(row: pd.Series[Any]) -> bool:
-    """Return whether a trial was fitted exactly, in no epochs that more could follow."""
+    """Return whether a trial was fitted all at once, in no epochs that more could follow."""
     return row.get(final_of(EXACT)) == 1
 
 
