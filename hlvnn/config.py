@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -329,9 +330,15 @@ DATA_PARTS = ("only_groups", "limit_rows", "overfit")
 """Settings that take a part of the data, as it was loaded and split."""
 NOT_REPEATED = (
     *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
-    "grad_norms",
+    *("grad_norms", "profile"),
 )
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
+
+
+def in_place(config: RunConfig, places: Mapping[str, Path | None]) -> RunConfig:
+    """Return a run's settings with its data where they are now: `DATA_PLACES`; None = as it was."""
+    moved = {name: place for name, place in places.items() if place is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=moved)})
 
 
 def repeated(config: RunConfig) -> RunConfig:

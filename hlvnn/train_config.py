@@ -90,6 +90,10 @@ class TrainConfig(Config):
     grad_norms: bool = False
     """Measure norms of gradients by part (network, loadings, posteriors, priors) and a step's size
     against the weights, in metrics.csv; steps are slower, and not recorded as CUDA graphs."""
+    profile: bool = False
+    """Time 20 steps after a few warm ones, and an evaluation, by torch's profiler: a table by stage
+    (profile.csv) and a trace for ui.perfetto.dev (trace.json) in the run's folder, after the first
+    evaluated epoch. Steps are not recorded as CUDA graphs then."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
 

@@ -32,6 +32,7 @@ Examples:
   python train_one.py --resume results/digits/RUN
   python train_one.py --from-trial results/digits/SWEEP/TRIAL --debug
   python train_one.py --dataset digits --find-lr
+  python train_one.py --from-trial results/digits/RUN --profile
   python train_one.py --from-failure results/digits/RUN
   python train_one.py --space digits --draw 7
 """
@@ -175,7 +176,8 @@ def parse(args: list[str]) -> TrainOne:
         folder = folder_here(first.resume, "--resume needs")
         begun_before.check_run(folder)
         base = run_folder.read_config(folder)
-        base = base.model_copy(update={"train": base.train.model_copy(update={"debug": False})})
+        usual = base.train.model_copy(update={"debug": False, "profile": False})
+        base = base.model_copy(update={"train": usual})
     elif first.from_failure is not None:
         base = run_folder.read_config(readable(first.from_failure))
     elif first.from_trial is not None:

@@ -167,8 +167,9 @@ def recorded(
     wanted = device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
     if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
         return None
-    if is_each_told or config.grad_norms:
-        slow = "an on_step" if is_each_told else "--grad-norms"
+    asked = {"an on_step": is_each_told, "--grad-norms": config.grad_norms}
+    asked |= {"--profile": config.profile}
+    if slow := " and ".join(name for name, is_asked in asked.items() if is_asked):
         logger.info("with %s steps are not recorded as a CUDA graph, and are slower", slow)
         return None
     assert isinstance(batches, Batches)

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
 from hlvnn.config import PLACES, RunConfig, flatten, with_posteriors
@@ -43,9 +44,11 @@ from hlvnn.records.run_folder import (
     HYPERPARAMS,
     LOG,
     METRICS,
+    PROFILE,
     RESULT,
     SCHEMA,
     STATS,
+    TRACE,
     WRITER,
     read_config,
     read_metrics,
@@ -69,6 +72,7 @@ from hlvnn.training.going_on import (
 from hlvnn.training.group_attributes import attributes_for, keep_groups
 from hlvnn.training.guessing import guess_losses
 from hlvnn.training.loop import SELECTION, Checkpoint, EpochReport, FitResult, fit
+from hlvnn.training.profile import Profile
 from hlvnn.training.row_tables import tables_of
 from hlvnn.training.run_log import (
     chosen_by,
@@ -87,7 +91,7 @@ OF_BEST = ("epoch", "model", SELECTION)
 
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
-    *("tensorboard", "description", "keep_predictions", "grad_norms", *PLACES),
+    *("tensorboard", "description", "keep_predictions", "grad_norms", "profile", *PLACES),
 )
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
@@ -175,9 +179,8 @@ def execute(
             logger.info(sentence)
         logger.info(chosen_by(selection_of(model, data, config.train)))
         # the folder keeps both: the last weights in checkpoint.pt, the chosen epoch's in best.pt
-        result = fit(
-            model, data, config.train, run.report, checkpoint, seed=config.seed, best_weights=False
-        )
+        how: dict[str, Any] = {"seed": config.seed, "callbacks": [run], "best_weights": False}
+        result = fit(model, data, config.train, run.report, checkpoint, **how)
         with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
@@ -358,6 +361,16 @@ class _Writer:
         if cut and not self.told_of_cut:
             self.told_of_cut = True
             logger.info(cut)
+
+    def on_profile(self, model: HierarchicalModel, profile: Profile) -> None:
+        """Keep where the time goes, and say where that is."""
+        table, trace = self.folder / PROFILE, self.folder / TRACE
+        with reaching(self.folder), replacing(table) as one, replacing(trace) as other:
+            profile.table.to_csv(one, index=False)
+            profile.save_trace(other)
+        logger.info(
+            "the table: %s; the trace: %s (open it at https://ui.perfetto.dev)", table, trace
+        )
 
     def _save(self) -> None:
         if self.unsaved is not None:

@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 
 from hlvnn import columns
-from hlvnn.columns import (
-    DIVERGED,
-    EXACT,
-    ROWS_PER_SECOND,
-    TRAIN_LOSS,
-    TRAIN_NLL,
-    VAL_LOSS,
-)
+from hlvnn.columns import DIVERGED, EXACT, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS
 from hlvnn.config import TrainConfig
 from hlvnn.data import describe
 from hlvnn.data.batches import Batch
@@ -30,6 +23,7 @@ from hlvnn.device import resolve_device
 from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.newton import newton_gain, told_gain
 from hlvnn.inference.objective import Elbo, full_elbo
+from hlvnn.marks import EPOCH_END, EVALUATION, marking
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import OLD_NOISE, Noise, seeding, streams, take_up_streams
@@ -52,11 +46,11 @@ from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.not_finite import EVERY, Watch
 from hlvnn.training.passes import FAST, batches_of, first_rows, scored, splits_to_score
+from hlvnn.training.profiling import REPORT, Profiler
 from hlvnn.training.progress import is_notebook, showing_progress
-from hlvnn.training.step import Step
 from hlvnn.training.sums import Sums
 from hlvnn.training.surroundings import surrounding
-from hlvnn.training.turning import epochs_of_elbo, told_of_turn, turned
+from hlvnn.training.turning import first_steps, told_of_turn, turned
 
 logger = logging.getLogger("hlvnn")
 
@@ -137,17 +131,16 @@ class _Fit:
         self.evaluated = splits_to_score(data, config, device)
         self.callbacks, self.best = callbacks, BestWeights(model, wanted=False)
         self.seen, self.is_asked_to_end = 0, False  # rows of the epoch; whether a callback did
-        self.turns_at = epochs_of_elbo(model, config, self.bound, len(self.batches))
-        first = None if self.turns_at else self.bound
-        self.step = Step(model, config, first, len(self.batches), self.turns_at)
+        self.step, self.turns_at = first_steps(model, config, self.bound, len(self.batches))
         self.exact = is_mixed_model(model) and why_not_exact(model, config) is None
         self.newton_gain = math.nan
-        told = bool(callbacks.on_step)
-        can = None if self.exact else recorded(self.step, self.batches, device, is_each_told=told)
-        self.recorded = can
+        steps = (self.step, self.batches, device)
+        is_told = bool(callbacks.on_step)
+        self.recorded = None if self.exact else recorded(*steps, is_each_told=is_told)
         self.state = State()
         self.gpu = GpuMeter(device)
         self.watch = Watch(model, data, self.step.beta)
+        self.profiler = Profiler(model, config, self.evaluated, self.step.total * (not self.exact))
 
     def run(
         self,
@@ -174,7 +167,8 @@ class _Fit:
             train_seconds = time.perf_counter() - self.epoch_began
             if state.epoch % config.eval_every and state.epoch < last and not self.is_asked_to_end:
                 continue
-            row, groups, scores = self._evaluate(sums)
+            with self.profiler.timing(EVALUATION):
+                row, groups, scores = self._evaluate(sums)
             diverged = bool(row[DIVERGED])
             row["seconds"] = time.perf_counter() - since
             row[ROWS_PER_SECOND] = self.seen / train_seconds
@@ -183,12 +177,15 @@ class _Fit:
                 self.best.keep()
             told = EpochReport(row, groups, state.chosen, scores)
             if report is not None:
-                self._report(report, told)
+                with self.profiler.timing(REPORT):
+                    self._report(report, told)
+            self.profiler.tell(state.epoch, train_seconds, self.callbacks)
             asked = self.callbacks.epoch(told) or self.is_asked_to_end
             stopped = asked or state.is_out_of(config.patience)
             if show is not None:
                 show(epoch_line(row, last), state.epoch == last)
             since = time.perf_counter()
+        self.profiler.end(self.callbacks)
         if diverged:
             self.watch.tell(len(self.batches), validating=True)
         self.put_back()
@@ -240,6 +237,7 @@ class _Fit:
             doubts,
             self.newton_gain,
             self.watch.failure,
+            self.profiler.profile,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -261,14 +259,15 @@ class _Fit:
         if self.recorded is not None:
             self._replay(self.recorded, sums)
         else:
-            for number, batch in enumerate(self.batches, start=1):
+            for number, batch in enumerate(self.profiler.each(self.batches), start=1):
                 self._step(batch, sums)
                 self._tell(number)
                 if self.watch.found is not None or self.is_asked_to_end:
                     break
-        self.step.own.recentre()
-        self.model.latents.refresh()  # here, whether or not the epoch is evaluated
-        self.watch.read()
+        with marking(EPOCH_END):
+            self.step.own.recentre()
+            self.model.latents.refresh()  # here, whether or not the epoch is evaluated
+            self.watch.read()
         if self.watch.found is not None:
             return [math.nan] * len(sums.read())
         return sums.read()  # waits for the GPU

@@ -13,6 +13,7 @@ from hlvnn.data.augment import jittered
 from hlvnn.data.batches import Batch
 from hlvnn.inference.objective import BatchLoss, batch_loss, parts_loss
 from hlvnn.latents.latent import Latent
+from hlvnn.marks import AUGMENTATION, BACKWARD, GROUPS, LOSS, NORMS, OPTIMISER, marking
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.training.bound import Bound
@@ -171,33 +172,48 @@ class Step:
         """
         config = self.config
         if config.augment:
-            batch = batch._replace(x=jittered(batch.x, config.augment))
-        self.own.watch(batch.groups)
-        loss = self._loss(batch, beta)
+            with marking(AUGMENTATION):
+                batch = batch._replace(x=jittered(batch.x, config.augment))
+        with marking(GROUPS):
+            self.own.watch(batch.groups)
+        with marking(LOSS):
+            loss = self._loss(batch, beta)
         means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
         told = loss.loss.detach(), [mean.detach() for mean in means]
         on_cpu = told[0].device.type == "cpu"
         if on_cpu and not config.debug and not math.isfinite(float(told[0])):
             return told  # the parameters stay as they made it, to be looked at
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        loss.loss.backward()
+        with marking(OPTIMISER):
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+        with marking(BACKWARD):
+            loss.loss.backward()
         if self.encoders:
-            with self.model.latents.source.lending():  # for dropout too: a pass of this model alone
-                parts = parts_loss(self.model, batch, beta, config.num_samples)
-            parts.loss.backward(inputs=self.encoders)
+            self._teach_encoders(batch, beta)
         for parameter in self.learned if warming else ():
             parameter.grad = None
         if self.norms is not None:
-            self.norms.begin()
-        if config.clip_grad is not None:
-            clip_gradients(self.dense, config.clip_grad)
-        for optimizer in self.optimizers:
-            optimizer.step()
+            with marking(NORMS):
+                self.norms.begin()
+        with marking(OPTIMISER):
+            if config.clip_grad is not None:
+                clip_gradients(self.dense, config.clip_grad)
+            for optimizer in self.optimizers:
+                optimizer.step()
         if self.norms is not None:
-            self.norms.end()
-        self.own.move(float(len(batch.y)), beta, paced, warming=warming)
+            with marking(NORMS):
+                self.norms.end()
+        with marking(GROUPS):
+            self.own.move(float(len(batch.y)), beta, paced, warming=warming)
         return told
+
+    def _teach_encoders(self, batch: Batch, beta: float | Tensor) -> None:
+        """Add the gradients of what encoders alone learn from: random parts of groups."""
+        # lent for dropout too: a pass of this model alone
+        with self.model.latents.source.lending(), marking(LOSS):
+            parts = parts_loss(self.model, batch, beta, self.config.num_samples)
+        with marking(BACKWARD):
+            parts.loss.backward(inputs=self.encoders)
 
     def _loss(self, batch: Batch, beta: float | Tensor) -> BatchLoss:
         if self.bound is not None:

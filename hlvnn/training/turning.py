@@ -22,16 +22,17 @@ EPOCHS = 5
 the bound's, as a variance of 0 is that q cannot follow."""
 
 
-def epochs_of_elbo(
+def first_steps(
     model: HierarchicalModel, config: TrainConfig, bound: Bound | None, per_epoch: int
-) -> int:
-    """Return after how many epochs the bound takes the ELBO's place: at most half of them.
+) -> tuple[Step, int]:
+    """Return the steps that a fit begins with, and after how many epochs the bound's follow.
 
-    None where there is no bound, or no latent takes steps of its own.
+    0 where none do: there is no bound, or no latent takes steps of its own.
     """
-    if bound is None or not natural(model.latents, per_epoch):
-        return 0
-    return min(EPOCHS, (config.ended_at or config.num_epochs) // 2)
+    epochs = 0
+    if bound is not None and natural(model.latents, per_epoch):
+        epochs = min(EPOCHS, (config.ended_at or config.num_epochs) // 2)
+    return Step(model, config, None if epochs else bound, per_epoch, epochs), epochs
 
 
 def told_of_turn(epochs: int) -> str:
