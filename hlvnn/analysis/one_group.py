@@ -18,6 +18,7 @@ from hlvnn.analysis import group_figure
 from hlvnn.analysis.latent_tables import latent_table
 from hlvnn.analysis.places import find_group
 from hlvnn.columns import BEST_EPOCH, EPOCH, PRIOR_SD, TEST, VAL
+from hlvnn.config import in_place
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import Level, Schema
 from hlvnn.errors import DataError, HlvnnError, RunError
@@ -123,7 +124,7 @@ def some_groups(
     own = schema.levels[schema.level_index(level)]
     shared = _Shared(results, number, schema)
     tables = _at_chosen_epochs(results, level, gids, among)
-    curves = results.groups.of_groups(level, gids, {}, whole=number)
+    curves = results.groups.rows_of(level, gids, {}, whole=number)
     everyone: dict[str, pd.DataFrame] = {}
     for gid in gids:
         notes: list[str] = []
@@ -175,7 +176,8 @@ class _Shared:
     @cached_property
     def data(self) -> GroupedDataset | str:
         try:
-            return data_of_run(self.folder, read_config(self.folder))
+            config = in_place(read_config(self.folder), self.results.places)
+            return data_of_run(self.folder, config)
         except HlvnnError as error:
             return str(error)
 
@@ -211,7 +213,7 @@ def _at_chosen_epochs(
     epochs = _chosen(results)
     if among is not None:
         epochs = {trial: epoch for trial, epoch in epochs.items() if trial in among}
-    tables = results.groups.of_groups(level, gids, epochs)
+    tables = results.groups.rows_of(level, gids, epochs)
     tables = tables.join(results.table.set_index("trial")[["status", "structure"]], on="trial")
     first = ["trial", "status", "structure", EPOCH, "gid", "split", "n"]
     return tables[[*first, *(name for name in tables if name in results.groups.measures)]]

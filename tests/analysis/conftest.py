@@ -15,8 +15,8 @@ from hlvnn.records.run_folder import stats_files
 from hlvnn.records.sweep_folder import locking
 
 FIGURES = (
-    *("curves", "history", "importances", "parallel", "slices", "spread", "gain", "shrinkage"),
-    *("kl", "calibration"),
+    *("curves", "history", "importances", "parallel", "slices", "spread", "gain"),
+    *("attributes", "shrinkage", "kl", "calibration"),
 )
 """Ids of a report's figures, besides that of the machine's use."""
 BAD, LOG_PROB = 3, -9.25

@@ -17,7 +17,8 @@ from hlvnn.analysis.figures.parameters import MOST
 from hlvnn.analysis.figures.style import said
 from hlvnn.analysis.figures.svg import svg
 from hlvnn.analysis.gains import alike, gains
-from hlvnn.analysis.report import numbers
+from hlvnn.analysis.report import attributes, numbers
+from hlvnn.analysis.report.attributes import SECTION, of_sweep
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.report.numbers import Numbers
 from hlvnn.analysis.results import Results
@@ -59,6 +60,7 @@ class Measured:
         groups = results.groups
         self.gains = self._try("gain", lambda: gains(results))
         self.alike = self._try("alike", lambda: alike(results)) or []
+        self.by_attribute = self._try(SECTION, lambda: of_sweep(results, self.gains)) or []
         self.gains_in_nats = None
         if self.gains is not None and {"acc", "loss"} <= set(groups.measures):
             self.gains_in_nats = self._try("nats", lambda: gains(results, measure="loss"))
@@ -260,6 +262,7 @@ def sections(measured: Measured) -> list[Section]:
             ),
             lambda: figures.gain_by_rows(measured.frame("gain")),
         ),
+        *attributes.drawn(measured),
         (
             "shrinkage",
             f"How much is known of each {level}{by}",
