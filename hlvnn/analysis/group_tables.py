@@ -215,9 +215,10 @@ class GroupTables:
     ) -> pd.DataFrame:
         """Return how the groups fare, a row per trial and epoch; trials are read one by one.
 
-        Columns trial, epoch, groups (their number), mean, worst, worst_decile (mean of the weakest
-        tenth of groups), p10, p25, p50, p75, p90 and best. p10 is always the weak end: for `mse`
-        and `loss` it is the 90th percentile. level: None = the lowest.
+        Columns trial, epoch, groups (their number, without those that lack the measure), mean,
+        worst, worst_decile (mean of the weakest tenth of groups), p10, p25, p50, p75, p90 and best.
+        p10 is always the weak end: for `mse` and `loss` it is the 90th percentile. level: None =
+        the lowest.
         """
         measure = measure or self.main_measure
         level = level or self.lowest_level
@@ -245,7 +246,7 @@ class GroupTables:
             wanted = ["trial", "epoch", measure]
             frame = self._read(wanted, self._dataset(files), names, split, False)
             for trial, part in frame.groupby("trial", sort=True):
-                rows[int(str(trial))] = next(_spreads(part, measure))
+                rows[int(str(trial))] = next(_spreads(part, measure), {})
         columns = ["epoch", "groups", "mean", "worst", WORST_DECILE, *QUANTILES, "best"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
@@ -363,7 +364,9 @@ def _spreads(frame: pd.DataFrame, measure: str) -> Iterator[dict[str, float]]:
     """Yield a row per epoch, without its trial."""
     sign = 1.0 if measure in BETTER_HIGH else -1.0
     for epoch, part in frame.groupby("epoch", sort=True):
-        values = np.sort(sign * part[measure].to_numpy(np.float64))  # the weakest first
+        values = np.sort(sign * part[measure].dropna().to_numpy(np.float64))  # the weakest first
+        if not len(values):  # of two classes no group has rows of both
+            continue
         weakest = max(1, round(WORST * len(values)))
         quantiles = np.quantile(values, list(QUANTILES.values()))
         row = {

@@ -27,7 +27,7 @@ SOURCES = "data.sources"
 """The family of data sources, one file each."""
 OF_ALL = (
     *("dataset", "data_dir", "val_fraction", "split", "unseen", "hold_out", "split_seed"),
-    *("test_fraction", "limit_rows", "only_groups", "overfit"),
+    *("test_fraction", "limit_rows", "only_groups", "overfit", "stratify"),
 )
 """Settings that mean the same for every data set; the others are some sources' own."""
 
