@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,6 +108,11 @@ class DataConfig(Config):
     """Decimal mark of a CSV file's numbers."""
     encoding: str = "utf-8"
     """Encoding of a CSV file."""
+    group_table: Path | None = None
+    """CSV or Parquet file that says what groups are like (site, age, anything), a row per group, to
+    read results by: nothing is trained on it. The column that is called as a group level holds the
+    labels, the others are attributes; with several levels it is the lowest that has a column, or
+    columns called level and label say which group each row is."""
     x_kind: Literal["image", "channels-last", "tokens", "features"] | None = None
     """What x of a folder of arrays is: images [N, H, W] or [N, C, H, W], images [N, H, W, C], rows
     of tokens, or features; None tells it from shape and type, and says so."""
@@ -320,6 +326,9 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 DATA_PLACES = ("data_dir", "table")
 """Settings that say where data are. They may move; what they are is known by their hash."""
+PLACES = (*DATA_PLACES, "group_table")
+"""Settings that say where files are, that of what groups are like among them: nothing that is
+computed depends on them."""
 DATA_PARTS = ("only_groups", "limit_rows", "overfit")
 """Settings that take a part of the data, as it was loaded and split."""
 NOT_REPEATED = (
@@ -327,6 +336,12 @@ NOT_REPEATED = (
     *("grad_norms", "profile"),
 )
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
+
+
+def in_place(config: RunConfig, places: Mapping[str, Path | None]) -> RunConfig:
+    """Return a run's settings with its data where they are now: `DATA_PLACES`; None = as it was."""
+    moved = {name: place for name, place in places.items() if place is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=moved)})
 
 
 def repeated(config: RunConfig) -> RunConfig:

@@ -26,7 +26,7 @@ class TrainConfig(Config):
     """What is maximised: the evidence lower bound, or the importance-weighted bound of
     --num-samples draws (20 to 50, say) by doubly reparameterised gradients. The latter's batches
     hold whole blocks of groups (a top-level group with all within it; where levels cross,
-    everything), about --batch-size rows on average."""
+    everything), about --batch-size rows on average. Its first epochs maximise the ELBO."""
     lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
     ended_at: int = Field(0, ge=0)

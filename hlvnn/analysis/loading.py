@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from hlvnn import columns, files, gone
 from hlvnn.analysis import damage
 from hlvnn.analysis.group_tables import GroupTables
-from hlvnn.analysis.reading import guessed, outcome_of, read_metrics
+from hlvnn.analysis.reading import Schemas, guessed, outcome_of, read_metrics
 from hlvnn.analysis.results import POOLED, Results
 from hlvnn.analysis.structures import structures
 from hlvnn.columns import (
@@ -22,7 +22,6 @@ from hlvnn.columns import (
     PARAMETER,
     VAL_LOSS,
 )
-from hlvnn.data.schema import Schema
 from hlvnn.errors import ConfigError, HlvnnError, RunError
 from hlvnn.records import (
     journal,
@@ -35,20 +34,28 @@ from hlvnn.records import (
 )
 from hlvnn.records.journal import Draw, Drawn
 from hlvnn.records.outcomes import OVER, Outcome, Status
-from hlvnn.records.run_folder import HYPERPARAMS, METRICS, SCHEMA
+from hlvnn.records.run_folder import HYPERPARAMS, METRICS
 from hlvnn.records.sweep_folder import Record
 from hlvnn.selection import MIN, Selection
 from hlvnn.storage import readable, shown_path
 from hlvnn.words import Settings, text
 
 
-def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
+def load_sweep(
+    path: Path | str,
+    *,
+    alive: bool | None = None,
+    data_dir: Path | None = None,
+    table: Path | None = None,
+) -> Results:
     """Read a sweep's folder, whether it runs, has ended or was killed; nothing in it is changed.
 
     path: the folder, or its address (s3://…), of which a copy is read and kept while this process
     lives; whether a driver works on it cannot be seen from there.
     alive: whether a driver works on it, so that trials that have not ended are running; None = see
-    whether one holds the sweep's lock. Files that are damaged are left out, and told in `problems`.
+    whether one holds the sweep's lock.
+    data_dir, table: where its data are now, if they have moved (they are loaded for a calibration,
+    and to see a group's rows). Files that are damaged are left out, and told in `problems`.
     Raises `RunError` for a folder that is no sweep.
     """
     sweep = readable(path).resolve()
@@ -63,6 +70,7 @@ def load_sweep(path: Path | str, *, alive: bool | None = None) -> Results:
     reading = _Reading(sweep, selection, drawn, _recorded(sweep), alive, problems)
     rows = [reading.row(number) for number in range(count)]
     results = _results(sweep, selection, rows, alive, record, problems, drawn, reading.latents)
+    results = replace(results, places={"data_dir": data_dir, "table": table})
     return _with_references(results, problems)
 
 
@@ -81,7 +89,8 @@ def _with_references(results: Results, problems: list[str]) -> Results:
     if not rows:
         return results
     frame = trials_table.arranged(rows, ranking)
-    return replace(results, references=frame.assign(structure=POOLED, pooled=True))
+    results.groups.sweep = replace(results, references=frame.assign(structure=POOLED, pooled=True))
+    return results.groups.sweep
 
 
 @dataclass
@@ -149,12 +158,20 @@ def _params(known: FrozenTrial | None, folder: Path) -> dict[str, Any]:
     return changes[-1].params if changes else known.params if known else {}
 
 
-def load_runs(path: Path | str, metric: str | None = None, mode: str | None = None) -> Results:
+def load_runs(
+    path: Path | str,
+    metric: str | None = None,
+    mode: str | None = None,
+    *,
+    data_dir: Path | None = None,
+    table: Path | None = None,
+) -> Results:
     """Read a folder of single runs, such as `train_one.py` leaves; each is a trial, by its name.
 
     path: the folder, or its address, as for `load_sweep`.
     metric, mode: what runs are ranked by, each at its own chosen epoch (its --select-on); None =
     that --select-on where all runs have the same, else the validation loss.
+    data_dir, table: as for `load_sweep`.
     Raises `RunError` when no run is in it, or it is a sweep (then `load_sweep` is right).
     """
     parent = readable(path).resolve()
@@ -166,7 +183,8 @@ def load_runs(path: Path | str, metric: str | None = None, mode: str | None = No
     folders = sorted(file.parent for file in parent.glob(f"*/{HYPERPARAMS}"))
     if not folders:
         raise RunError(f"{parent}: no run is in it (no folder with a {HYPERPARAMS})")
-    return _of_runs(parent, folders, metric, mode)
+    results = _of_runs(parent, folders, metric, mode)
+    return replace(results, places={"data_dir": data_dir, "table": table})
 
 
 def load_these(*places: Path | str) -> Results:
@@ -290,12 +308,14 @@ def _results(
         if not pd.isna(folder)
     }
     groups = GroupTables(folders, {}, others=frame["trial"].astype(int), tell=problems.append)
-    groups.schemas = _Schemas(groups.folders)
+    groups.schemas = Schemas(groups.folders)
     metric, mode = selection.metric, selection.mode
-    return Results(
+    results = Results(
         *(path, metric, mode, frame, groups, alive, record, problems, drawn),
         latent_names=tuple(dict.fromkeys(latents)),
     )
+    groups.sweep = results
+    return results
 
 
 def _tell_gone(path: Path, frame: pd.DataFrame) -> None:
@@ -320,24 +340,6 @@ def _order(names: list[str]) -> list[str]:
     drawn = sorted(n for n in names if n.startswith(PARAMETER))
     ordered = sorted(measured, key=lambda n: (n.startswith(columns.BEST), n))
     return [*first[:after], *about, *first[after:], *drawn, *ordered]
-
-
-class _Schemas(dict[int, Schema | None]):
-    """The schema of each trial, read when it is asked for; None where it cannot be."""
-
-    def __init__(self, folders: dict[int, Path]) -> None:
-        super().__init__()
-        self.folders = folders
-
-    def __missing__(self, trial: int) -> Schema | None:
-        return self.setdefault(trial, self.read(trial))
-
-    def read(self, trial: int) -> Schema | None:
-        path = self.folders[trial] / SCHEMA
-        try:
-            return Schema.from_json(files.read_json(path), str(path))
-        except HlvnnError:
-            return None
 
 
 def _recorded(sweep: Path) -> dict[int, dict[str, Any]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hlvnn.analysis import canvas
 from hlvnn.analysis.places import find_group
 from hlvnn.columns import BEST_EPOCH, EPOCH, MEASURES, PRIOR_SD, TEST, VAL, WORST_DECILE
+from hlvnn.config import in_place
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import Level, Schema
 from hlvnn.errors import DataError, HlvnnError, RunError
@@ -140,7 +141,7 @@ def one_group(
     if schema.target.kind == "class" and len(rows):
         rows = _named(rows, schema)
         confusion = pd.crosstab(rows["y"], rows["prediction"])
-    rows, pictures = _with_inputs(rows, split, Path(folder), schema, notes)
+    rows, pictures = _with_inputs(results, rows, split, Path(folder), schema, notes)
     posterior = _posterior(results, number, own, gid, notes)
     return OneGroup(
         label=str(own.label(gid)),
@@ -216,13 +217,13 @@ def _named(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 
 def _with_inputs(
-    rows: pd.DataFrame, split: str, folder: Path, schema: Schema, notes: list[str]
+    results: Results, rows: pd.DataFrame, split: str, folder: Path, schema: Schema, notes: list[str]
 ) -> tuple[pd.DataFrame, NDArray[Any] | None]:
     """Add what each row is, where the data can be loaded; return pictures of images, too."""
     if not len(rows):
         return rows, None
     try:
-        data: GroupedDataset = data_of_run(folder, read_config(folder))
+        data: GroupedDataset = data_of_run(folder, in_place(read_config(folder), results.places))
     except HlvnnError as error:
         notes.append(f"what its rows look like is not known: {error}")
         return rows, None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from hlvnn.columns import (
@@ -35,27 +36,24 @@ OVER_GROUPS = {"mean": GROUP_MEAN, WORST_DECILE: WORST_DECILE, "worst": GROUP_WO
 """What `trials` tells of the metric over groups, by its name in `GroupTables.spread`."""
 
 
+INDEX = "sweep.trials.index"
+"""Where the names of single runs stand."""
+
+
 class MovedColumnError(RunError, KeyError):
     """A column was asked of `trials` that stands in another table."""
 
     __str__ = Exception.__str__
 
 
-class Opened(pd.DataFrame):
-    """A dataframe that knows where the columns are which it does not have.
+class _Telling:
+    """What a table and its rows share: they know where the columns are which they do not have."""
 
-    A column that stands elsewhere is never taken for one that there is not: asking for it is a
-    `MovedColumnError` that says where it is. (What is made of it by other means than selecting,
-    sorting and grouping may have forgotten, and raises pandas' own KeyError.)
-    """
-
-    elsewhere: Mapping[str, str] = {}
+    elsewhere: Mapping[str, str]
     """Column → the expression that gives it."""
-    _metadata = ["elsewhere"]  # noqa: RUF012 (pandas looks for a list)
 
-    @property
-    def _constructor(self) -> Callable[..., Opened]:
-        return Opened
+    def _has(self, name: str) -> bool:
+        raise NotImplementedError
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -65,37 +63,97 @@ class Opened(pd.DataFrame):
             raise
         except KeyError as error:
             said = str(error)
-            for name, place in self.elsewhere.items():
-                if name not in self.columns and repr(name) in said:
-                    raise self._moved(name, place) from None
+            for name in self.elsewhere:
+                if not self._has(name) and repr(name) in said:
+                    raise self._moved(name) from None
             raise
 
-    @staticmethod
-    def _moved(name: str, place: str) -> MovedColumnError:
+    def _moved(self, name: str) -> MovedColumnError:
         return MovedColumnError(
-            f"trials has no column {name!r}: it is {place} (the same rows, the same index); "
-            "the whole table, as trials.parquet has it, is sweep.table"
+            f"trials has no column {name!r}: it is {self._place(self.elsewhere[name])}; the whole "
+            "table, as trials.parquet has it, is sweep.table"
         )
+
+    def _place(self, expression: str) -> str:
+        raise NotImplementedError
+
+    def _is_moved(self, key: object) -> bool:
+        return isinstance(key, str) and key in self.elsewhere and not self._has(key)
 
     def __getitem__(self, key: Any) -> Any:
         with self._telling():
-            return super().__getitem__(key)
+            return super().__getitem__(key)  # type: ignore[misc]
 
-    def __getattr__(self, name: str) -> Any:  # type: ignore[misc]
-        if not name.startswith("_") and name in self.elsewhere and name not in self.columns:
-            raise AttributeError(str(self._moved(name, self.elsewhere[name])))
-        return super().__getattr__(name)
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and self._is_moved(name):
+            raise AttributeError(str(self._moved(name)))
+        return super().__getattr__(name)  # type: ignore[misc]
 
     def get(self, key: Any, default: Any = None) -> Any:
         """As pandas', but a column that stands elsewhere is an error and not the default."""
-        if isinstance(key, str) and key not in self.columns and key in self.elsewhere:
-            raise self._moved(key, self.elsewhere[key])
-        return super().get(key, default)
+        if self._is_moved(key):
+            raise self._moved(key)
+        return super().get(key, default)  # type: ignore[misc]
 
     @property
     def loc(self) -> Any:
         """As pandas'."""
-        return _Loc(self, super().loc)
+        return _Loc(self, super().loc)  # type: ignore[misc]
+
+
+class Row(_Telling, pd.Series):  # type: ignore[misc]
+    """A row of `Opened`: of a column that stands elsewhere it says where, for this row."""
+
+    elsewhere: Mapping[str, str] = {}
+    _metadata = ["_name", "elsewhere"]  # noqa: RUF012 (pandas looks for a list)
+
+    @property
+    def _constructor(self) -> Callable[..., pd.Series[Any]]:
+        return pd.Series  # what is made of a row is none
+
+    def _has(self, name: str) -> bool:
+        return name in self.index
+
+    def _place(self, expression: str) -> str:
+        if expression == INDEX:
+            return f"the row's own name, {self.name!r}"
+        label = self.name.item() if isinstance(self.name, np.generic) else self.name
+        return f"{expression}.loc[{label!r}]"
+
+
+class Opened(_Telling, pd.DataFrame):  # type: ignore[misc]
+    """A dataframe that knows where the columns are which it does not have, as do its rows.
+
+    A column that stands elsewhere is never taken for one that there is not: asking for it is a
+    `MovedColumnError` that says where it is. (What is made of it by other means than selecting,
+    sorting and grouping may have forgotten, and raises pandas' own KeyError.)
+    """
+
+    elsewhere: Mapping[str, str] = {}
+    _metadata = ["elsewhere"]  # noqa: RUF012 (pandas looks for a list)
+
+    @property
+    def _constructor(self) -> Callable[..., Opened]:
+        return Opened
+
+    @property
+    def _constructor_sliced(self) -> Callable[..., pd.Series[Any]]:
+        return self._sliced
+
+    def _sliced(self, *args: Any, **kwargs: Any) -> pd.Series[Any]:
+        """Return a column as pandas has it, and a row as one that tells what is elsewhere."""
+        made: pd.Series[Any] = pd.Series(*args, **kwargs)
+        if not made.index.is_(self.columns):
+            return made
+        row = Row(made)
+        row.elsewhere = self.elsewhere
+        return row
+
+    def _has(self, name: str) -> bool:
+        return name in self.columns
+
+    def _place(self, expression: str) -> str:
+        return f"{expression} (the same rows, the same index)"
 
     def sort_values(self, *args: Any, **kwargs: Any) -> Any:
         """As pandas'."""
@@ -116,7 +174,7 @@ class Opened(pd.DataFrame):
 class _Loc:
     """`Opened.loc`: pandas' own, told where a column is that is missing."""
 
-    def __init__(self, frame: Opened, own: Any) -> None:
+    def __init__(self, frame: _Telling, own: Any) -> None:
         self._frame, self._own = frame, own
 
     def __getitem__(self, key: Any) -> Any:
@@ -181,8 +239,6 @@ def opened(
     for name in map(str, whole):
         table, new = place_of(name, has_names)
         if name not in frame:
-            elsewhere[name] = (
-                "sweep.trials.index" if table == "index" else f"sweep.{table}[{new!r}]"
-            )
+            elsewhere[name] = INDEX if table == "index" else f"sweep.{table}[{new!r}]"
     frame.elsewhere = elsewhere
     return frame

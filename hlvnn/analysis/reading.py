@@ -9,10 +9,11 @@ import pandas as pd
 from hlvnn import files
 from hlvnn.columns import DIVERGED, EXACT, STOPPED_EARLY
 from hlvnn.config import validated
+from hlvnn.data.schema import Schema
 from hlvnn.errors import HlvnnError, RunError
 from hlvnn.records import outcomes, run_folder
 from hlvnn.records.outcomes import Outcome, Status
-from hlvnn.records.run_folder import METRICS, RESULT
+from hlvnn.records.run_folder import METRICS, RESULT, SCHEMA
 from hlvnn.words import Settings
 
 
@@ -74,3 +75,21 @@ def _outcome_of_run(folder: Path, number: int, problems: list[str]) -> Outcome:
     reason = "ended by its own --patience" if early else ""
     status = Status.DIVERGED if diverged else Status.COMPLETED
     return Outcome(trial=number, status=status, reason=reason)
+
+
+class Schemas(dict[int, Schema | None]):
+    """The schema of each trial, read when it is asked for; None where it cannot be."""
+
+    def __init__(self, folders: dict[int, Path]) -> None:
+        super().__init__()
+        self.folders = folders
+
+    def __missing__(self, trial: int) -> Schema | None:
+        return self.setdefault(trial, self.read(trial))
+
+    def read(self, trial: int) -> Schema | None:
+        path = self.folders[trial] / SCHEMA
+        try:
+            return Schema.from_json(files.read_json(path), str(path))
+        except HlvnnError:
+            return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import optuna
 import pandas as pd
 
 from hlvnn import columns
-from hlvnn.analysis import described, export
+from hlvnn.analysis import described, export, searched
 from hlvnn.analysis.group_tables import GroupTables
 from hlvnn.analysis.latent_tables import best_run, calibration_table, check_data, latent_table
 from hlvnn.analysis.one_group import OneGroup, one_group
@@ -30,6 +30,7 @@ from hlvnn.analysis.opened import (
 )
 from hlvnn.analysis.reading import read_metrics
 from hlvnn.columns import BEST_EPOCH, DATA_HASH, best_of, measure_of
+from hlvnn.config import in_place
 from hlvnn.errors import RunError
 from hlvnn.records import trials_table
 from hlvnn.records.journal import Drawn
@@ -37,7 +38,6 @@ from hlvnn.records.outcomes import PLACED, Status
 from hlvnn.records.run_folder import Run
 from hlvnn.records.schedulers import SCHEDULERS, Halving, Scheduler
 from hlvnn.records.sweep_folder import Record
-from hlvnn.search_space import quieting_optuna
 from hlvnn.selection import Selection
 
 SHOWN = 5
@@ -98,6 +98,9 @@ class Results:
     """The pooled references (`--pooled-reference`), a row each in the columns of `table` with
     `winner`, the trial each is compared with, and `source`, whose settings it has. They are no
     trials: their numbers are −1, −2, …, and no ranking has them."""
+
+    places: dict[str, Path | None] = field(default_factory=dict)
+    """Where the data are now, of those that have moved: by the setting's name."""
 
     def __repr__(self) -> str:
         counts = self.table["status"].value_counts().items()
@@ -310,7 +313,8 @@ class Results:
 
     def run(self, trial: int | None = None) -> Run:
         """Rebuild a trial's model with its best weights; None = the best trial."""
-        return best_run(self._folder(trial))
+        run = best_run(self._folder(trial))
+        return replace(run, config=in_place(run.config, self.places))
 
     def latents(self, trial: int | None = None) -> pd.DataFrame:
         """Return the posteriors of a trial's groups: a row per group, latent and coordinate.
@@ -350,20 +354,8 @@ class Results:
     @cached_property
     def study(self) -> optuna.Study:
         """The trials that have a place, as an Optuna study whose value is the best metric."""
-        minimise = self.mode == "min"
-        with quieting_optuna():
-            study = optuna.create_study(direction="minimize" if minimise else "maximize")
-        for number, value in zip(
-            self.placed["trial"], self.placed.get(best_of(self.metric), ()), strict=False
-        ):
-            known = self.drawn.optuna.get(int(number))
-            if known is not None and np.isfinite(value):
-                study.add_trial(
-                    optuna.create_trial(
-                        params=known.params, distributions=known.distributions, value=float(value)
-                    )
-                )
-        return study
+        values = self.placed.get(best_of(self.metric), pd.Series(dtype=float))
+        return searched.study_of(self.drawn, self.placed["trial"], values, self.mode)
 
     @property
     def scheduler(self) -> Scheduler | None:

@@ -15,13 +15,13 @@ from pydantic import Field
 from hlvnn.analysis.loading import load_runs, load_sweep
 from hlvnn.analysis.report import REPORT, findings, headless, write_report
 from hlvnn.analysis.report.comparing import plural
+from hlvnn.commands.run_options import PlacesOptions
 from hlvnn.errors import RunError
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, is_address, readable, shown_path
-from hlvnn.strict import Config
 
 
-class ReportOptions(Config):
+class ReportOptions(PlacesOptions):
     """Write the report of a sweep, or of a folder of single runs: one HTML file, to open anywhere.
 
     A sweep writes it itself when it ends. While it runs, or after it was killed, this does.
@@ -37,6 +37,9 @@ class ReportOptions(Config):
     --select-on that they have in common. A sweep has its own."""
     mode: Literal["min", "max"] | None = None
     """With --metric: whether it is better when it is low (min) or high (max)."""
+    group_table: Path | None = None
+    """CSV or Parquet file of what groups are like (site, age, anything), for runs that were told
+    none, or another; as --group-table of train_one.py."""
     num_samples: int = Field(20, gt=0)
     """Draws of z averaged in a prediction, for the calibration."""
 
@@ -51,11 +54,18 @@ def main(args: Sequence[str]) -> int:
     folder = readable(command.path)
     if not folder.is_dir():
         raise RunError(f"{command.path}: no such folder; give that of a sweep")
+    command.check_places()
+    data_dir, table = command.data_dir, command.table
     headless()
     if (folder / SWEEP).exists():
-        results = load_sweep(folder)
+        results = load_sweep(folder, data_dir=data_dir, table=table)
     else:
-        results = load_runs(folder, command.metric, command.mode)
+        by = command.metric, command.mode
+        results = load_runs(folder, *by, data_dir=data_dir, table=table)
+    if command.group_table is not None:
+        taken = results.groups.take_attributes(command.group_table)
+        if (schema := results.groups.schema) is not None:
+            print("\n".join(taken.told(schema)))
     out = command.out or (Path(REPORT) if is_address(command.path) else None)
     path = write_report(results, out, num_samples=command.num_samples)
     print(f"{plural(len(results.table), 'trial')}: {findings.counts(results)}")

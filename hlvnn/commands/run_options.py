@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from hlvnn.config import DATA_PLACES
+from hlvnn.config import DATA_PLACES, in_place
 from hlvnn.errors import RunError
 from hlvnn.records.run_folder import Run, load_run
 from hlvnn.storage import Place, is_address
@@ -18,17 +18,32 @@ FIGURES = "figures"
 """Folder in a run's folder for what these commands write."""
 
 
-class RunOptions(Config):
+class PlacesOptions(Config):
+    """Where data are that have moved."""
+
+    data_dir: Path | None = None
+    """Where the folder of arrays is now, if it has moved; none given = where it was."""
+    table: Path | None = None
+    """Where the table is now, if it has moved; none given = where it was."""
+
+    def check_places(self) -> None:
+        """Raise `RunError` where one of them is not there."""
+        for name in DATA_PLACES:
+            place: Path | None = getattr(self, name)
+            if place is not None and not place.exists():
+                raise RunError(
+                    f"--{name.replace('_', '-')} {place}: there is nothing; say where the data are "
+                    "now, or leave it out"
+                )
+
+
+class RunOptions(PlacesOptions):
     """What every command that opens a run can be told."""
 
     run: tyro.conf.Positional[Place]
     """Folder of a run or of a sweep's trial, or its address (s3://…)."""
     weights: Literal["best", "last"] = "best"
     """Weights of the chosen epoch (by a sweep's METRIC, a run's --select-on), or of the last."""
-    data_dir: Path | None = None
-    """Where the run's folder of arrays is now, if it has moved; none given = where it was."""
-    table: Path | None = None
-    """Where the run's table is now, if it has moved; none given = where it was."""
     out: Path | None = None
     """Where to write: OUT.png and OUT.csv; none given = figures/ in the run's folder, or here for
     an address."""
@@ -36,10 +51,9 @@ class RunOptions(Config):
     def open(self) -> Run:
         """Read the run back."""
         run = load_run(self.run, self.weights)
-        given = {name: getattr(self, name) for name in DATA_PLACES}
-        moved = {name: place for name, place in given.items() if place is not None}
-        data = run.config.data.model_copy(update=moved)
-        return replace(run, config=run.config.model_copy(update={"data": data}))
+        self.check_places()
+        places = {name: getattr(self, name) for name in DATA_PLACES}
+        return replace(run, config=in_place(run.config, places))
 
     def target(self, name: str) -> Path:
         """Return OUT, or a path made of `name`; its folder is made.

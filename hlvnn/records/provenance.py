@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hlvnn.config import NOT_REPEATED, RunConfig, flatten
+from hlvnn.files import read_json, write_json
 from hlvnn.words import text
 
 CODE = "code"
@@ -17,6 +18,8 @@ CODE = "code"
 was in no git work tree."""
 ORIGIN = "origin"
 """Key of hyperparams.json: "from trial X, changed: …", of a run repeated by --from-trial."""
+SENT = "sent.json"
+"""Beside the code that a cluster's workers are sent: its state where it came from."""
 SECONDS = 10.0
 """How long git is waited for."""
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -26,9 +29,13 @@ PACKAGE = Path(__file__).resolve().parent.parent
 def code_state(package: Path = PACKAGE) -> dict[str, Any] | None:
     """Return the commit of the package's code, and whether its files differ from it.
 
-    dirty: files of the package were changed, added or removed since the commit. None where the code
-    is no part of a git work tree (it is installed, or was sent to a node), or git is not there.
+    dirty: files of the package were changed, added or removed since the commit. Code that was sent
+    to a node is what it was there, at that time. None where the code is no part of a git work tree
+    (it is installed), or git is not there.
     """
+    if (package / SENT).exists():
+        known: dict[str, Any] = read_json(package / SENT)
+        return known
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None  # a work tree around an installed package is that of something else
     commit = _git(package, "rev-parse", "HEAD")
@@ -36,6 +43,12 @@ def code_state(package: Path = PACKAGE) -> dict[str, Any] | None:
     if not commit or changed is None:
         return None
     return {"commit": commit, "dirty": bool(changed)}
+
+
+def write_sent(package: Path, copy: Path) -> None:
+    """Write the state of a package's code into a copy of it that goes elsewhere, if it is known."""
+    if known := code_state(package):
+        write_json(copy / SENT, known)
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a cluster's workers are sent: this working tree's Python files, and nothing else."""
+"""What a cluster's workers are sent: this working tree's Python files, and their commit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDERS = ("hlvnn", "search_spaces")
+from hlvnn.records import provenance
+
+PACKAGE = "hlvnn"
+FOLDERS = (PACKAGE, "search_spaces")
 """The folders of the working tree that are sent."""
 SUFFIXES = (".py", ".typed")
 """The files of them that are sent. Data, results, checkpoints and keys have other names."""
@@ -38,11 +41,13 @@ def sent_files(root: Path) -> list[Path]:
 def staging(root: Path) -> Iterator[Path]:
     """Copy the files that are sent into a folder of their own, which is gone afterwards.
 
-    Ray packs a folder as it stands, less what a .gitignore in it names: there must be none.
+    Beside them stands their commit, which workers would not know: theirs is no git work tree. Ray
+    packs a folder as it stands, less what a .gitignore in it names: there must be none.
     """
     with tempfile.TemporaryDirectory(prefix="hlvnn-code-") as folder:
         for path in sent_files(root):
             copy = Path(folder, path)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / path, copy)
+        provenance.write_sent(root / PACKAGE, Path(folder, PACKAGE))
         yield Path(folder)

@@ -44,16 +44,25 @@ class Step:
     """The parameters' moves: optimisers, schedules, and what is held when.
 
     bound: what is maximised in the ELBO's place, if anything. per_epoch: steps of an epoch.
+    turns_at: epochs after which others follow, if not 0 (see `turning`). table_lr: see `TABLE_LR`.
     """
 
     def __init__(
-        self, model: HierarchicalModel, config: TrainConfig, bound: Bound | None, per_epoch: int
+        self,
+        model: HierarchicalModel,
+        config: TrainConfig,
+        bound: Bound | None,
+        per_epoch: int,
+        turns_at: int = 0,
+        table_lr: float = TABLE_LR,
     ) -> None:
+        self.table_lr = 1.0 if per_epoch == 1 else table_lr
         self.model, self.config, self.bound, self.per_epoch = model, config, bound, per_epoch
         self.total = config.num_epochs * per_epoch
         self.ended_at = config.ended_at * per_epoch  # where the run was to end at first
         self.warm_steps = config.prior_warmup * (self.ended_at or self.total)
-        own_total = self.ended_at or self.total
+        self.turns_at = turns_at * per_epoch
+        own_total = self.turns_at or self.ended_at or self.total
         is_bound = bound is not None
         self.own = GroupSteps(model, per_epoch, self.warm_steps, own_total, bound=is_bound)
         if self.own.waiting:
@@ -104,7 +113,7 @@ class Step:
     def _table_lr(self, latent: Latent) -> float:
         if not latent.posterior.random:
             return self.config.embedding_lr
-        return 1.0 if self.per_epoch == 1 else TABLE_LR
+        return self.table_lr
 
     def is_warming(self, number: int) -> bool:
         """Return whether learned priors are held at the fit's step `number` (from 0)."""
@@ -145,7 +154,8 @@ class Step:
         """Return how far groups, priors and the noise go at the fit's step `number` (from 0)."""
         done = number / self.per_epoch
         first = number < (self.ended_at or self.total)
-        return pace(self.progress(number), done, self.own.passes, held=first)
+        progress = number / self.turns_at if self.turns_at else self.progress(number)
+        return pace(progress, done, self.own.passes, held=first)
 
     def start_if_due(self, number: int) -> None:
         """Let the latents begin that have waited, when it is the fit's step `number` (from 0)."""

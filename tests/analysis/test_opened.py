@@ -105,6 +105,41 @@ def test_a_column_that_stands_elsewhere_is_one_error_that_says_where(
     assert len(eval(place, {"sweep": swept})) == len(swept.trials)
 
 
+OF_ROW: dict[str, Callable[[pd.DataFrame], object]] = {
+    "loc": lambda trials: trials.loc[3]["lr"],
+    "iloc": lambda trials: trials.iloc[3]["lr"],
+    "iterrows": lambda trials: [row for _, row in trials.iterrows()][3]["lr"],
+    "get": lambda trials: trials.loc[3].get("lr"),
+    "row's loc": lambda trials: trials.loc[3].loc[["trial", "lr"]],
+    "several": lambda trials: trials.loc[3][["trial", "lr"]],
+    "attribute": lambda trials: trials.loc[3].lr,
+    "apply": lambda trials: trials.iloc[3:4].apply(lambda row: row["lr"], axis="columns"),
+    "of sorted rows": lambda trials: trials.sort_values("trial").iloc[3]["lr"],
+}
+
+
+@pytest.mark.parametrize("asked", OF_ROW)
+def test_a_row_says_where_a_column_of_it_stands(swept: Results, asked: str) -> None:
+    with pytest.raises((MovedColumnError, AttributeError)) as raised:
+        OF_ROW[asked](swept.trials)
+    place = "sweep.settings['lr'].loc[3]"
+    assert f"trials has no column 'lr': it is {place};" in str(raised.value)
+    assert eval(place, {"sweep": swept}) == swept.row(3)["lr"]
+
+
+def test_rows_and_columns_are_else_as_pandas_has_them(swept: Results) -> None:
+    row = swept.trials.loc[1]
+    assert row["status"] == row.status == "completed"
+    assert row.name == 1
+    assert type(swept.trials["status"]) is type(row.dropna()) is pd.Series
+    with pytest.raises(KeyError, match="nothing"):
+        row["nothing"]
+    assert row.get("nothing", 3) == 3
+    assert row.to_dict() == swept.trials.iloc[1].to_dict() == {**row}
+    assert swept.trials.isna().sum()["trial"] == 0
+    assert pd.DataFrame([row])["trial"].tolist() == [1]
+
+
 def test_the_error_is_ours_and_pandas_and_others_stay_as_they_are(swept: Results) -> None:
     assert issubclass(MovedColumnError, RunError)
     with pytest.raises(KeyError, match="nothing"):
@@ -140,6 +175,10 @@ def test_single_runs_are_known_by_their_names(small_sweep: Path, tmp_path: Path)
     assert runs.settings.loc["pooled", "latent_config"] == "none"
     with pytest.raises(MovedColumnError, match=r"it is sweep\.trials\.index"):
         runs.trials["name"]
+    with pytest.raises(MovedColumnError, match="it is the row's own name, 'latents'"):
+        runs.trials.iloc[0]["name"]
+    with pytest.raises(MovedColumnError, match=r"settings\['lr'\]\.loc\['pooled'\]"):
+        runs.trials.loc["pooled"]["lr"]
 
 
 def test_files_on_disk_are_as_they_were(swept: Results) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pandas as pd
 import pytest
 
 from hlvnn import load_run
-from hlvnn.analysis import load_sweep
+from hlvnn.analysis import load_runs, load_sweep
+from hlvnn.analysis.report import REPORT
 from hlvnn.config import DataConfig
 from hlvnn.data import data_of
 from hlvnn.records.run_folder import (
@@ -116,6 +118,18 @@ def test_data_that_moved_are_given_and_known_by_their_hash(
     assert analysis("calibration", run).code == 2
     ended = analysis("calibration", run, "--table", moved)
     assert ended.code == 0, ended.err
+    ended = analysis(run.parent)
+    assert ended.code == 0, ended.err
+    assert "give the table&#39;s path with --table" in (run.parent / REPORT).read_text()
+    ended = analysis(run.parent, "--table", moved)
+    assert ended.code == 0, ended.err
+    page = html.unescape((run.parent / REPORT).read_text())
+    assert "give the table's path" not in page
+    assert f"--from-trial {run.relative_to(Path.cwd())} --table moved.csv" in page
+    assert 'load_runs("a/wards", table="moved.csv")' in page
+    assert "there is nothing" in analysis(run.parent, "--table", table).err
+    rows = load_runs(run.parent, table=moved).group("3").rows
+    assert rows["input"].str.startswith("x=").all()
     ended = train_one("--from-trial", run, "--table", moved, "--name", "again")
     assert ended.code == 0, ended.err
     ended = train_one("--resume", run, "--table", moved)

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 
 import hlvnn
 from hlvnn.analysis import load_runs
+from hlvnn.analysis.report.tables import leaderboard
 from hlvnn.columns import TWO_CLASSES
 from hlvnn.commands import train_one
 from hlvnn.inference import two_classes
@@ -123,7 +124,13 @@ def test_groups_of_one_class_are_counted_and_said(run: Path) -> None:
     both = int(metrics["val_groups_of_both"].iloc[0])
     assert both <= 9
     assert f"val: {12 - both} of 12 ward have rows of one class only: no AUC" in log
-    groups = load_runs(run.parent).groups
+    runs = load_runs(run.parent)
+    groups = runs.groups
+    titles = [title for title, _ in leaderboard(runs).columns]
+    assert "test AUC" in titles
+    described = runs.describe()
+    (meaning,) = described.loc[described["column"] == "val_group_auc", "meaning"].unique()
+    assert meaning.startswith("mean of AUC over the groups with rows of both")
     assert set(TWO_CLASSES) <= set(groups.measures)
     spread = groups.spread(measure="auc")
     assert spread["groups"].unique().tolist() == [both]

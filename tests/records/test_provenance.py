@@ -12,6 +12,7 @@ import pytest
 
 from hlvnn.records.provenance import PACKAGE, code_state
 from hlvnn.records.run_folder import HYPERPARAMS
+from hlvnn.sweep import shipping
 from tests.conftest import Ended
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
@@ -50,6 +51,26 @@ def test_the_commit_is_kept_and_whether_the_code_was_changed(
     monkeypatch.setenv("PATH", "")
     code_state.cache_clear()
     assert code_state(package) is None
+    code_state.cache_clear()
+
+
+@needs_git
+def test_code_that_is_sent_to_workers_knows_its_commit_there(tmp_path: Path) -> None:
+    package = tmp_path / "hlvnn"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    with shipping.staging(tmp_path) as sent:
+        code_state.cache_clear()
+        assert code_state(sent / "hlvnn") is None  # not known here, so not there either
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "hlvnn")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    (package / "new.py").write_text("")
+    code_state.cache_clear()
+    with shipping.staging(tmp_path) as sent:
+        code_state.cache_clear()
+        commit = git(tmp_path, "rev-parse", "HEAD")
+        assert code_state(sent / "hlvnn") == {"commit": commit, "dirty": True}
     code_state.cache_clear()
 
 

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from hlvnn import search_space
 from hlvnn.analysis.loading import load_sweep
-from hlvnn.analysis.report import findings, tables
+from hlvnn.analysis.report import attributes, findings, tables
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
 from hlvnn.columns import best_of
@@ -93,6 +93,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
         groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
+        attributes=attributes.table(measured.by_attribute),
         sections=drawn,
         next_steps=findings.next_steps(results, measured.evidence),
         all_trials=tables.all_trials(results),
@@ -133,10 +134,12 @@ def commands(results: Results) -> list[tuple[str, str]]:
     if pd.isna(results.row(best)["folder"]):
         return []  # it is gone: what there was to repeat is told among the problems
     path = results.path / str(results.row(best)["name"])
-    folder = typed(path)
+    again = f"python train_one.py --from-trial {typed(path)}"
+    for name, place in results.places.items():
+        again += "" if place is None else f" --{name.replace('_', '-')} {typed(place)}"
     return [
-        ("Train it again, exactly:", f"python train_one.py --from-trial {folder}"),
-        ("The same with another seed:", f"python train_one.py --from-trial {folder} --seed 1"),
+        ("Train it again, exactly:", again),
+        ("The same with another seed:", f"{again} --seed 1"),
         ("Take its model, with the weights of its best epoch:", _loaded(path)),
     ]
 
@@ -154,9 +157,12 @@ def in_quotes(text: str) -> str:
 def in_python(results: Results) -> str:
     """Return how to read the sweep in Python."""
     load = "load_sweep" if results.record is not None else "load_runs"
+    places = [in_quotes(shown_path(results.path))]
+    given = {name: place for name, place in results.places.items() if place is not None}
+    places += [f"{name}={in_quotes(shown_path(place))}" for name, place in given.items()]
     return (
         "import hlvnn.analysis\n"
-        f"sweep = hlvnn.analysis.{load}({in_quotes(shown_path(results.path))})\n"
+        f"sweep = hlvnn.analysis.{load}({', '.join(places)})\n"
         "sweep.trials, sweep.epochs, sweep.best(10), sweep.latents(), "
         "sweep.groups.read(trials=[sweep.best_trial], labels=True)"
     )

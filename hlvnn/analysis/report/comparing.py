@@ -9,8 +9,8 @@ import pandas as pd
 
 from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.gains import Summary
-from hlvnn.analysis.group_tables import WORST
 from hlvnn.analysis.pairs import Fair, RowTest
+from hlvnn.analysis.spreads import WORST
 from hlvnn.columns import BETTER_HIGH, best_of
 from hlvnn.records.outcomes import Status
 from hlvnn.words import number
