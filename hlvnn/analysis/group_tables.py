@@ -268,9 +268,10 @@ class GroupTables:
     ) -> pd.DataFrame:
         """Return how the groups fare, a row per trial and epoch; trials are read one by one.
 
-        Columns trial, epoch, groups (their number), mean, worst, worst_decile (mean of the weakest
-        tenth of groups), p10, p25, p50, p75, p90 and best. p10 is always the weak end: for `mse`
-        and `loss` it is the 90th percentile. level: None = the lowest.
+        Columns trial, epoch, groups (their number, without those that lack the measure), mean,
+        worst, worst_decile (mean of the weakest tenth of groups), p10, p25, p50, p75, p90 and best.
+        p10 is always the weak end: for `mse` and `loss` it is the 90th percentile. level: None =
+        the lowest.
         """
         measure = measure or self.main_measure
         level = level or self.lowest_level
@@ -298,7 +299,7 @@ class GroupTables:
             wanted = ["trial", "epoch", measure]
             frame = self._read(wanted, self._dataset(files), names, split, False)
             for trial, part in frame.groupby("trial", sort=True):
-                rows[int(str(trial))] = next(spreads(part, measure))
+                rows[int(str(trial))] = next(spreads(part, measure), {})
         columns = ["epoch", "groups", "mean", "worst", WORST_DECILE, *QUANTILES, "best"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 

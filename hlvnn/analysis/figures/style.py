@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hlvnn.analysis.plain_figure import PlainFigure
-from hlvnn.columns import MEASURES, TEST, TRAIN, VAL
+from hlvnn.columns import MEASURES, TEST, TRAIN, TWO_CLASSES, VAL, over_groups
 from hlvnn.records.outcomes import Status
 
 SIZE = (4.6, 3.3)
@@ -36,6 +36,7 @@ HUES = {
 Look = dict[str, Any]
 """Keywords of a matplotlib call."""
 WORDS = {name: measure.title for name, measure in MEASURES.items() if name != "nll"}
+WORDS |= {over_groups(name): f"{MEASURES[name].title}, mean over groups" for name in TWO_CLASSES}
 SPLITS = {VAL: "validation", TEST: "test", TRAIN: "training"}
 
 

@@ -23,6 +23,7 @@ from hlvnn.columns import (
     PARAMETER,
     RAN_ON,
     TEST_ACC,
+    TEST_AUC,
     TEST_MSE,
     VAL_GROUP_P10,
     VAL_GROUP_WORST,
@@ -111,7 +112,7 @@ def leaderboard(results: Results) -> Table:
         VAL_GROUP_WORST: "worst group",
         test_column(metric): said(test_column(metric)),
     }
-    for name in (TEST_ACC, TEST_MSE):
+    for name in (TEST_ACC, TEST_AUC, TEST_MSE):
         measured.setdefault(name, said(name))
     best = results.placed.head(TOP)
     measured = {name: word for name, word in measured.items() if best_of(name) in best}
