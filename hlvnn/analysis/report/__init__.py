@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from hlvnn import search_space
 from hlvnn.analysis.loading import load_sweep
-from hlvnn.analysis.report import findings, tables
+from hlvnn.analysis.report import findings, levels, tables, verdict
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
 from hlvnn.columns import best_of
@@ -30,6 +30,7 @@ from hlvnn.storage import shown_path, typed
 REPORT = "report.html"
 """The page, in the sweep's folder."""
 HERE = Path(__file__).parent
+STYLES = ("page.css", "verdict.css")
 WORDS = [
     ("trial", "one training run with one drawn configuration; a sweep is many"),
     ("group", "whose rows share latents: a writer, a character, a hospital"),
@@ -66,7 +67,8 @@ def of_ended_sweep(sweep: Path) -> Path:
 def page(results: Results, *, num_samples: int = 20) -> str:
     """Return the report of a sweep as HTML."""
     measured = Measured(results, num_samples)
-    drawn = sections(measured)
+    drawn = levels.among(measured, sections(measured))
+    problems = list(dict.fromkeys([*results.problems, *measured.faults]))
     record = results.record
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -81,7 +83,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
     gains = measured.gains
     return environment.get_template("page.html").render(
         results=results,
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in STYLES)),
         js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         description=record.description if record is not None else "",
         about=[paragraph for paragraph in about if paragraph],
@@ -89,7 +91,8 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         chosen_on=findings.chosen_on(results),
         has_test=best_of(findings.test_column(results.metric)) in results.table,
         short=findings.in_short(results, measured.evidence),
-        problems=list(dict.fromkeys([*results.problems, *measured.faults])),
+        problems=problems,
+        verdict=verdict.first_screen(measured, len(problems)),
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
         groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
