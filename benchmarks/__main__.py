@@ -60,7 +60,7 @@ SCRIPTS = (
     Script("sweep_scale", "--trials 60"),
     Script("search_efficiency"),
     Script("memory", "--rows 40000"),
-    Script("analysis", "--trials 50 --epochs 10"),
+    Script("analysis", "--trials 50 --epochs 10 --rounds 1"),
     Script("insteval", reads="data/grouped/InstEval.csv.gz"),
     Script("seven_models", study=True),
     Script("calibration", study=True),

@@ -105,12 +105,31 @@ OTHERS = {
     "label": Told("what the group is called in the data"),
     "split": Told("val or test"),
     "n": Told("rows of the group in the split", "rows"),
+    "rows": Told("training rows of the group", "rows"),
     "row": Told("place of the row in its split, from 0"),
     "y": Told("the target: a class's index, or a value", "target's unit"),
     "prediction": Told("what was predicted: a class's index, or a value", "target's unit"),
     "log_prob": Told("log of the predictive probability (density) of y", "nats"),
 }
 """Columns of tables that no constant here names."""
+OF_EFFECTS = {
+    "value": Told("value of the setting"),
+    "trials": Told("trials with it that are compared"),
+    "n": Told("rows of the group that were scored, in all splits", "rows"),
+    "raw": Told("gain as measured, mean over the trials of the value", "measure's unit"),
+    "gain": Told(
+        "true gain over the reference, positive is better: of the setting its mean over groups, of "
+        "a group shrunk to that mean",
+        "measure's unit",
+    ),
+    "error": Told("standard error of the mean gain, over groups and over trials", "measure's unit"),
+    "low": Told("lower end of the gain's interval of 95 %", "measure's unit"),
+    "high": Told("upper end of the gain's interval of 95 %", "measure's unit"),
+    "sd": Told("SD of the groups' true gains", "measure's unit"),
+    "sd_low": Told("lower end of its interval of 95 %, 0 where it may be none", "measure's unit"),
+    "sd_high": Told("upper end of its interval of 95 %", "measure's unit"),
+}
+"""Columns of `groups.effects`."""
 UNITS = {
     SECONDS: "s",
     ROWS_PER_SECOND: "rows/s",

@@ -105,6 +105,11 @@ class DataConfig(Config):
     """Decimal mark of a CSV file's numbers."""
     encoding: str = "utf-8"
     """Encoding of a CSV file."""
+    group_table: Path | None = None
+    """CSV or Parquet file that says what groups are like (site, age, anything), a row per group, to
+    read results by: nothing is trained on it. The column that is called as a group level holds the
+    labels, the others are attributes; with several levels it is the lowest that has a column, or
+    columns called level and label say which group each row is."""
     x_kind: Literal["image", "channels-last", "tokens", "features"] | None = None
     """What x of a folder of arrays is: images [N, H, W] or [N, C, H, W], images [N, H, W, C], rows
     of tokens, or features; None tells it from shape and type, and says so."""
@@ -318,11 +323,14 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 DATA_PLACES = ("data_dir", "table")
 """Settings that say where data are. They may move; what they are is known by their hash."""
+PLACES = (*DATA_PLACES, "group_table")
+"""Settings that say where files are, that of what groups are like among them: nothing that is
+computed depends on them."""
 DATA_PARTS = ("only_groups", "limit_rows", "overfit")
 """Settings that take a part of the data, as it was loaded and split."""
 NOT_REPEATED = (
     *("results_dir", "testing", "debug", "print_freq", "tensorboard", "keep_predictions"),
-    "grad_norms",
+    *("grad_norms", "profile"),
 )
 """Settings that say what is shown and where it goes: no part of how to repeat a run."""
 

@@ -26,7 +26,7 @@ class TrainConfig(Config):
     """What is maximised: the evidence lower bound, or the importance-weighted bound of
     --num-samples draws (20 to 50, say) by doubly reparameterised gradients. The latter's batches
     hold whole blocks of groups (a top-level group with all within it; where levels cross,
-    everything), about --batch-size rows on average."""
+    everything), about --batch-size rows on average. Its first epochs maximise the ELBO."""
     lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     """Shape of the learning rate over the run; cosine and one_cycle decay to zero."""
     ended_at: int = Field(0, ge=0)
@@ -90,6 +90,10 @@ class TrainConfig(Config):
     grad_norms: bool = False
     """Measure norms of gradients by part (network, loadings, posteriors, priors) and a step's size
     against the weights, in metrics.csv; steps are slower, and not recorded as CUDA graphs."""
+    profile: bool = False
+    """Time 20 steps after a few warm ones, and an evaluation, by torch's profiler: a table by stage
+    (profile.csv) and a trace for ui.perfetto.dev (trace.json) in the run's folder, after the first
+    evaluated epoch. Steps are not recorded as CUDA graphs then."""
     debug: bool = False
     """Anomaly detection, deterministic kernels, first batch's shapes, errors with tracebacks."""
 

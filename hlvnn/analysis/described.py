@@ -30,6 +30,7 @@ from hlvnn.columns import (
     KNOWN,
     MEASURES,
     NEW,
+    OF_EFFECTS,
     OTHERS,
     PARAMETER,
     ROWS_PER_SECOND,
@@ -44,6 +45,7 @@ from hlvnn.columns import (
 )
 from hlvnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig, flat_settings
 from hlvnn.gone import GONE
+from hlvnn.records.group_file import GROUPS
 from hlvnn.records.outcomes import Outcome
 from hlvnn.records.trials_table import PARETO
 
@@ -53,6 +55,8 @@ OF_SPLIT = {
     columns.TEST: "on test rows",
     columns.TRAIN: "on training rows",
 }
+EFFECTS = "effects"
+"""The tables of `groups.effects`."""
 OF_GROUPS = "of the metric at the chosen epoch, over the lowest level's groups on validation rows"
 """What `group_mean` and its like are of in `trials`."""
 ANY_BEST = f"{BEST}…"
@@ -120,6 +124,8 @@ def of_column(name: str, table: str) -> Told | None:
     """Return what a column means in a table; None where nothing says it."""
     if table == SETTINGS:
         return setting(name)
+    if table == EFFECTS and name in OF_EFFECTS:
+        return OF_EFFECTS[name]
     if table in (TRIALS, ABOUT):
         if name in OVER_GROUPS.values():
             said = {"mean": "mean", "worst": "the weakest group's value"}
@@ -181,6 +187,8 @@ def page() -> str:
         ABOUT: about,
         "epochs": of_epochs,
         "groups": ["trial", EPOCH, "level", "gid", "split", "n", *measures],
+        GROUPS: ["level", "gid", "label", "rows"],
+        EFFECTS: [*OF_EFFECTS],
         "predictions": ["split", "row", "y", "prediction", "log_prob"],
     }
     titles = {
@@ -194,6 +202,14 @@ def page() -> str:
         ),
         "groups": "`sweep.groups.read()`: a row per trial, epoch, level, group and split "
         "(`training_stats/epoch_….parquet`)",
+        GROUPS: (
+            "`groups.parquet`: a row per group of a run, with the attributes of --group-table, "
+            "which `sweep.groups.read(attributes=[…])` joins"
+        ),
+        EFFECTS: (
+            "`sweep.groups.effects(setting)`: `.settings`, a row per value, and `.groups`, a row "
+            "per value and group"
+        ),
         "predictions": "`predictions.parquet`: a row per validation and test row at the chosen "
         "epoch; a column per level (gid), too",
     }

@@ -10,6 +10,7 @@ import pandas as pd
 from hlvnn.analysis import pairs
 from hlvnn.analysis.results import Results
 from hlvnn.columns import BETTER_HIGH, TEST, VAL, measure_of
+from hlvnn.data.attributes import ROWS
 from hlvnn.errors import HlvnnError, RunError
 
 TIE = 1e-12
@@ -27,7 +28,7 @@ def gains(
 ) -> pd.DataFrame:
     """Return a row per group: how it fares in a trial and in the pooled model, at equal epochs.
 
-    Columns gid, label, rows (in training; NaN where the trial keeps no posterior of them), n (rows
+    Columns gid, label, rows (in training; NaN where that is not known), n (rows
     of the split), trial, pooled (the measure under each), gain: trial over pooled, turned so that
     more is better; error: the gain's own standard error over the group's rows (of nats at least
     what the spread of all groups' rows makes it: `pairs.of_groups`), and p: of McNemar's exact test
@@ -112,7 +113,11 @@ def alike(results: Results, most: int = 20) -> list[int]:
 
 
 def _training_rows(results: Results, trial: int, level: str | None) -> dict[int, int]:
-    try:
+    known = results.groups.of_groups.of(trial)
+    known = known[known["level"] == level]
+    if known[ROWS].notna().any():
+        return dict(zip(known["gid"], known[ROWS], strict=True))
+    try:  # a run of before its groups' rows were kept
         latents = results.latents(trial)
     except HlvnnError:  # no weights any more: all else is known without them
         return {}

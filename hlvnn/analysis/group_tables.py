@@ -6,28 +6,31 @@ file only the columns asked for. Files of other trials and epochs are not opened
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from hlvnn.columns import BETTER_HIGH, SCORED, VAL, WORST_DECILE
+from hlvnn.analysis.group_attributes import KnownGroups, asked_for, read_given
+from hlvnn.analysis.spreads import QUANTILES, listed, several, spreads
+from hlvnn.columns import SCORED, VAL, WORST_DECILE
+from hlvnn.data.attributes import Attributes
 from hlvnn.data.schema import Schema
 from hlvnn.errors import RunError, unknown
 from hlvnn.records.run_folder import STATS, stats_files
 
+if TYPE_CHECKING:
+    from hlvnn.analysis.effects import Effects
+    from hlvnn.analysis.results import Results
+
 COLUMNS = ("trial", "epoch", "level", "gid", "split", "n")
 """Columns of every table; then acc and f1, or mse, and loss."""
-WORST = 0.1
-"""The share of groups that `spread` calls the weakest."""
-QUANTILES = {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
 
 
 class GroupTables:
@@ -54,6 +57,8 @@ class GroupTables:
         self._files: dict[int, dict[int, Path]] = {}
         self._cut: dict[int, set[int]] = {}
         self._schemas: dict[int, pa.Schema] = {}
+        self.of_groups = KnownGroups(self.folders, lambda: self.schemas, self._say)
+        self.sweep: Results | None = None
 
     def add(self, trial: int, folder: Path) -> None:
         """Add a model that is no trial (a number below 0): it is read where it is asked for."""
@@ -102,7 +107,7 @@ class GroupTables:
         Columns `trial`, `epoch`, `level`, `gid`, `split`, `n` (rows), the measures.
         Raises `RunError` for a trial that there is not, or an epoch that none of them has.
         """
-        trials, epochs = _several(trials), _several(epochs)
+        trials, epochs = several(trials), several(epochs)
         self._check(trials, epochs)
         known = self._own if trials is None else sorted(set(trials) & set(self.folders))
         return self._dataset(
@@ -152,6 +157,7 @@ class GroupTables:
         level: str | Iterable[str] | None = None,
         split: str | None = None,
         labels: bool = False,
+        attributes: str | Path | Iterable[str] | pd.DataFrame | None = None,
     ) -> pd.DataFrame:
         """Return the tables asked for as one frame: a row per trial, epoch, level, group and split.
 
@@ -159,9 +165,12 @@ class GroupTables:
         the split), then `acc` and `f1`, or `mse`, and `loss` (nats a row); where the data have
         several levels `level` is always among them. level: its name, several names, or None, which
         is the lowest level: the same `gid` is another group in another level. labels: add `label`,
-        the group's original name.
-        Raises `RunError` for an unknown column, level, split or trial, and for an epoch that none
-        of the trials has.
+        the group's original name. attributes: add what groups are like: names of attributes
+        (`rows`, those in training, is always known, others by the --group-table of the sweep or
+        run), or a table of them given now, a file or a dataframe with a column called as the level
+        that holds the labels; then all of its attributes. Empty where a group has no row in it.
+        Raises `RunError` for an unknown column, level, split, trial or attribute, and for an epoch
+        that none of the trials has, `DataError` for a table that is not as it must be.
         """
         if split is not None and split not in SCORED:
             raise RunError(f"group tables: {unknown('split', split, SCORED)}")
@@ -171,7 +180,45 @@ class GroupTables:
                 raise RunError(f"group tables: {unknown('level', name, self.levels)}")
         if names is None and self.lowest_level is not None:
             names = [self.lowest_level]
-        return self._read(columns, self.dataset(trials, epochs), names, split, labels)
+        dataset = self.dataset(trials, epochs)
+        if attributes is None:
+            return self._read(columns, dataset, names, split, labels)
+        asked, given = asked_for(attributes, self.levels, self.schema)
+        keys = ["trial", "level", "gid"]
+        wanted = self.columns if columns is None else list(columns)
+        needed = dict.fromkeys([*keys, *wanted])
+        frame = self._read(needed, dataset, names, split, labels)
+        shown = [*self._shown(wanted, names), *(["label"] if labels else [])]
+        frame = self.of_groups.join(frame, asked, given)
+        return frame[[*shown, *(name for name in frame if name not in {*keys, *wanted, "label"})]]
+
+    def take_attributes(self, table: str | Path | pd.DataFrame) -> Attributes:
+        """Take a table of what groups are like, for runs that have none, or another; return it.
+
+        It stands over what the runs keep, while these tables are in memory; nothing is written.
+        Raises `DataError` where it is not as it must be.
+        """
+        given = read_given(table, self.levels, self.schema)
+        self.of_groups.take(given)
+        return given
+
+    def effects(
+        self,
+        setting: str,
+        *,
+        epochs: int | None = None,
+        reference: object = None,
+        level: str | None = None,
+        measure: str | None = None,
+    ) -> Effects:
+        """Return what each value of a setting gains for each group (see `analysis.effects`)."""
+        from hlvnn.analysis.effects import effects  # it reads results, which have these tables
+
+        if self.sweep is None:
+            raise RunError("effects are those of a sweep's trials: ask sweep.groups for them")
+        return effects(
+            self.sweep, setting, epochs=epochs, reference=reference, level=level, measure=measure
+        )
 
     def _read(
         self,
@@ -183,8 +230,7 @@ class GroupTables:
     ) -> pd.DataFrame:
         known = dataset.schema.names if dataset.files else self.columns
         wanted = list(known if columns is None else columns)
-        if levels is not None and len(self.levels) > 1 and "level" not in wanted:
-            wanted.insert(wanted.index("gid") if "gid" in wanted else 0, "level")
+        wanted = self._shown(wanted, levels)
         for name in wanted:
             if name not in known and known:
                 raise RunError(f"group tables: {unknown('column', name, known)}")
@@ -201,9 +247,16 @@ class GroupTables:
             table = sound.to_table(columns=needed, filter=condition)
         frame = table.to_pandas()
         if labels:
-            frame["label"] = self._labels(frame)
+            frame["label"] = self.of_groups.labels(frame)
             wanted = [*wanted, "label"]
         return frame[wanted]
+
+    def _shown(self, wanted: Iterable[str], levels: list[str] | None) -> list[str]:
+        """Return columns, the level among them where the data have several."""
+        shown = list(wanted)
+        if levels is not None and len(self.levels) > 1 and "level" not in shown:
+            shown.insert(shown.index("gid") if "gid" in shown else 0, "level")
+        return shown
 
     def spread(
         self,
@@ -221,13 +274,13 @@ class GroupTables:
         """
         measure = measure or self.main_measure
         level = level or self.lowest_level
-        asked = _several(trials)
+        asked = several(trials)
         chosen = self.trials if asked is None else asked
         self._check(chosen, None)
         rows: list[dict[str, float]] = []
         for trial in chosen:
             part = self.read(["epoch", measure], trials=[trial], level=level, split=split)
-            rows += ({"trial": trial, **row} for row in _spreads(part, measure))
+            rows += ({"trial": trial, **row} for row in spreads(part, measure))
         columns = ["trial", "epoch", "groups", "mean", "worst", WORST_DECILE]
         frame = pd.DataFrame(rows, columns=[*columns, *QUANTILES, "best"])
         frame.attrs = {"measure": measure, "level": level, "split": split}
@@ -245,9 +298,18 @@ class GroupTables:
             wanted = ["trial", "epoch", measure]
             frame = self._read(wanted, self._dataset(files), names, split, False)
             for trial, part in frame.groupby("trial", sort=True):
-                rows[int(str(trial))] = next(_spreads(part, measure))
+                rows[int(str(trial))] = next(spreads(part, measure))
         columns = ["epoch", "groups", "mean", "worst", WORST_DECILE, *QUANTILES, "best"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    def at_epochs(
+        self, epochs: Mapping[int, int], columns: Iterable[str], levels: list[str] | None
+    ) -> pd.DataFrame:
+        """Return the tables of each trial at an epoch of its own, read at once.
+
+        epochs: of each trial; levels: their names, None = all.
+        """
+        return self._read(columns, self._dataset(self._files_at(epochs)), levels, None, False)
 
     def of_group(
         self, level: str, gid: int, epochs: Mapping[int, int], *, whole: int | None = None
@@ -272,9 +334,8 @@ class GroupTables:
     @cached_property
     def levels(self) -> list[str]:
         """The group levels, lowest first."""
-        for trial in self.folders:
-            if (schema := self.schemas[trial]) is not None:
-                return [level.name for level in schema.levels]
+        if (schema := self.schema) is not None:
+            return [level.name for level in schema.levels]
         first = next(iter(self.trials), None)
         if first is None:
             return []
@@ -283,12 +344,15 @@ class GroupTables:
         return [str(name) for name in part["level"].unique()]
 
     @property
+    def schema(self) -> Schema | None:
+        """What the groups are called, by the first trial whose schema can be read."""
+        return next((one for trial in self.folders if (one := self.schemas[trial])), None)
+
+    @property
     def level_sizes(self) -> dict[str, int]:
         """How many groups each level has, by the first trial whose schema can be read."""
-        for trial in self.folders:
-            if (schema := self.schemas[trial]) is not None:
-                return {level.name: level.size for level in schema.levels}
-        return {}
+        schema = self.schema
+        return {} if schema is None else {level.name: level.size for level in schema.levels}
 
     @property
     def lowest_level(self) -> str | None:
@@ -300,25 +364,13 @@ class GroupTables:
         for trial in trials or ():
             if trial not in self.known:
                 known = [number for number in self.known if number >= 0]
-                raise RunError(f"group tables: no trial {trial}; {_listed(known, 'trials')}")
+                raise RunError(f"group tables: no trial {trial}; {listed(known, 'trials')}")
         chosen = [trial for trial in (trials or self._own) if trial in self.folders]
         there = {epoch for trial in chosen for epoch in self.files_of(trial)} if epochs else set()
         there |= {epoch for trial in chosen for epoch in self._cut.get(trial, ())}
         for epoch in epochs or ():
             if there and epoch not in there:
-                raise RunError(f"group tables: no epoch {epoch}; {_listed(there, 'epochs')}")
-
-    def _labels(self, frame: pd.DataFrame) -> NDArray[np.object_]:
-        """Return what each row's group was called; its number where the schema is gone."""
-        label = frame["gid"].to_numpy(dtype=object)
-        for trial in frame["trial"].unique():
-            schema = self.schemas[int(trial)]
-            for level in schema.levels if schema is not None else ():
-                known = level.labels if level.labels is not None else range(level.size)
-                names = np.array([*known, *level.new], dtype=object)
-                rows = ((frame["trial"] == trial) & (frame["level"] == level.name)).to_numpy()
-                label[rows] = names[frame["gid"].to_numpy()[rows]]
-        return label
+                raise RunError(f"group tables: no epoch {epoch}; {listed(there, 'epochs')}")
 
     def _sound(self, paths: Iterable[str]) -> ds.Dataset:
         """Return the dataset of the files that can be read, and forget the others."""
@@ -338,41 +390,10 @@ class GroupTables:
 
     def _tell(self, path: Path, error: Exception) -> None:
         first = str(error).splitlines()[0].replace(f"'{path}'", "").replace(str(path), path.name)
-        sentence = f"{path.parent.parent.name}/{STATS}/{path.name} cannot be read: {first}"
+        self._say(f"{path.parent.parent.name}/{STATS}/{path.name} cannot be read: {first}")
+
+    def _say(self, sentence: str) -> None:
         if sentence not in self.problems:
             self.problems.append(sentence)
             if self._told is not None:
                 self._told(sentence)
-
-
-def _several(numbers: int | Iterable[int] | None) -> list[int] | None:
-    """Return numbers as a list, also where there is one only; None stays."""
-    if numbers is None:
-        return None
-    return [int(numbers)] if isinstance(numbers, int | np.integer) else [int(n) for n in numbers]
-
-
-def _listed(numbers: Iterable[int], what: str) -> str:
-    there = sorted(numbers)
-    if not there:
-        return f"there are no {what}"
-    return f"there are {len(there)} {what}, from {there[0]} to {there[-1]}"
-
-
-def _spreads(frame: pd.DataFrame, measure: str) -> Iterator[dict[str, float]]:
-    """Yield a row per epoch, without its trial."""
-    sign = 1.0 if measure in BETTER_HIGH else -1.0
-    for epoch, part in frame.groupby("epoch", sort=True):
-        values = np.sort(sign * part[measure].to_numpy(np.float64))  # the weakest first
-        weakest = max(1, round(WORST * len(values)))
-        quantiles = np.quantile(values, list(QUANTILES.values()))
-        row = {
-            "epoch": int(str(epoch)),
-            "groups": len(values),
-            "mean": values.mean(),
-            "worst": values[0],
-            WORST_DECILE: values[:weakest].mean(),
-            **dict(zip(QUANTILES, quantiles, strict=True)),
-            "best": values[-1],
-        }
-        yield {k: v if k in ("epoch", "groups") else sign * float(v) for k, v in row.items()}

@@ -26,6 +26,7 @@ from hlvnn.analysis.places import (
 )
 from hlvnn.data.grouped import Schema
 from hlvnn.latents.distance import divide, unit_root
+from hlvnn.latents.posteriors.mean_field import MeanField
 from hlvnn.models.model import HierarchicalModel
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ logger = logging.getLogger("hlvnn")
 
 LABELLED = 60
 """Groups that are named in the figure, those with the most rows."""
-AT_ONCE = 4096
-"""Groups whose covariances are computed at a time."""
+AT_ONCE, NUMBERS_AT_ONCE = 4096, 2**24
+"""Groups whose covariances are computed at a time, at most, and numbers of their factors."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,13 @@ class Space:
 
         Points have none, 0.
         """
-        parts = [self._covariances(chunk, directions) for chunk in self.groups.split(AT_ONCE)]
+        widths = [self.model.latents[position].width for position in self.positions]
+        each = sum(
+            width * (len(directions) if self._is_diagonal(position) else width)
+            for width, position in zip(widths, self.positions, strict=True)
+        )
+        size = max(1, min(AT_ONCE, NUMBERS_AT_ONCE // each))
+        parts = [self._covariances(chunk, directions) for chunk in self.groups.split(size)]
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -98,6 +105,10 @@ class Space:
         for position, part in zip(self.positions, self.split(directions), strict=True):
             latent, root = latents[position], unit_root(latents, position)
             if not latent.posterior.random:
+                continue
+            if self._is_diagonal(position):
+                sd = latent.posterior(groups).variance.double().sqrt().unsqueeze(1)
+                sources["own", position] = part.to(root) / root * sd
                 continue
             if latent.posterior.normal:
                 columns: dict[Any, Tensor] = dict(latents.moments_at(position, groups)[1])
@@ -111,6 +122,13 @@ class Space:
         for factor in sources.values():
             total += (factor @ factor.mT).cpu()
         return total
+
+    def _is_diagonal(self, position: int) -> bool:
+        """Return whether a latent's covariances are diagonal, with no factor of Z² numbers."""
+        latents = self.model.latents
+        latent, root = latents[position], unit_root(latents, position)
+        alone = latents.given[position] is None and latent.centred and latents.under_law is None
+        return alone and root.dim() == 1 and isinstance(latent.posterior, MeanField)
 
     def split(self, moves: Tensor) -> list[Tensor]:
         """Return moves [*, D] as moves of each latent, in prior SDs."""

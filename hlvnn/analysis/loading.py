@@ -89,7 +89,8 @@ def _with_references(results: Results, problems: list[str]) -> Results:
     if not rows:
         return results
     frame = trials_table.arranged(rows, ranking)
-    return replace(results, references=frame.assign(structure=POOLED, pooled=True))
+    results.groups.sweep = replace(results, references=frame.assign(structure=POOLED, pooled=True))
+    return results.groups.sweep
 
 
 @dataclass
@@ -309,10 +310,12 @@ def _results(
     groups = GroupTables(folders, {}, others=frame["trial"].astype(int), tell=problems.append)
     groups.schemas = Schemas(groups.folders)
     metric, mode = selection.metric, selection.mode
-    return Results(
+    results = Results(
         *(path, metric, mode, frame, groups, alive, record, problems, drawn),
         latent_names=tuple(dict.fromkeys(latents)),
     )
+    groups.sweep = results
+    return results
 
 
 def _tell_gone(path: Path, frame: pd.DataFrame) -> None:

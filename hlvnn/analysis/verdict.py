@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hlvnn.analysis.gains import gains
-from hlvnn.analysis.group_tables import WORST
 from hlvnn.analysis.pairs import Fair
 from hlvnn.analysis.results import Results
+from hlvnn.analysis.spreads import WORST
 from hlvnn.columns import (
     BETTER_HIGH,
     VAL,

@@ -19,6 +19,7 @@ from hlvnn.columns import DATA_HASH, validation_of
 from hlvnn.errors import ConfigError, RunError, unknown
 from hlvnn.files import check_name
 from hlvnn.records import outcomes, run_folder, sweep_folder
+from hlvnn.records.group_file import keep_with_copy
 from hlvnn.records.run_folder import RESULT, load_run, read_config, read_metrics
 from hlvnn.records.sweep_folder import SWEEP
 from hlvnn.storage import Place, folder_here
@@ -118,6 +119,7 @@ def _copy(trial: Path, target: Path, kept: Promoted) -> None:
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(trial, temporary, symlinks=True, ignore=shutil.ignore_patterns(".*.tmp"))
+        keep_with_copy(temporary, trial)
         files.write_json(temporary / PROMOTED, kept.model_dump())
         temporary.rename(target)
     except OSError as error:

@@ -37,6 +37,9 @@ class ReportOptions(PlacesOptions):
     --select-on that they have in common. A sweep has its own."""
     mode: Literal["min", "max"] | None = None
     """With --metric: whether it is better when it is low (min) or high (max)."""
+    group_table: Path | None = None
+    """CSV or Parquet file of what groups are like (site, age, anything), for runs that were told
+    none, or another; as --group-table of train_one.py."""
     num_samples: int = Field(20, gt=0)
     """Draws of z averaged in a prediction, for the calibration."""
 
@@ -59,6 +62,10 @@ def main(args: Sequence[str]) -> int:
     else:
         by = command.metric, command.mode
         results = load_runs(folder, *by, data_dir=data_dir, table=table)
+    if command.group_table is not None:
+        taken = results.groups.take_attributes(command.group_table)
+        if (schema := results.groups.schema) is not None:
+            print("\n".join(taken.told(schema)))
     out = command.out or (Path(REPORT) if is_address(command.path) else None)
     path = write_report(results, out, num_samples=command.num_samples)
     print(f"{plural(len(results.table), 'trial')}: {findings.counts(results)}")

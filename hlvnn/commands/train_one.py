@@ -10,7 +10,7 @@ from pydantic import Field
 from hlvnn import search_space
 from hlvnn.columns import DATA_HASH
 from hlvnn.commands.debugger import opening_where_it_happened
-from hlvnn.config import DATA_PARTS, DATA_PLACES, RunConfig, command_line, repeated
+from hlvnn.config import DATA_PARTS, PLACES, RunConfig, command_line, repeated
 from hlvnn.data import data_of, why_changed
 from hlvnn.errors import ConfigError, DataError, RunError
 from hlvnn.files import read_json
@@ -32,6 +32,7 @@ Examples:
   python train_one.py --resume results/digits/RUN
   python train_one.py --from-trial results/digits/SWEEP/TRIAL --debug
   python train_one.py --dataset digits --find-lr
+  python train_one.py --from-trial results/digits/RUN --profile
   python train_one.py --from-failure results/digits/RUN
   python train_one.py --space digits --draw 7
 """
@@ -92,14 +93,18 @@ def _run(command: TrainOne) -> int:
         return 0
     else:
         folder, origin = execution.new_folder(config, command.name), ""
+        attributes: Path | bool = True
         if command.from_trial is not None:
             trial = readable(command.from_trial)
             begun_before.tell_repeated(command.from_trial, trial)
             if not command.other_data:
                 _check_data(command.from_trial, trial, config)
             place = command.from_trial if is_address(command.from_trial) else shown_path(trial)
-            origin = repetition(place, run_folder.read_config(trial), config)
-        result = execution.execute(config, folder, origin=origin)
+            was = run_folder.read_config(trial)
+            origin = repetition(place, was, config)
+            is_same = config.data.group_table == was.data.group_table
+            attributes = trial if is_same else True  # what it keeps may be gone elsewhere
+        result = execution.execute(config, folder, origin=origin, attributes=attributes)
     return 1 if result.diverged else 0
 
 
@@ -133,7 +138,7 @@ def _check_data(place: str, folder: Path, config: RunConfig) -> None:
     """
     was, now = (run_folder.read_config(folder).data, config.data)
     now = now.model_copy(update={name: getattr(was, name) for name in DATA_PARTS})
-    if now.model_copy(update={name: getattr(was, name) for name in DATA_PLACES}) != was:
+    if now.model_copy(update={name: getattr(was, name) for name in PLACES}) != was:
         return
     expected = read_json(folder / run_folder.HYPERPARAMS).get(DATA_HASH)
     digest = data_of(now).digest()
@@ -171,7 +176,8 @@ def parse(args: list[str]) -> TrainOne:
         folder = folder_here(first.resume, "--resume needs")
         begun_before.check_run(folder)
         base = run_folder.read_config(folder)
-        base = base.model_copy(update={"train": base.train.model_copy(update={"debug": False})})
+        usual = base.train.model_copy(update={"debug": False, "profile": False})
+        base = base.model_copy(update={"train": usual})
     elif first.from_failure is not None:
         base = run_folder.read_config(readable(first.from_failure))
     elif first.from_trial is not None:

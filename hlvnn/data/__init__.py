@@ -18,6 +18,7 @@ from hlvnn.data import folder
 from hlvnn.data.assemble import assemble, check_hold_out
 from hlvnn.data.frames import Measure
 from hlvnn.data.grouped import GroupedDataset, Loaded
+from hlvnn.data.tables import TEXT_SETTINGS
 from hlvnn.errors import ConfigError, DataError
 from hlvnn.families import member_module, members
 
@@ -27,7 +28,7 @@ SOURCES = "data.sources"
 """The family of data sources, one file each."""
 OF_ALL = (
     *("dataset", "data_dir", "val_fraction", "split", "unseen", "hold_out", "split_seed"),
-    *("test_fraction", "limit_rows", "only_groups", "overfit"),
+    *("test_fraction", "limit_rows", "only_groups", "overfit", "group_table"),
 )
 """Settings that mean the same for every data set; the others are some sources' own."""
 
@@ -89,6 +90,7 @@ def _loaded(config: DataConfig, recorded: bool) -> Loaded:
 def _check_own(config: DataConfig, source: ModuleType) -> None:
     """Raise `ConfigError` for settings of another data set, which this one would pass over."""
     own = getattr(source, "SETTINGS", ())
+    own = (*own, *(TEXT_SETTINGS if config.group_table is not None else ()))
     for name, field in DataConfig.model_fields.items():
         if name not in (*OF_ALL, *own) and getattr(config, name) != field.default:
             value = getattr(config, name)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from hlvnn.inference.objective import Elbo
 from hlvnn.latents.divergence import precision_of
@@ -49,16 +50,25 @@ def newton_gain(model: HierarchicalModel, elbo: Elbo, rows: int) -> float:
         taken += (1 - shares.square()).sum()
     if not gradient and not model.likelihood.log_sds():
         return math.nan
-    information = torch.cat(own).diag() if own else torch.zeros(0, 0, dtype=torch.float64)
-    if model.likelihood.log_sds():
+    score, information = (
+        torch.cat(part) if part else taken.new_zeros(0) for part in (gradient, own)
+    )
+    inverse = _inverse(information)
+    gain = (score.square() * inverse).sum()
+    if model.likelihood.log_sds():  # one more row and column, of the noise: by its Schur complement
         sd = next(iter(model.likelihood.terms().values()))
         squares = -2 * elbo.log_likelihood - rows * math.log(2 * math.pi * sd**2)
-        gradient.append(torch.tensor([squares - rows], dtype=torch.float64))
-        between = torch.cat([*cross, (2 * (rows - taken))[None]])
-        information = torch.nn.functional.pad(information, (0, 1, 0, 1))
-        information[-1], information[:, -1] = between, between
-    score = torch.cat(gradient)
-    return float(0.5 * score @ torch.linalg.pinv(information, hermitian=True, rtol=1e-9) @ score)
+        between = torch.cat(cross) if cross else information
+        left = 2 * (rows - taken) - (between.square() * inverse).sum()
+        of_noise = squares - rows - (between * score * inverse).sum()
+        gain = gain + of_noise.square() * _inverse(left[None], float(2 * rows))[0]
+    return float(0.5 * gain)
+
+
+def _inverse(information: Tensor, largest: float = 0.0) -> Tensor:
+    """Return 1 over each, or 0 where it is nothing beside the largest."""
+    least = 1e-9 * max(largest, float(information.max()) if len(information) else 0.0)
+    return torch.where(information > least, 1 / information.clamp(min=least or 1.0), 0.0)
 
 
 def told_gain(gain: float) -> float:
@@ -83,15 +93,25 @@ def _told(latents: LatentSet, index: int) -> tuple[Tensor, Tensor]:
     """Return Σ_g (E z²/τ² − 1), [Z], and each group's ρ, [G, Z], float64 on the CPU."""
     precision = precision_of(latents[index].prior()).double()
     excess, shares = [], []
-    for mean, factor in _moments(latents, index):
-        if precision.dim() == 1:
-            pull, spread = mean * precision, precision[:, None] * factor
-        else:
-            pull, spread = mean @ precision, precision @ factor
-        share = (spread * factor).sum(-1)
-        excess.append((mean * pull + share - 1).sum(0))
-        shares.append(share)
+    if precision.dim() == 1:
+        for law in _laws(latents, index):
+            mean, variance = law.mean.double(), law.variance.double()
+            shares.append(variance * precision)
+            excess.append((mean.square() * precision + shares[-1] - 1).sum(0))
+    else:  # variances alone do not tell how far a group follows its prior
+        for mean, factor in _moments(latents, index):
+            shares.append(((precision @ factor) * factor).sum(-1))
+            excess.append((mean * (mean @ precision) + shares[-1] - 1).sum(0))
     return torch.stack(excess).sum(0).cpu(), torch.cat(shares).clamp(0, 1).cpu()
+
+
+def _laws(latents: LatentSet, index: int) -> Iterator[Distribution]:
+    """Yield the laws of the groups that have rows, in chunks: without a covariance of all of z."""
+    latent = latents[index]
+    groups = latents.counts(latent.level).nonzero().squeeze(1)
+    size = latent.width ** (2 if latent.posterior.full else 1)
+    for chunk in groups.split(max(1, AT_ONCE // size)):
+        yield latent.posterior(chunk)
 
 
 def _moments(latents: LatentSet, index: int) -> Iterator[tuple[Tensor, Tensor]]:

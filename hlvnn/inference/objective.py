@@ -24,6 +24,7 @@ from hlvnn.data.batches import Batch, Batches
 from hlvnn.data.grouped import Split
 from hlvnn.inference.chunks import rows_at_once
 from hlvnn.latents.strata import is_kl_sampled, stratified
+from hlvnn.marks import KL, LAWS, LIKELIHOOD, marking
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 
@@ -77,17 +78,23 @@ def expected_log_likelihood(
     """
     exact = has_closed_form(model)
     index = batch.index if in_part else None
-    rows = model.latents.at(batch.groups, unseen=unseen, distinct=exact, index=index)
+    with marking(LAWS):
+        rows = model.latents.at(batch.groups, unseen=unseen, distinct=exact, index=index)
     if exact:
         mean, variance = model.predictor_moments(batch.x, rows)
-        log_prob = model.likelihood.expected_log_prob(mean, variance, batch.y)
+        with marking(LIKELIHOOD):
+            log_prob = model.likelihood.expected_log_prob(mean, variance, batch.y)
     else:
-        draws, weights = stratified(model.latents, rows, num_samples if model.is_sampling else 1)
+        samples = num_samples if model.is_sampling else 1
+        with marking(LAWS):
+            draws, weights = stratified(model.latents, rows, samples)
         eta = model(batch.x, draws)
-        log_prob = model.likelihood.log_prob(eta[0] if len(eta) == 1 else eta, batch.y)
-        if len(eta) > 1:
-            log_prob = log_prob.mean(0) if weights is None else (weights * log_prob).sum(0)
-    return log_prob, model.latents.kl_rows(rows)
+        with marking(LIKELIHOOD):
+            log_prob = model.likelihood.log_prob(eta[0] if len(eta) == 1 else eta, batch.y)
+            if len(eta) > 1:
+                log_prob = log_prob.mean(0) if weights is None else (weights * log_prob).sum(0)
+    with marking(KL):
+        return log_prob, model.latents.kl_rows(rows)
 
 
 def batch_loss(

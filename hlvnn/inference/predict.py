@@ -27,6 +27,8 @@ from hlvnn.inference.metrics import (
     known_and_new,
     overall,
 )
+from hlvnn.likelihoods.base import Likelihood
+from hlvnn.marks import DATA, LAWS, LIKELIHOOD, METRICS, marked_each, marking
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 
@@ -82,9 +84,11 @@ def output_draws(
             # by name: a group without training rows may have a latent by now (see `adapt`)
             rest = Split(rest.x, rest.gids, rest.y)
             size = rows_at_once(model, rest, draws)
-            for batch in Batches(rest, size, device=model.device):
-                rows = model.latents.at(batch.groups, unseen=True)
-                eta = model(batch.x, model.latents.sample_mirrored(rows, draws))
+            for batch in marked_each(Batches(rest, size, device=model.device), DATA):
+                with marking(LAWS):
+                    rows = model.latents.at(batch.groups, unseen=True)
+                    sampled = model.latents.sample_mirrored(rows, draws)
+                eta = model(batch.x, sampled)
                 unknown = torch.full((len(batch.y),), math.nan, dtype=torch.float64)
                 yield Drawn(places[batch.index.cpu()], batch.y, eta, None, unknown, unknown)
     finally:
@@ -114,8 +118,9 @@ def integrated(model: HierarchicalModel, split: Split) -> Iterator[Integrated]:
     try:
         with torch.no_grad():
             size = rows_at_once(model, named, 1)
-            for batch in Batches(named, size, device=model.device):
-                rows = model.latents.at(batch.groups, unseen=True)
+            for batch in marked_each(Batches(named, size, device=model.device), DATA):
+                with marking(LAWS):
+                    rows = model.latents.at(batch.groups, unseen=True)
                 mean, variance = model.predictor_moments(batch.x, rows)
                 law = model.likelihood.marginal(mean, variance)
                 within = model.likelihood(mean).variance
@@ -172,16 +177,22 @@ def _scored_by_draws(
     """Yield index, loss and prediction of the rows."""
     likelihood = model.likelihood
     for drawn in output_draws(model, split, num_samples, seed, reweight):
-        if likelihood.target == "class":
-            probabilities = drawn.mean(likelihood.probabilities(drawn.eta))
-            prediction = probabilities.argmax(-1)
-            of_y = probabilities.gather(-1, drawn.y[:, None]).squeeze(-1)
-            if of_y.min() > SMALLEST:
-                yield drawn.index, -of_y.log(), prediction
-                continue
-        else:
-            prediction = drawn.mean(likelihood(drawn.eta).mean)
-        yield drawn.index, -drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)), prediction
+        with marking(LIKELIHOOD):
+            loss, prediction = _scored(likelihood, drawn)
+        yield drawn.index, loss, prediction
+
+
+def _scored(likelihood: Likelihood, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    """Return loss and prediction of the rows."""
+    if likelihood.target == "class":
+        probabilities = drawn.mean(likelihood.probabilities(drawn.eta))
+        prediction = probabilities.argmax(-1)
+        of_y = probabilities.gather(-1, drawn.y[:, None]).squeeze(-1)
+        if of_y.min() > SMALLEST:
+            return -of_y.log(), prediction
+    else:
+        prediction = drawn.mean(likelihood(drawn.eta).mean)
+    return -drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)), prediction
 
 
 def evaluate(
@@ -197,15 +208,16 @@ def evaluate(
     `predict`.
     """
     scores = score_rows(model, split, num_samples, seed, reweight)
-    tables = []
-    for index, level in enumerate(model.schema.levels):
-        table = group_table(scores, index, level.size + len(level.new))
-        table.insert(0, "level", level.name)
-        tables.append(table)
-    is_new = np.asarray(_is_new(model, split).any(axis=1))
-    scalars = overall(scores) | known_and_new(scores, is_new)
-    scalars |= across_groups(tables[0]) if tables else {}
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    with marking(METRICS):
+        tables = []
+        for index, level in enumerate(model.schema.levels):
+            table = group_table(scores, index, level.size + len(level.new))
+            table.insert(0, "level", level.name)
+            tables.append(table)
+        is_new = np.asarray(_is_new(model, split).any(axis=1))
+        scalars = overall(scores) | known_and_new(scores, is_new)
+        scalars |= across_groups(tables[0]) if tables else {}
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     return Evaluation(scalars, table, scores)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from hlvnn import marks
 from hlvnn.backbones.base import Backbone
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.errors import ConfigError
@@ -16,8 +17,9 @@ from hlvnn.latents.latent_set import LatentSet
 from hlvnn.latents.placements.base import LinearPlacement, Placement
 from hlvnn.likelihoods.base import Likelihood
 from hlvnn.models.describe import Describer
+from hlvnn.models.marked_stages import marking_stages
 from hlvnn.precision import Precision, multiplying_in
-from hlvnn.stages import OUTPUT, Recurrence, Stage
+from hlvnn.stages import OUTPUT, Enter, Recurrence, Stage
 
 
 class HierarchicalModel(nn.Module):
@@ -77,7 +79,7 @@ class HierarchicalModel(nn.Module):
         scaled = [latent.scaled(z) for latent, z in zip(self.latents, draws, strict=True)]
         hook = _Draws(self._entries, scaled)
         with multiplying_in(self.precision, x.device):
-            eta: Tensor = self.backbone(x, hook)
+            eta = self._pass(x, hook)
         if eta.dim() not in ((2, 3) if hook.entered else (2,)):
             lead = "[S, B, out]" if hook.entered else "[B, out]"
             raise ConfigError(
@@ -85,6 +87,12 @@ class HierarchicalModel(nn.Module):
                 "per output of each row"
             )
         return _exact(eta if eta.dim() == 3 else eta.unsqueeze(0))
+
+    def _pass(self, x: Tensor, hook: Enter) -> Tensor:
+        if not marks.are_on():
+            return self.backbone(x, hook)
+        with marking_stages(self.backbone, hook) as marked:
+            return self.backbone(x, marked)
 
     def bytes_a_row(self, x: Tensor, samples: int) -> int:
         """Return the size of a row's largest activation at a stage, all its draws of z together.
@@ -111,7 +119,7 @@ class HierarchicalModel(nn.Module):
         ]
         hook = _Moments(self._entries.get(OUTPUT, []), moments)
         with multiplying_in(self.precision, x.device):
-            mean = self.backbone(x, hook)
+            mean = self._pass(x, hook)
         return _exact(mean), _exact(hook.variance)
 
     @torch.no_grad()

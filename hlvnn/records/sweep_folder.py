@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from hlvnn import files
 from hlvnn.errors import RunError
 from hlvnn.records import locks
+from hlvnn.records.group_file import GROUPS
 from hlvnn.storage import shown_path
 from hlvnn.words import Settings
 
@@ -28,7 +29,7 @@ HEARTBEAT = "driver.alive"
 """Written again and again by the driver that works on the sweep, where files cannot be locked."""
 RAY_LOGS = "ray_logs.zip"
 """Ray's own logs, of a sweep that failed."""
-FIRST = (LOCK, HEARTBEAT, SPACE_COPY, README)
+FIRST = (LOCK, HEARTBEAT, SPACE_COPY, README, GROUPS)
 """What there is before there is SWEEP: of a driver that ended as it began."""
 
 

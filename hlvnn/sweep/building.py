@@ -12,7 +12,7 @@ from hlvnn.errors import ConfigError, HlvnnError, Problems
 from hlvnn.inference.predict import evaluate
 from hlvnn.models.build import assemble, build_model, check_own
 from hlvnn.models.model import parameter_count
-from hlvnn.sweep import sameness
+from hlvnn.sweep import group_attributes, sameness
 from hlvnn.sweep.plan import Plan
 
 BUILT_DRAWS = 16
@@ -34,6 +34,7 @@ def check(plan: Plan) -> int:
     largest = 0
     problems: list[HlvnnError] = []
     sameness.check_data(plan.sweep, {k: v for k, v in plan.fixed.items() if k in DATA_PLACES})
+    group_attributes.to_keep(plan)
     for number, config in enumerate(plan.sample[:BUILT_DRAWS]):
         data = data_of(config.data)
         where = f"{plan.space.path}: draw {number}"

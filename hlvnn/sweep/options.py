@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import tyro
 from pydantic import BeforeValidator, Field, create_model, field_validator
 
-from hlvnn.config import DATA_PLACES, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from hlvnn.config import PLACES, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from hlvnn.errors import ConfigError
 from hlvnn.records.outcomes import Status
 from hlvnn.records.schedulers import ASHA, SCHEDULERS, Halving, Scheduler, users_of
@@ -264,7 +264,7 @@ def check_changes(before: SweepConfig, now: SweepConfig) -> None:
     changed = [
         f"--{name.replace('_', '-')} (was {text(was.get(name))}, got {text(given.get(name))})"
         for name in {**was, **given}
-        if was.get(name) != given.get(name) and name not in {*CHANGEABLE, *DATA_PLACES}
+        if was.get(name) != given.get(name) and name not in {*CHANGEABLE, *PLACES}
     ]
     if changed:
         raise ConfigError(

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hlvnn import search_space, words
-from hlvnn.config import DATA_PLACES, DataConfig, RunConfig, run_config, validated
+from hlvnn.config import PLACES, DataConfig, RunConfig, run_config, validated
 from hlvnn.errors import ConfigError, ResourceError, RunError, all_of
 from hlvnn.files import expanded, free_names
 from hlvnn.records import outcomes, run_folder
+from hlvnn.records.group_file import write_groups
 from hlvnn.records.sweep_folder import (
     README,
     SPACE_COPY,
@@ -26,7 +27,7 @@ from hlvnn.records.sweep_folder import (
 )
 from hlvnn.search_space import Space
 from hlvnn.storage import Remote, is_address, shown_path, typed
-from hlvnn.sweep import combinations, naming, sameness, warm
+from hlvnn.sweep import combinations, group_attributes, naming, sameness, warm
 from hlvnn.sweep.copies import open_sweep, reading
 from hlvnn.sweep.options import SweepConfig, check_changes
 from hlvnn.sweep.rehearsal import rehearse
@@ -198,7 +199,7 @@ def _moved(before: SweepConfig, now: SweepConfig) -> Settings:
     was, given = before.fixed_settings, now.fixed_settings
     return {
         name: str(Path(given[name]).resolve())
-        for name in DATA_PLACES
+        for name in PLACES
         if name in given and given[name] != was.get(name)
     }
 
@@ -265,6 +266,9 @@ def begin(plan: Plan) -> None:
         "versions": run_folder.versions(),
         ADDRESS: plan.options.address,
     }
+    attributes = group_attributes.to_keep(plan)
+    if attributes is not None:
+        write_groups(plan.sweep, attributes.table)
     record = Record(
         space=space.name,
         sha256=space.sha256,
@@ -295,7 +299,7 @@ def _fixed(options: SweepConfig, space: Space) -> Settings:
     """Return the settings fixed for all trials: the flags', and what all machines must agree on."""
     fixed = options.fixed_settings | _device(options, space)
     known = {**space.base, **fixed}
-    for name in DATA_PLACES:  # trials run in folders of Ray's
+    for name in PLACES:  # trials run in folders of Ray's
         value = known.get(name, DataConfig.model_fields[name].default)
         if value is not None:
             fixed[name] = str(expanded(Path(value)).resolve())

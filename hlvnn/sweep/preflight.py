@@ -17,7 +17,16 @@ from hlvnn.config import DataConfig
 from hlvnn.errors import HlvnnError, Problems, ResourceError, RunError
 from hlvnn.records import locks, outcomes
 from hlvnn.storage import Remote, is_address, shown_path
-from hlvnn.sweep import building, cluster, node, node_checks, packing, plan, trackers
+from hlvnn.sweep import (
+    building,
+    cluster,
+    group_attributes,
+    node,
+    node_checks,
+    packing,
+    plan,
+    trackers,
+)
 from hlvnn.sweep.options import SweepConfig
 from hlvnn.sweep.plan import Plan
 
@@ -91,6 +100,8 @@ def _check_trials(page: Page, planned: Plan, nodes: list[cluster.Resources]) -> 
     needed = page.check("models, metrics and data here", lambda: building.check(planned))
     if needed is not None and planned.remote is None:
         page.check("disk", lambda: check_disk(planned, needed))
+    if planned.fixed.get(group_attributes.SETTING) and not page.problems:
+        page.lines.append(group_attributes.told(planned))
     if planned.options.gpus_per_trial != "auto" or page.problems:
         return planned
     share = page.check("memory of a trial", lambda: packing.propose(planned, nodes))

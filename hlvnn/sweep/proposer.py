@@ -9,13 +9,13 @@ from typing import Any
 import optuna
 
 from hlvnn import search_space
-from hlvnn.config import DATA_PLACES, flatten
+from hlvnn.config import PLACES, flatten
 from hlvnn.errors import ConfigError
 from hlvnn.records.journal import DRAW, NUMBER, Draw
 from hlvnn.sweep.context import Context
 from hlvnn.words import Settings
 
-OF_NOW = ("device", *DATA_PLACES)
+OF_NOW = ("device", *PLACES)
 """Settings of a trial that goes on that are those of its driver, not of its draw."""
 
 

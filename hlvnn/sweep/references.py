@@ -137,7 +137,7 @@ def run(task: Task) -> str:
         config = run_config(task.settings, task.reference.name)
         folder.mkdir(exist_ok=True)
         references.write(folder, task.reference)
-        execution.execute(config, folder, report=report, resume=True)
+        execution.execute(config, folder, report=report, resume=True, attributes=False)
     except _Enough:
         pass
     except HlvnnError as error:

@@ -22,8 +22,8 @@ from optuna.trial import FixedTrial, FrozenTrial
 from hlvnn.choices import ChoosingTrial
 from hlvnn.columns import DATA_HASH
 from hlvnn.config import (
-    DATA_PLACES,
     NOT_REPEATED,
+    PLACES,
     flatten,
     in_todays_terms,
     run_config,
@@ -40,7 +40,7 @@ from hlvnn.search_space import Space
 from hlvnn.storage import shown_path, typed
 from hlvnn.words import Settings, text
 
-MAY_DIFFER = {"device", "threads", "description", *DATA_PLACES, *NOT_REPEATED}
+MAY_DIFFER = {"device", "threads", "description", *PLACES, *NOT_REPEATED}
 """Settings that say where and how a trial is run, not what it computes."""
 
 

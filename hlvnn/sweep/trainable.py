@@ -126,7 +126,7 @@ def _run_trial(config: dict[str, Any], run: RunConfig | None) -> None:
             def execute() -> None:
                 if not folder.parent.is_dir():  # of a file system that is not mounted now
                     raise FileNotFoundError(errno.ENOENT, "the sweep's folder is away")
-                execution.execute(run, folder, report=report, resume=True)
+                execution.execute(run, folder, report=report, resume=True, attributes=False)
 
             patience.patiently(execute, str(folder))
             if copy is not None:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from hlvnn.errors import ConfigError
+from hlvnn.marks import TOLD, marking
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import seeding
 from hlvnn.training.epoch_report import EpochReport
+from hlvnn.training.profile import Profile
 
-NAMES = ON_STEP, ON_EPOCH = "on_step", "on_epoch"
-"""Methods of a callback; it has one of them, or both."""
+NAMES = ON_STEP, ON_EPOCH, ON_PROFILE = "on_step", "on_epoch", "on_profile"
+"""Methods of a callback; it has one of them, or several."""
 
 Told: TypeAlias = Callable[[HierarchicalModel, Any], object]
 
@@ -39,6 +41,7 @@ class StepReport:
 class Callbacks:
     """The callbacks of a fit: objects with `on_step(model, step)`, `on_epoch(model, epoch)`.
 
+    Or `on_profile(model, profile)`, which ends no fit.
     What they draw from torch's random streams changes nothing of the fit.
     Raises `ConfigError` for an object without either, and for an answer but None, True or False.
     """
@@ -53,7 +56,7 @@ class Callbacks:
                     f"callbacks: {one!r} has neither on_step(model, step) nor on_epoch(model, "
                     "epoch); give an object with such a method"
                 )
-        self.on_step, self.on_epoch = (
+        self.on_step, self.on_epoch, self.on_profile = (
             [getattr(one, name) for one in callbacks if callable(getattr(one, name, None))]
             for name in NAMES
         )
@@ -66,11 +69,15 @@ class Callbacks:
         """Tell of an evaluated epoch; return whether the fit is to end."""
         return self._tell(ON_EPOCH, self.on_epoch, epoch)
 
-    def _tell(self, name: str, told: list[Told], what: StepReport | EpochReport) -> bool:
+    def profile(self, profile: Profile) -> None:
+        """Tell of where the time goes."""
+        self._tell(ON_PROFILE, self.on_profile, profile)
+
+    def _tell(self, name: str, told: list[Told], what: StepReport | EpochReport | Profile) -> bool:
         if not told:
             return False
         training = self.model.training
-        with seeding(0, self.model.device), torch.enable_grad():
+        with seeding(0, self.model.device), torch.enable_grad(), marking(TOLD):
             answers = [_truth(name, one(self.model, what)) for one in told]
         self.model.train(training)
         return any(answers)

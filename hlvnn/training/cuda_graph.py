@@ -7,6 +7,8 @@ fast as a GPU runs them. Here the step is recorded once and replayed. Which rows
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from hlvnn.latents.table import keeping_gradients_dense
 from hlvnn.training.not_finite import NEVER
 from hlvnn.training.pace import Pace
 from hlvnn.training.step import Step
+
+logger = logging.getLogger("hlvnn")
 
 TRIAL_STEPS = 3
 """Steps done before one is recorded, in which optimisers and libraries make what they keep."""
@@ -150,3 +154,23 @@ class RecordedSteps:
         sums = torch.stack(told).view(steps, -1).sum(0)
         self.sums.add_(sums, alpha=self.batches.batch_size)
         self.counter.add_(steps)
+
+
+def recorded(
+    step: Step, batches: object, device: torch.device, *, is_each_told: bool
+) -> RecordedSteps | None:
+    """Return the steps of a fit as a CUDA graph, where that is possible and worth while.
+
+    is_each_told: whether a callback looks at each, which forbids it. What does so is told.
+    """
+    config = step.config
+    wanted = device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
+    if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
+        return None
+    asked = {"an on_step": is_each_told, "--grad-norms": config.grad_norms}
+    asked |= {"--profile": config.profile}
+    if slow := " and ".join(name for name, is_asked in asked.items() if is_asked):
+        logger.info("with %s steps are not recorded as a CUDA graph, and are slower", slow)
+        return None
+    assert isinstance(batches, Batches)
+    return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)

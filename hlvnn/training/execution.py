@@ -9,9 +9,10 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hlvnn.columns import DATA_HASH, DIVERGED, ELBO_ERROR, STOPPED_EARLY
-from hlvnn.config import DATA_PLACES, RunConfig, flatten, with_posteriors
+from hlvnn.config import PLACES, RunConfig, flatten, with_posteriors
 from hlvnn.data import data_of, why_changed
 from hlvnn.data.grouped import GroupedDataset, Schema
 from hlvnn.device import resolve_device
@@ -43,9 +44,11 @@ from hlvnn.records.run_folder import (
     HYPERPARAMS,
     LOG,
     METRICS,
+    PROFILE,
     RESULT,
     SCHEMA,
     STATS,
+    TRACE,
     WRITER,
     read_config,
     read_metrics,
@@ -66,8 +69,10 @@ from hlvnn.training.going_on import (
     set_aside,
     told_longer,
 )
+from hlvnn.training.group_attributes import attributes_for, keep_groups
 from hlvnn.training.guessing import guess_losses
 from hlvnn.training.loop import SELECTION, Checkpoint, EpochReport, FitResult, fit
+from hlvnn.training.profile import Profile
 from hlvnn.training.row_tables import tables_of
 from hlvnn.training.run_log import (
     chosen_by,
@@ -86,7 +91,7 @@ OF_BEST = ("epoch", "model", SELECTION)
 
 RUNTIME = (
     *("device", "threads", "debug", "print_freq", "results_dir", "testing"),
-    *("tensorboard", "description", "keep_predictions", "grad_norms", *DATA_PLACES),
+    *("tensorboard", "description", "keep_predictions", "grad_norms", "profile", *PLACES),
 )
 """Settings that may change when a run goes on: they say how and where, not what is computed."""
 
@@ -120,6 +125,7 @@ def execute(
     report: Callable[[EpochReport], None] | None = None,
     resume: bool = False,
     origin: str = "",
+    attributes: Path | bool = True,
 ) -> FitResult:
     """Run one trial in this process, from data to finished folder.
 
@@ -128,6 +134,9 @@ def execute(
     there is one (from the one before it where the last cannot be read), else start afresh in it:
     only where no checkpoint can have been. What was measured is kept (`set_aside`).
     origin: what the folder says of where the run came from (`records.provenance`).
+    attributes: whether what groups are like (--group-table) is read and kept in the folder; of a
+    sweep's trial it is not, for the sweep keeps it. A path is the folder of a run that is repeated:
+    what it keeps is taken.
 
     Raises `RunError` when the folder exists (without `resume`) or another process took it over,
     `StorageError` when it cannot be written, and what loading and building raise; nothing is
@@ -145,6 +154,7 @@ def execute(
     data = data_of(config.data, recorded=resume)
     model = build_model(config.model, data, config.seed, recorded=resume)
     check(model, data, config.train)
+    known = attributes_for(config, data, folder, attributes) if attributes else None
     run = _Writer(folder, config, data.schema, report, origin)
     with logging_to(folder / LOG):
         checkpoint = None
@@ -158,17 +168,19 @@ def execute(
         if checkpoint is None and config.from_weights is not None:
             told = take_over(model, data, config.from_weights)
         with reaching(folder):
+            keep_groups(folder, config, data, known)
             run.start(checkpoint, model, data)
         logger.info(opening(config, model, data, folder, checkpoint))
+        for sentence in known.told(data.schema) if known is not None else ():
+            logger.info(sentence)
         if config.train.ended_at and resume:
             told = [told_longer(config.train)]
         for sentence in told:
             logger.info(sentence)
         logger.info(chosen_by(selection_of(model, data, config.train)))
         # the folder keeps both: the last weights in checkpoint.pt, the chosen epoch's in best.pt
-        result = fit(
-            model, data, config.train, run.report, checkpoint, seed=config.seed, best_weights=False
-        )
+        how: dict[str, Any] = {"seed": config.seed, "callbacks": [run], "best_weights": False}
+        result = fit(model, data, config.train, run.report, checkpoint, **how)
         with reaching(folder):
             run.finish(result)
         logger.info(closing(result, folder))
@@ -276,8 +288,8 @@ class _Writer:
     def _note_places(self) -> None:
         """Write down where the data are now, which are the same, and how long it is trained."""
         record, now = read_json(self.folder / HYPERPARAMS), flatten(self.config)
-        own = {name: now[name] for name in (*DATA_PLACES, *LONGER)}
-        if not own.items() <= record["config"].items():
+        own = {name: now[name] for name in (*PLACES, *LONGER)}
+        if any(record["config"].get(name) != value for name, value in own.items()):
             record["config"] |= own
             write_json(self.folder / HYPERPARAMS, record)
 
@@ -349,6 +361,16 @@ class _Writer:
         if cut and not self.told_of_cut:
             self.told_of_cut = True
             logger.info(cut)
+
+    def on_profile(self, model: HierarchicalModel, profile: Profile) -> None:
+        """Keep where the time goes, and say where that is."""
+        table, trace = self.folder / PROFILE, self.folder / TRACE
+        with reaching(self.folder), replacing(table) as one, replacing(trace) as other:
+            profile.table.to_csv(one, index=False)
+            profile.save_trace(other)
+        logger.info(
+            "the table: %s; the trace: %s (open it at https://ui.perfetto.dev)", table, trace
+        )
 
     def _save(self) -> None:
         if self.unsaved is not None:

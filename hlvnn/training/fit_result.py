@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hlvnn.training.failure import Failure
+from hlvnn.training.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class FitResult:
     newton_gain: the expected gain of one more Newton step, in nats, near 0 where the fit is done:
     of all that is fitted where the fit is exact, else of the learned SDs (`inference.newton`); NaN
     where none is learned. failure: of a fit that diverged in a step, what `training.failure.replay`
-    takes once more.
+    takes once more. profile: of a fit with `profile`, where its time went.
     """
 
     elbo: float
@@ -34,6 +35,7 @@ class FitResult:
     doubts: tuple[str, ...] = ()
     newton_gain: float = math.nan
     failure: Failure | None = None
+    profile: Profile | None = None
 
 
 class Interrupted(KeyboardInterrupt):

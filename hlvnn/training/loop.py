@@ -14,22 +14,16 @@ import torch
 from torch import Tensor
 
 from hlvnn import columns
-from hlvnn.columns import (
-    DIVERGED,
-    EXACT,
-    ROWS_PER_SECOND,
-    TRAIN_LOSS,
-    TRAIN_NLL,
-    VAL_LOSS,
-)
+from hlvnn.columns import DIVERGED, EXACT, ROWS_PER_SECOND, TRAIN_LOSS, TRAIN_NLL, VAL_LOSS
 from hlvnn.config import TrainConfig
 from hlvnn.data import describe
-from hlvnn.data.batches import Batch, Batches
+from hlvnn.data.batches import Batch
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.device import resolve_device
 from hlvnn.inference.metrics import RowScores
 from hlvnn.inference.newton import newton_gain, told_gain
 from hlvnn.inference.objective import Elbo, full_elbo
+from hlvnn.marks import EPOCH_END, EVALUATION, marking
 from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import OLD_NOISE, Noise, seeding, streams, take_up_streams
@@ -39,7 +33,7 @@ from hlvnn.training.bound import Bound
 from hlvnn.training.callbacks import Callbacks, StepReport
 from hlvnn.training.checks import check, log_shapes
 from hlvnn.training.choosing import check_selection, selection_of
-from hlvnn.training.cuda_graph import AT_ONCE, MIN_STEPS, RecordedSteps
+from hlvnn.training.cuda_graph import RecordedSteps, recorded
 from hlvnn.training.epoch_line import epoch_line, step_line
 from hlvnn.training.epoch_report import SELECTION as SELECTION
 from hlvnn.training.epoch_report import Checkpoint as Checkpoint
@@ -52,10 +46,11 @@ from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
 from hlvnn.training.not_finite import EVERY, Watch
 from hlvnn.training.passes import FAST, batches_of, first_rows, scored, splits_to_score
+from hlvnn.training.profiling import REPORT, Profiler
 from hlvnn.training.progress import is_notebook, showing_progress
-from hlvnn.training.step import Step
 from hlvnn.training.sums import Sums
 from hlvnn.training.surroundings import surrounding
+from hlvnn.training.turning import first_steps, told_of_turn, turned
 
 logger = logging.getLogger("hlvnn")
 
@@ -136,26 +131,16 @@ class _Fit:
         self.evaluated = splits_to_score(data, config, device)
         self.callbacks, self.best = callbacks, BestWeights(model, wanted=False)
         self.seen, self.is_asked_to_end = 0, False  # rows of the epoch; whether a callback did
-        self.step = Step(model, config, self.bound, len(self.batches))
+        self.step, self.turns_at = first_steps(model, config, self.bound, len(self.batches))
         self.exact = is_mixed_model(model) and why_not_exact(model, config) is None
         self.newton_gain = math.nan
-        self.recorded = self._recorded()
+        steps = (self.step, self.batches, device)
+        is_told = bool(callbacks.on_step)
+        self.recorded = None if self.exact else recorded(*steps, is_each_told=is_told)
         self.state = State()
         self.gpu = GpuMeter(device)
         self.watch = Watch(model, data, self.step.beta)
-
-    def _recorded(self) -> RecordedSteps | None:
-        config, step, batches = self.config, self.step, self.batches
-        wanted = self.device.type == "cuda" and config.cuda_graph == "auto" and not config.debug
-        wanted = wanted and not self.exact
-        if not wanted or step.total < MIN_STEPS or not RecordedSteps.is_possible(step, batches):
-            return None
-        if (asked := self.callbacks.on_step and "an on_step") or config.grad_norms:
-            slow = asked or "--grad-norms"
-            logger.info("with %s steps are not recorded as a CUDA graph, and are slower", slow)
-            return None
-        assert isinstance(batches, Batches)
-        return RecordedSteps(step, batches, 1 if config.print_freq else AT_ONCE)
+        self.profiler = Profiler(model, config, self.evaluated, self.step.total * (not self.exact))
 
     def run(
         self,
@@ -182,7 +167,8 @@ class _Fit:
             train_seconds = time.perf_counter() - self.epoch_began
             if state.epoch % config.eval_every and state.epoch < last and not self.is_asked_to_end:
                 continue
-            row, groups, scores = self._evaluate(sums)
+            with self.profiler.timing(EVALUATION):
+                row, groups, scores = self._evaluate(sums)
             diverged = bool(row[DIVERGED])
             row["seconds"] = time.perf_counter() - since
             row[ROWS_PER_SECOND] = self.seen / train_seconds
@@ -191,12 +177,15 @@ class _Fit:
                 self.best.keep()
             told = EpochReport(row, groups, state.chosen, scores)
             if report is not None:
-                self._report(report, told)
+                with self.profiler.timing(REPORT):
+                    self._report(report, told)
+            self.profiler.tell(state.epoch, train_seconds, self.callbacks)
             asked = self.callbacks.epoch(told) or self.is_asked_to_end
             stopped = asked or state.is_out_of(config.patience)
             if show is not None:
                 show(epoch_line(row, last), state.epoch == last)
             since = time.perf_counter()
+        self.profiler.end(self.callbacks)
         if diverged:
             self.watch.tell(len(self.batches), validating=True)
         self.put_back()
@@ -220,6 +209,8 @@ class _Fit:
             self.exact = False  # begun by a program that did not fit exactly
         if not self.exact:
             latents.law = None
+        if self.turns_at and not resumed:
+            logger.info(told_of_turn(self.turns_at))
         if is_mixed_model(self.model) and not self.exact and not resumed:
             why = why_not_exact(self.model, self.config)
             logger.info("fitted by minibatches and not exactly: %s", why)
@@ -246,6 +237,7 @@ class _Fit:
             doubts,
             self.newton_gain,
             self.watch.failure,
+            self.profiler.profile,
         )
 
     def _report(self, report: Report, epoch: EpochReport) -> None:
@@ -261,21 +253,29 @@ class _Fit:
         """Train one epoch; return sums over rows: nll, each latent's KL share, the bound's gap."""
         if self.exact:
             return self._exactly()
+        if self.state.epoch == self.turns_at:
+            self._turn()
         sums, self.seen = Sums(2 + len(self.model.latents), self.device), 0
         if self.recorded is not None:
             self._replay(self.recorded, sums)
         else:
-            for number, batch in enumerate(self.batches, start=1):
+            for number, batch in enumerate(self.profiler.each(self.batches), start=1):
                 self._step(batch, sums)
                 self._tell(number)
                 if self.watch.found is not None or self.is_asked_to_end:
                     break
-        self.step.own.recentre()
-        self.model.latents.refresh()  # here, whether or not the epoch is evaluated
-        self.watch.read()
+        with marking(EPOCH_END):
+            self.step.own.recentre()
+            self.model.latents.refresh()  # here, whether or not the epoch is evaluated
+            self.watch.read()
         if self.watch.found is not None:
             return [math.nan] * len(sums.read())
         return sums.read()  # waits for the GPU
+
+    def _turn(self) -> None:
+        """Have the bound take the ELBO's place, where it has not yet."""
+        if self.turns_at and self.bound is not None:
+            self.step = turned(self.step, self.bound)
 
     def _exactly(self) -> list[float]:
         """Fit exactly; return what an epoch of steps would (see `_epoch`)."""
@@ -384,6 +384,8 @@ class _Fit:
     def _load(self, checkpoint: Checkpoint) -> None:
         check_checkpoint(checkpoint, "the checkpoint to resume")
         self.model.load_state_dict(checkpoint["model"])
+        if checkpoint["epoch"] > self.turns_at:
+            self._turn()
         self.step.load_state_dict(checkpoint["optimizers"])
         self.step.own.load_state_dict(checkpoint[GROUPS])
         self.generator.set_state(checkpoint["order"])

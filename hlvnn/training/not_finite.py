@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hlvnn.data.batches import Batch
 from hlvnn.data.grouped import GroupedDataset
+from hlvnn.marks import WATCH, marking
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import Noise, seeding
 from hlvnn.training.failure import Failure, kept, streams_before
@@ -50,7 +51,8 @@ class Watch:
     def begin(self, noise: Noise) -> None:
         """Note where the random streams are before a step."""
         if self.on_cpu:
-            self.before = streams_before(noise)
+            with marking(WATCH):
+                self.before = streams_before(noise)
 
     def _find(self, step: int, rows: Tensor) -> None:
         self.found, self.rows = step, {step: rows}

@@ -13,6 +13,7 @@ from hlvnn.data.augment import jittered
 from hlvnn.data.batches import Batch
 from hlvnn.inference.objective import BatchLoss, batch_loss, parts_loss
 from hlvnn.latents.latent import Latent
+from hlvnn.marks import AUGMENTATION, BACKWARD, GROUPS, LOSS, NORMS, OPTIMISER, marking
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.optim import AdamW, RowwiseAdam, clip_gradients, lr_factor
 from hlvnn.training.bound import Bound
@@ -43,16 +44,25 @@ class Step:
     """The parameters' moves: optimisers, schedules, and what is held when.
 
     bound: what is maximised in the ELBO's place, if anything. per_epoch: steps of an epoch.
+    turns_at: epochs after which others follow, if not 0 (see `turning`). table_lr: see `TABLE_LR`.
     """
 
     def __init__(
-        self, model: HierarchicalModel, config: TrainConfig, bound: Bound | None, per_epoch: int
+        self,
+        model: HierarchicalModel,
+        config: TrainConfig,
+        bound: Bound | None,
+        per_epoch: int,
+        turns_at: int = 0,
+        table_lr: float = TABLE_LR,
     ) -> None:
+        self.table_lr = 1.0 if per_epoch == 1 else table_lr
         self.model, self.config, self.bound, self.per_epoch = model, config, bound, per_epoch
         self.total = config.num_epochs * per_epoch
         self.ended_at = config.ended_at * per_epoch  # where the run was to end at first
         self.warm_steps = config.prior_warmup * (self.ended_at or self.total)
-        own_total = self.ended_at or self.total
+        self.turns_at = turns_at * per_epoch
+        own_total = self.turns_at or self.ended_at or self.total
         is_bound = bound is not None
         self.own = GroupSteps(model, per_epoch, self.warm_steps, own_total, bound=is_bound)
         if self.own.waiting:
@@ -103,7 +113,7 @@ class Step:
     def _table_lr(self, latent: Latent) -> float:
         if not latent.posterior.random:
             return self.config.embedding_lr
-        return 1.0 if self.per_epoch == 1 else TABLE_LR
+        return self.table_lr
 
     def is_warming(self, number: int) -> bool:
         """Return whether learned priors are held at the fit's step `number` (from 0)."""
@@ -144,7 +154,8 @@ class Step:
         """Return how far groups, priors and the noise go at the fit's step `number` (from 0)."""
         done = number / self.per_epoch
         first = number < (self.ended_at or self.total)
-        return pace(self.progress(number), done, self.own.passes, held=first)
+        progress = number / self.turns_at if self.turns_at else self.progress(number)
+        return pace(progress, done, self.own.passes, held=first)
 
     def start_if_due(self, number: int) -> None:
         """Let the latents begin that have waited, when it is the fit's step `number` (from 0)."""
@@ -161,33 +172,48 @@ class Step:
         """
         config = self.config
         if config.augment:
-            batch = batch._replace(x=jittered(batch.x, config.augment))
-        self.own.watch(batch.groups)
-        loss = self._loss(batch, beta)
+            with marking(AUGMENTATION):
+                batch = batch._replace(x=jittered(batch.x, config.augment))
+        with marking(GROUPS):
+            self.own.watch(batch.groups)
+        with marking(LOSS):
+            loss = self._loss(batch, beta)
         means = [loss.nll, *loss.kl] + ([] if loss.gap is None else [loss.gap])
         told = loss.loss.detach(), [mean.detach() for mean in means]
         on_cpu = told[0].device.type == "cpu"
         if on_cpu and not config.debug and not math.isfinite(float(told[0])):
             return told  # the parameters stay as they made it, to be looked at
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        loss.loss.backward()
+        with marking(OPTIMISER):
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+        with marking(BACKWARD):
+            loss.loss.backward()
         if self.encoders:
-            with self.model.latents.source.lending():  # for dropout too: a pass of this model alone
-                parts = parts_loss(self.model, batch, beta, config.num_samples)
-            parts.loss.backward(inputs=self.encoders)
+            self._teach_encoders(batch, beta)
         for parameter in self.learned if warming else ():
             parameter.grad = None
         if self.norms is not None:
-            self.norms.begin()
-        if config.clip_grad is not None:
-            clip_gradients(self.dense, config.clip_grad)
-        for optimizer in self.optimizers:
-            optimizer.step()
+            with marking(NORMS):
+                self.norms.begin()
+        with marking(OPTIMISER):
+            if config.clip_grad is not None:
+                clip_gradients(self.dense, config.clip_grad)
+            for optimizer in self.optimizers:
+                optimizer.step()
         if self.norms is not None:
-            self.norms.end()
-        self.own.move(float(len(batch.y)), beta, paced, warming=warming)
+            with marking(NORMS):
+                self.norms.end()
+        with marking(GROUPS):
+            self.own.move(float(len(batch.y)), beta, paced, warming=warming)
         return told
+
+    def _teach_encoders(self, batch: Batch, beta: float | Tensor) -> None:
+        """Add the gradients of what encoders alone learn from: random parts of groups."""
+        # lent for dropout too: a pass of this model alone
+        with self.model.latents.source.lending(), marking(LOSS):
+            parts = parts_loss(self.model, batch, beta, self.config.num_samples)
+        with marking(BACKWARD):
+            parts.loss.backward(inputs=self.encoders)
 
     def _loss(self, batch: Batch, beta: float | Tensor) -> BatchLoss:
         if self.bound is not None:

@@ -28,7 +28,10 @@ from tests.sweeps import FAILED, TRIALS
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-FIGURES = ("curves", "importances", "parallel", "spread", "gain", "shrinkage", "kl", "calibration")
+FIGURES = (
+    *("curves", "importances", "parallel", "spread", "gain", "attributes", "shrinkage", "kl"),
+    "calibration",
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1100, "height": 900}
 
@@ -75,6 +78,8 @@ def test_the_report_is_one_file_with_every_figure(report: Path) -> None:
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     assert "://" not in without_pictures  # nothing is fetched from anywhere
     assert "Not drawn" not in html
+    assert "By number of training rows: " in html
+    assert "What else groups are like is told by --group-table FILE." in html
     assert "not everything could be read" not in html
     for name in FIGURES:
         assert f'<figure id="{name}">' in html
@@ -166,7 +171,7 @@ def test_a_sweep_that_has_nothing_yet_has_a_report(small_sweep: Path, tmp_path: 
         (copy / name).unlink()
     html = write_report(load_sweep(copy)).read_text(encoding="utf-8")
     assert "No trial has a result" in html
-    assert html.count("Not drawn") == len(FIGURES) + 1
+    assert html.count("Not drawn") == len(FIGURES)  # attributes are left out
     assert html.count("status-not-started") >= TRIALS
     assert "could not be drawn" not in html  # every reason is a known one
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -27,14 +27,6 @@ def bench() -> ModuleType:
     sys.modules["bench"] = module
     spec.loader.exec_module(module)
     return module
-
-
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks", *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def test_every_script_is_in_the_table(bench: ModuleType) -> None:
@@ -71,15 +63,22 @@ def test_a_run_leaves_a_page_and_figures_with_the_machine(
 def test_a_script_that_fails_fails_the_whole(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "SCRIPTS", (bench.Script("group_metrics", "--rows none"),))
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(bench, "SCRIPTS", (bench.Script("broken", "--rows none"),))
     assert bench.main(bench.Options(output=tmp_path)) == 1
-    assert json.loads((tmp_path / "bench.json").read_text())["scripts"]["group_metrics"][
-        "exit_status"
-    ]
+    scripts = json.loads((tmp_path / "bench.json").read_text())["scripts"]
+    assert scripts["broken"]["exit_status"] == 3
 
 
-def test_an_unknown_benchmark_is_told_with_the_nearest_name(tmp_path: Path) -> None:
-    done = run("--only", "train_steps", "--output", str(tmp_path))
-    assert done.returncode == 2
-    assert "did you mean 'train_step'" in done.stderr
-    assert not list(tmp_path.iterdir())
+def test_an_unknown_benchmark_is_told_with_the_nearest_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    words = ["benchmarks", "--only", "train_steps", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "did you mean 'train_step'" in capsys.readouterr().err
+    assert not output.exists()

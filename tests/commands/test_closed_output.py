@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,43 +13,78 @@ from hlvnn.errors import CLOSED
 from hlvnn.records.run_folder import RESULT
 from tests.helpers import ROOT
 
-
-def into_head(folder: Path, *command: str) -> tuple[int, str]:
-    """Run a Python program whose output is closed before it writes; return its code and stderr."""
-    reading, writing = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=folder,
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    os.close(reading)
-    os.close(writing)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        (str(ROOT / "tune_search.py"), "--help"),
-        (str(ROOT / "train_one.py"), "--help"),
-        ("-m", "hlvnn.analysis", "--help"),
-        ("-m", "hlvnn.analysis", "prune", "--help"),
-        ("-m", "hlvnn.data.convert", "leaf", "--help"),
-    ],
-    ids=lambda command: " ".join(command[-3:])[-30:],
+HELP = {
+    "tune_search": (str(ROOT / "tune_search.py"), "--help"),
+    "train_one": (str(ROOT / "train_one.py"), "--help"),
+    "analysis": ("-m", "hlvnn.analysis", "--help"),
+    "analysis prune": ("-m", "hlvnn.analysis", "prune", "--help"),
+    "convert": ("-m", "hlvnn.data.convert", "leaf", "--help"),
+}
+RUN = (
+    *(str(ROOT / "train_one.py"), "--dataset", "digits", "--hidden", "4", "--num-epochs", "2"),
+    *("--name", "a"),
 )
-def test_help_into_head_ends_in_silence(tmp_path: Path, command: tuple[str, ...]) -> None:
-    code, errors = into_head(tmp_path, *command)
-    assert errors == ""
-    assert code == CLOSED
+EACH = """
+import json, os, runpy, sys, tempfile
+import hlvnn.analysis.report, hlvnn.commands.train_one, hlvnn.commands.tune_search  # for all
+ended = []
+for words in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile() as errors:
+        reading, writing = os.pipe()
+        os.close(reading)
+        process = os.fork()
+        if process == 0:
+            os.dup2(writing, 1)
+            os.dup2(errors.fileno(), 2)
+            break
+        os.close(writing)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        errors.seek(0)
+        ended.append((code, errors.read().decode()))
+else:
+    print(json.dumps(ended))
+    raise SystemExit
+# from here on as Python itself does, to the end of the interpreter
+if words[0] == "-m":
+    sys.argv = words[1:]
+    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+else:
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+"""
+"""Runs each program in a process of its own, forked once everything is imported."""
 
 
-def test_a_run_into_head_goes_on_to_its_end(tmp_path: Path) -> None:
-    flags = ("--dataset", "digits", "--hidden", "4", "--num-epochs", "2", "--name", "a")
-    code, errors = into_head(tmp_path, str(ROOT / "train_one.py"), *flags)
-    assert (code, errors) == (0, "")
-    assert (tmp_path / "results" / "digits" / "a" / RESULT).exists()
+@pytest.fixture(scope="module")
+def into_head(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, ...]]:
+    """Return the code and stderr of programs whose output is closed before they write.
+
+    Of the run also whether it left a result.
+    """
+    folder = tmp_path_factory.mktemp("head")
+    programs = {**HELP, "run": RUN}
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, json.dumps(list(programs.values()))],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    ended = {name: tuple(one) for name, one in zip(programs, told, strict=True)}
+    ended["run"] += ((folder / "results" / "digits" / "a" / RESULT).exists(),)
+    return ended
+
+
+@pytest.mark.parametrize("program", HELP)
+def test_help_into_head_ends_in_silence(
+    into_head: dict[str, tuple[object, ...]], program: str
+) -> None:
+    assert into_head[program] == (CLOSED, "")
+
+
+def test_a_run_into_head_goes_on_to_its_end(into_head: dict[str, tuple[object, ...]]) -> None:
+    assert into_head["run"] == (0, "", True)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import optimize
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hlvnn.config import ModelConfig
+from hlvnn.analysis.latent_space import space_of
+from hlvnn.config import ModelConfig, TrainConfig
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.inference.newton import newton_gain
 from hlvnn.inference.objective import full_elbo
 from hlvnn.models.build import build_model
+from hlvnn.training.loop import fit
+from tests.helpers import grouped_data, small_config
 from tests.truths.test_groups_by_themselves import FEATURES, planted
 
 SIZES = np.tile([1, 2, 4, 9], 100)
@@ -67,3 +72,31 @@ def test_nothing_learned_is_nothing_to_gain() -> None:
     config = ModelConfig(backbone="mlp", latent_config="bias", prior="standard")
     model = build_model(config, data)
     assert math.isnan(newton_gain(model, full_elbo(model, data.train), len(data.train)))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the numbers of the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, torch.Tensor) and one.layout == torch.strided:
+                self.numbers = max(self.numbers, one.untyped_storage().nbytes() // 4)
+        return made
+
+
+def test_nothing_of_a_wide_latents_squared_width_is_made_from_the_fit_to_the_report() -> None:
+    """16,000 weights of an output stage are 2 GB squared, for each group."""
+    data = grouped_data(levels=("writer",), sizes=(5,), rows=24)
+    settings = {"latent_config": ("weights",), "prior": "learned", "hidden": (500,)}
+    model = build_model(small_config("mlp", **settings), data, seed=0)
+    [one] = model.latents
+    with Largest() as largest:
+        fit(model, data, TrainConfig(num_epochs=1, batch_size=8, device="cpu"), lambda *_: None)
+        space = space_of(model, 0)
+        space.covariances(space.principal()[0][:2])
+        model.latents.marginal(0)
+    print(f"\nwidth {one.width}, squared {one.width**2}, largest {largest.numbers}")
+    assert largest.numbers < one.width**2 / 4

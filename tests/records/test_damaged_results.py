@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from hlvnn import files, search_space
+from hlvnn.analysis.group_attributes import KnownGroups
 from hlvnn.commands import train_one, tune_search
 from hlvnn.config import run_config
 from hlvnn.errors import ConfigError, HlvnnError, RunError
 from hlvnn.records import (
+    group_file,
     journal,
     outcomes,
     perturbations,
@@ -101,6 +103,13 @@ def read_rows(sweep: Path, space: search_space.Space) -> None:
     assert found.epoch in (1, 2)
 
 
+def read_what_groups_are(sweep: Path, space: search_space.Space) -> None:
+    folders = {0: outcomes.trial_folder(sweep, 0)}
+    known = KnownGroups(folders, lambda: {0: None}, lambda sentence: None).of(0)
+    assert known["gid"].is_unique
+    assert group_file.read_groups_file(folders[0]) is not None
+
+
 def repeat(sweep: Path, space: search_space.Space) -> None:
     train_one.parse(["--from-trial", str(outcomes.trial_folder(sweep, 0))])
 
@@ -122,6 +131,7 @@ READERS: dict[str, tuple[Callable[[Path, search_space.Space], None], ...]] = {
     f"{TRIAL}/{run_folder.CHECKPOINT}": (read_run,),
     f"{TRIAL}/{run_folder.BEST}": (read_best,),
     f"{TRIAL}/{predictions.PREDICTIONS}": (read_rows,),
+    f"{TRIAL}/{group_file.GROUPS}": (read_what_groups_are,),
     CHANGED: (read_table,),
 }
 UNREAD = {

@@ -61,6 +61,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"latent_config": ("factor",), "norm": "batch", "posterior": "full_rank"},
         {"lr_schedule": "one_cycle"},
     ),
+    "the bound after the ELBO": (
+        {"latent_config": ("film",), "prior": "learned"},
+        {"objective": "iwae", "num_samples": 3},
+    ),
     "points": ({"latent_config": ("embedding",)}, {"eval_every": 2, "embedding_lr": 3.0}),
     "no latents": ({}, {"patience": 3}),
 }

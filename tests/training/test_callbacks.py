@@ -14,6 +14,7 @@ from hlvnn import evaluate
 from hlvnn.errors import ConfigError
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.training.callbacks import Callbacks, StepReport
+from hlvnn.training.cuda_graph import recorded
 from hlvnn.training.loop import EpochReport, _Fit, fit
 from tests.helpers import same_bits
 from tests.training.fits import case, saved, train, untimed
@@ -140,15 +141,15 @@ def test_what_is_no_callback_is_refused(callbacks: object, message: str) -> None
 def test_steps_that_could_be_recorded_are_not_where_one_is_told_of_each(
     given: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On a CPU nothing is recorded: the fit is made here, and takes itself to be on a GPU."""
+    """On a CPU nothing is recorded: the fit is made here, and takes itself to be on a GPU's."""
     model, data, _ = case("dropout, draws, two levels")
     callbacks = Callbacks(Noting() if given else (), model)
     cpu = torch.device("cpu")
     run = _Fit(model, data, train(num_epochs=50), cpu, 0, callbacks)
-    run.device = torch.device("cuda")
+    gpu, told = torch.device("cuda"), bool(callbacks.on_step)
     with caplog.at_level(logging.INFO, logger="hlvnn"):
-        recorded = run._recorded()
-    assert (recorded is None) == given
+        found = recorded(run.step, run.batches, gpu, is_each_told=told)
+    assert (found is None) == given
     assert caplog.messages == [LINE] * given
 
 

@@ -31,16 +31,20 @@ def planted(
 
 
 def found(
-    frame: pd.DataFrame, kind: str, backbone: str = "mlp", posterior: str | None = None
+    frame: pd.DataFrame,
+    kind: str,
+    backbone: str = "mlp",
+    posterior: str | None = None,
+    settings: hlvnn.TrainConfig | None = None,
 ) -> dict[str, float]:
-    """Fit with plain defaults; return the SDs in y's units."""
+    """Fit with plain defaults, or as told; return the SDs in y's units."""
     data = hlvnn.GroupedDataset.from_frame(
         frame, target="y", features=FEATURES, groups=["g"], target_kind=KINDS[kind]
     )
     latent = hlvnn.LatentConfig(level="g", stage="output", placement="bias", posterior=posterior)
     config = hlvnn.ModelConfig(backbone=backbone, likelihood=kind, latents=[latent])
     model = hlvnn.build_model(config, data, seed=0)
-    hlvnn.fit(model, data, hlvnn.TrainConfig(), lambda *_: None)
+    hlvnn.fit(model, data, settings or hlvnn.TrainConfig(), lambda *_: None)
     scale = model.likelihood.units()[1]
     return {
         "sd": float(model.latents[0].prior().stddev.detach()) * scale,
@@ -94,3 +98,22 @@ def test_so_it_does_of_counts(posterior: str) -> None:
     network = found(planted("poisson", np.full(5000, 4), 0.5), "poisson", posterior=posterior)
     print(f"\n{posterior}: SD {network['sd']:.4f} (planted 0.5)")
     assert network["sd"] == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "rows", "sd"),
+    [
+        ("gaussian", 5000, 2, 0.8),
+        pytest.param("bernoulli", 2500, 8, 1.0, marks=pytest.mark.slow),
+    ],
+)
+def test_so_it_does_on_the_importance_weighted_bound(
+    kind: str, groups: int, rows: int, sd: float
+) -> None:
+    frame = planted(kind, np.full(groups, rows), sd, 0.7)
+    settings = hlvnn.TrainConfig(objective="iwae", num_samples=5)
+    network = found(frame, kind, settings=settings)
+    print(f"\niwae, {kind}: SD {network['sd']:.4f} (planted {sd})")
+    assert network["sd"] == pytest.approx(sd, rel=0.1)
+    if kind == "gaussian":
+        assert network["noise sd"] == pytest.approx(0.7, rel=0.03)

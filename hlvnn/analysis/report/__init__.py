@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from hlvnn import search_space
 from hlvnn.analysis.loading import load_sweep
-from hlvnn.analysis.report import findings, levels, tables, verdict
+from hlvnn.analysis.report import attributes, findings, levels, tables, verdict
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
 from hlvnn.columns import best_of
@@ -96,6 +96,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
         groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
+        attributes=attributes.table(measured.by_attribute),
         sections=drawn,
         next_steps=findings.next_steps(results, measured.evidence),
         all_trials=tables.all_trials(results),

@@ -18,6 +18,8 @@ from hlvnn.analysis import figures
 from hlvnn.analysis.figures.groups import weakest
 from hlvnn.analysis.figures.style import said
 from hlvnn.analysis.gains import alike, gains
+from hlvnn.analysis.report import attributes
+from hlvnn.analysis.report.attributes import SECTION, of_sweep
 from hlvnn.analysis.report.compared import Compared
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.report.tables import Table
@@ -61,6 +63,7 @@ class Measured:
         groups = results.groups
         self.gains = self._try("gain", lambda: gains(results))
         self.alike = self._try("alike", lambda: alike(results)) or []
+        self.by_attribute = self._try(SECTION, lambda: of_sweep(results, self.gains)) or []
         self.gains_in_nats = None
         if self.gains is not None and {"acc", "loss"} <= set(groups.measures):
             self.gains_in_nats = self._try("nats", lambda: gains(results, measure="loss"))
@@ -232,6 +235,7 @@ def sections(measured: Measured) -> list[Section]:
             ),
             lambda: figures.gain_by_rows(measured.frame("gain")),
         ),
+        *attributes.drawn(measured),
         (
             "shrinkage",
             f"How much is known of each {level}{by}",

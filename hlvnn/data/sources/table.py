@@ -11,22 +11,16 @@ trials.
 
 from __future__ import annotations
 
-import encodings
-import shlex
 from pathlib import Path
 
-import pandas as pd
-
 from hlvnn.config import DataConfig
-from hlvnn.data import frames
 from hlvnn.data.grouped import Loaded
-from hlvnn.errors import ConfigError, DataError
+from hlvnn.data.tables import TEXT_SETTINGS, read_table
+from hlvnn.errors import ConfigError
 
-CSV = (".csv", ".tsv")
-PARQUET = (".parquet", ".pq")
 SETTINGS = (
     *("table", "target", "target_kind", "trials", "features", "groups", "categories", "dates"),
-    *("sep", "decimal", "encoding"),
+    *TEXT_SETTINGS,
 )
 
 
@@ -39,7 +33,7 @@ def load(config: DataConfig) -> Loaded:
         values = {"table": config.table, "target": config.target, "groups": config.groups}
         missing = ", ".join(f"--{name}" for name, value in values.items() if not value)
         raise ConfigError(f"the data set 'table' needs {missing} as well")
-    frame = read_table(config.table, config)
+    frame = read_table(config.table, config, config.groups)
     spoken_for = (config.target, config.trials, *config.groups)
     others = [str(name) for name in frame.columns if name not in spoken_for]
     return Loaded.from_frame(
@@ -58,60 +52,3 @@ def load(config: DataConfig) -> Loaded:
 def files(config: DataConfig) -> list[Path]:
     """Return the files that the data come from."""
     return [] if config.table is None else [config.table]
-
-
-def read_table(path: Path, config: DataConfig) -> pd.DataFrame:
-    """Read a CSV (.csv, .tsv, also compressed) or Parquet file.
-
-    In a CSV, group columns keep leading zeros: they are whole numbers only if all are written so
-    (338 and 338.0 are the same one).
-    """
-    kinds = [suffix for suffix in path.suffixes if suffix in CSV + PARQUET]
-    if not kinds:
-        raise DataError(
-            f"{path}: expected a file called .csv, .tsv (also .gz, …) or .parquet, "
-            f"got {path.name!r}"
-        )
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the table's path with --table")
-    # Python's own encodings only: packages register some that take any name
-    if encodings.search_function(config.encoding.lower()) is None:
-        raise ConfigError(
-            f"--encoding {config.encoding}: no such encoding; for example utf-8, latin-1, utf-16"
-        )
-    try:
-        if kinds[-1] in PARQUET:
-            _check_no_text_settings(config)
-            return pd.read_parquet(path)
-        frame = pd.read_csv(
-            path,
-            sep=config.sep or ("\t" if kinds[-1] == ".tsv" else ","),
-            decimal=config.decimal,
-            encoding=config.encoding,
-            dtype=dict.fromkeys(config.groups, str),
-            low_memory=False,
-        )
-    except UnicodeError as error:
-        raise DataError(
-            f"{path}: not a text in {config.encoding} ({error}); say which encoding it has, "
-            "for example --encoding latin-1"
-        ) from error
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from error
-    if frame.shape[1] == 1 and config.sep is None:
-        other = [mark for mark in (";", "\t", "|") if mark in str(frame.columns[0])]
-        if other:
-            raise DataError(
-                f"{path}: one column, {frame.columns[0]!r}; its columns seem to be parted by "
-                f"{other[0]!r}: --sep {shlex.quote(other[0])}"
-            )
-    for name in config.groups:
-        if name in frame.columns:
-            frame[name] = frames.labels_from_text(frame[name])
-    return frame
-
-
-def _check_no_text_settings(config: DataConfig) -> None:
-    for name in ("sep", "decimal", "encoding"):
-        if getattr(config, name) != DataConfig.model_fields[name].default:
-            raise ConfigError(f"--{name} is for text files, {config.table} is none; leave it out")

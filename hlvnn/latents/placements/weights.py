@@ -75,7 +75,9 @@ class Weights(LinearPlacement):
 
     def constant(self) -> Tensor:
         out = self.stage.out_features
-        return torch.eye(self.width).unflatten(0, (out, -1))[:, 0]
+        matrix = torch.zeros(out, self.width)
+        matrix.unflatten(1, (out, -1))[:, :, 0] = torch.eye(out)
+        return matrix
 
     def slopes_on(self, columns: Tensor) -> Tensor:
         return columns if self.chosen is None else columns[self.chosen.to(columns.device)]

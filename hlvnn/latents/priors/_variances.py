@@ -44,5 +44,9 @@ class LearnedVariances(Prior):
         self.log_sd.copy_(0.5 * moment.diagonal().log())
 
     @torch.no_grad()
+    def set_sd(self, sd: Tensor) -> None:  # without the moment, Z numbers squared
+        self.log_sd.copy_(0.5 * sd.square().log())
+
+    @torch.no_grad()
     def take(self, factor: Tensor) -> None:
         self.log_sd.copy_(factor.diagonal().log())
