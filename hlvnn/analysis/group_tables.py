@@ -6,8 +6,9 @@ file only the columns asked for. Files of other trials and epochs are not opened
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, reduce
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,6 +228,7 @@ class GroupTables:
         levels: list[str] | None,
         split: str | None,
         labels: bool,
+        gids: Sequence[int] | None = None,
     ) -> pd.DataFrame:
         known = dataset.schema.names if dataset.files else self.columns
         wanted = list(known if columns is None else columns)
@@ -239,7 +241,8 @@ class GroupTables:
         needed = wanted + [n for n in ("trial", "level", "gid") if labels and n not in wanted]
         where = [] if levels is None else [ds.field("level").isin(levels)]
         where += [] if split is None else [ds.field("split") == split]
-        condition = where[0] & where[1] if len(where) == 2 else (where[0] if where else None)
+        where += [] if gids is None else [ds.field("gid").isin(list(gids))]
+        condition = reduce(and_, where) if where else None
         try:
             table = dataset.to_table(columns=needed, filter=condition)
         except (pa.ArrowException, OSError):
@@ -311,18 +314,23 @@ class GroupTables:
         """
         return self._read(columns, self._dataset(self._files_at(epochs)), levels, None, False)
 
-    def of_group(
-        self, level: str, gid: int, epochs: Mapping[int, int], *, whole: int | None = None
+    def rows_of(
+        self,
+        level: str,
+        gids: Sequence[int],
+        epochs: Mapping[int, int],
+        *,
+        whole: int | None = None,
     ) -> pd.DataFrame:
-        """Return the rows of one group: of each trial at an epoch of its own, or of one trial.
+        """Return the rows of some groups: of each trial at an epoch of its own, or of one trial.
 
         epochs: of each trial. whole: the trial of which all epochs are read instead.
         """
         files = self._files_at(epochs)
         if whole is not None:
             files = {(whole, epoch): path for epoch, path in self.files_of(whole).items()}
-        frame = self._read(None, self._dataset(files), [level], None, False)
-        return frame[frame["gid"] == gid].sort_values(["trial", "epoch"], ignore_index=True)
+        frame = self._read(None, self._dataset(files), [level], None, False, gids)
+        return frame.sort_values(["trial", "epoch"], kind="stable", ignore_index=True)
 
     def _files_at(self, epochs: Mapping[int, int]) -> dict[tuple[int, int], Path]:
         return {

@@ -125,12 +125,12 @@ def test_one_verdict_by_every_measure_and_where_they_disagree(first: str) -> Non
     ) in first
     assert (
         f"The measures do not agree on the two: accuracy speaks for trial 0 (by "
-        f"{-gain[0]:.4g} ± {gain[1]:.4g}) and nats a row speaks for trial 1 (by {nats[0]:.4g} ± "
-        f"{nats[1]:.4g})."
+        f"{-gain[0]:.3g} ± {gain[1]:.2g}) and nats a row speaks for trial 1 (by {nats[0]:.3g} ± "
+        f"{nats[1]:.2g})."
     ) in first
     assert (
         "Validation accuracy and validation nats a row disagree on who wins: by the first it would "
-        f"be trial 0 (0.8 beside 0.77, a lead of {-gain[0]:.4g} ± {gain[1]:.4g}), by the second "
+        f"be trial 0 (0.8 beside 0.77, a lead of {-gain[0]:.3g} ± {gain[1]:.2g}), by the second "
         "it is trial 1."
     ) in first
     assert (

@@ -17,8 +17,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from hlvnn import search_space
+from hlvnn.analysis.figures.svg import paints
 from hlvnn.analysis.loading import load_sweep
-from hlvnn.analysis.report import attributes, findings, levels, tables, verdict
+from hlvnn.analysis.report import attributes, findings, levels, panels, tables, verdict
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
 from hlvnn.columns import best_of
@@ -29,6 +30,8 @@ from hlvnn.storage import shown_path, typed
 
 REPORT = "report.html"
 """The page, in the sweep's folder."""
+PAINTS = "/* the figures' colours */"
+"""Where in the page's style they go."""
 HERE = Path(__file__).parent
 STYLES = ("page.css", "verdict.css")
 WORDS = [
@@ -68,6 +71,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
     """Return the report of a sweep as HTML."""
     measured = Measured(results, num_samples)
     drawn = levels.among(measured, sections(measured))
+    shown = panels.some(measured)
     problems = list(dict.fromkeys([*results.problems, *measured.faults]))
     record = results.record
     environment = jinja2.Environment(
@@ -80,9 +84,9 @@ def page(results: Results, *, num_samples: int = 20) -> str:
     about = (
         search_space.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
     )
-    gains = measured.gains
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         results=results,
+        paints=Markup(PAINTS),
         css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in STYLES)),
         js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         description=record.description if record is not None else "",
@@ -95,7 +99,8 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         verdict=verdict.first_screen(measured, len(problems)),
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
-        groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
+        groups=shown,
+        one_group=one_group(results, shown),
         attributes=attributes.table(measured.by_attribute),
         sections=drawn,
         next_steps=findings.next_steps(results, measured.evidence),
@@ -107,6 +112,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=version("hlvnn"),
     )
+    return html.replace(PAINTS, paints(html), 1)
 
 
 def words(results: Results) -> list[tuple[str, str]]:
@@ -168,6 +174,19 @@ def in_python(results: Results) -> str:
         f"sweep = hlvnn.analysis.{load}({', '.join(places)})\n"
         "sweep.trials, sweep.epochs, sweep.best(10), sweep.latents(), "
         "sweep.groups.read(trials=[sweep.best_trial], labels=True)"
+    )
+
+
+def one_group(results: Results, groups: panels.Groups | None) -> str:
+    """Return how to see a group in Python that has no panel in the page."""
+    if groups is None:
+        return ""
+    load = "load_sweep" if results.record is not None else "load_runs"
+    return (
+        "import hlvnn.analysis\n"
+        f"sweep = hlvnn.analysis.{load}({in_quotes(shown_path(results.path))})\n"
+        f"sweep.group({in_quotes(groups.others)}, level={in_quotes(groups.level)})  "
+        '# .figure().savefig("group.png"), .rows, .confusion, .posterior'
     )
 
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from hlvnn.analysis import figures
-from hlvnn.analysis.report import tables
+from hlvnn.analysis.report import numbers, tables
+from hlvnn.analysis.report.numbers import Numbers
 from hlvnn.analysis.report.sections import Measured, Section, drawn_section, of_level
+from hlvnn.analysis.results import Results
 from hlvnn.columns import VAL
 from hlvnn.errors import RunError
 
@@ -33,20 +35,24 @@ def _of(measured: Measured, name: str, place: int, level: str) -> Section:
 
 
 def _spread(measured: Measured, name: str, level: str) -> Section:
-    results = measured.results
-    best, groups = results.best_trial, results.groups
+    results, groups = measured.results, measured.results.groups
+    behind: list[Numbers] = []
 
     def draw() -> Figure:
-        number = results._number(best)
+        number = results._number(None)
         spread = groups.spread(trials=number, level=level)
         epoch = max(groups.files_of(number), default=0)
         last = groups.read(trials=number, epochs=epoch, level=level, split=VAL, labels=True)
+        behind.extend(numbers.of_spread(results, spread, last))
         return figures.group_spread(spread, last, groups.main_measure)
 
-    look = f"The same by {level}: does the weak end rise with the middle?"
-    alt = f"The distribution of the groups of the level {level} over epochs."
-    title = f"How each {level} fares, over epochs (trial {best})"
-    return drawn_section(measured, name, title, look, alt, draw)
+    section = drawn_section(
+        *(measured, name, f"How each {level} fares, over epochs (trial {results.best_trial})"),
+        f"The same by {level}: does the weak end rise with the middle?",
+        f"The distribution of the groups of the level {level} over epochs.",
+        draw,
+    )
+    return replace(section, numbers=tuple(behind))
 
 
 def _gain(measured: Measured, name: str, level: str) -> Section:
@@ -58,24 +64,37 @@ def _gain(measured: Measured, name: str, level: str) -> Section:
             raise RunError(measured.why.get("gain", f"no {level} was scored under both models"))
         return figures.gain_by_rows(frame)
 
-    by = f" (trial {results.latent_trial})" if results.latent_trial is not None else ""
-    look = f"The same rows, by {level}: above the dashed line it is better off with latents."
-    alt = f"Each {level}'s gain over the pooled model against its number of rows."
     section = drawn_section(
-        measured, name, f"What each {level} gains by latents{by}", look, alt, draw
+        *(measured, name, f"What each {level} gains by latents{_by(results)}"),
+        f"The same rows, by {level}: above the dashed line it is better off with latents.",
+        f"Each {level}'s gain over the pooled model against its number of rows.",
+        draw,
     )
     if frame is None:
         return section
-    table = tables.some_groups(results, frame)
-    return replace(section, table=replace(table, id=name.replace("gain", table.id)))
+    table = tables.some_groups(frame, tables.ends(frame), {})
+    table = replace(table, id=name.replace("gain", table.id))
+    return replace(section, table=table, numbers=tuple(numbers.of_gains(results, frame)))
 
 
 def _shrinkage(measured: Measured, name: str, level: str) -> Section:
-    by = f" (trial {measured.results.latent_trial})"
-    look = f"As above, for each {level}: one with few rows is held near the common prior."
-    alt = f"The share of the prior variance that each {level}'s rows explain, against these rows."
-    title = f"How much is known of each {level}{by}"
-    return drawn_section(
-        measured, name, title, look, alt,
-        lambda: figures.shrinkage(of_level(measured.frame("latents"), measured.results, level)),
-    )  # fmt: skip
+    results = measured.results
+    behind: list[Numbers] = []
+
+    def draw() -> Figure:
+        own = of_level(measured.frame("latents"), results, level)
+        figure = figures.shrinkage(own)
+        behind.extend(numbers.of_latents(results, own))
+        return figure
+
+    section = drawn_section(
+        *(measured, name, f"How much is known of each {level}{_by(results)}"),
+        f"As above, for each {level}: one with few rows is held near the common prior.",
+        f"The share of the prior variance that each {level}'s rows explain, against these rows.",
+        draw,
+    )
+    return replace(section, numbers=tuple(behind))
+
+
+def _by(results: Results) -> str:
+    return f" (trial {results.latent_trial})" if results.latent_trial is not None else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class Cell:
     sort: float | str | None = None
     kind: str = ""
     """Class of the cell, such as a status."""
+    link: str = ""
+    """Id of what there is about it on the page."""
 
 
 @dataclass(frozen=True)
@@ -164,27 +167,73 @@ def all_trials(results: Results) -> Table:
     return Table("trials", f"All {plural(len(rows), 'trial')}", columns, rows)
 
 
-def some_groups(results: Results, gains: pd.DataFrame) -> Table:
-    """Return the weakest groups, and those that gain and lose most."""
-    measure = WORDS[str(gains.attrs["measure"])]
-    name = str(gains.attrs["measure"])
-    high = name in BETTER_HIGH
+def ends(gains: pd.DataFrame) -> list[int]:
+    """Return the numbers of the weakest groups, and of those that lose and gain most."""
+    high = str(gains.attrs["measure"]) in BETTER_HIGH
     weak = gains.sort_values("trial", ascending=high, kind="stable")
     weakest = weak[weak["trial"] != (1.0 if high else 0.0)]  # a perfect group is not weak
     by_gain = gains.sort_values("gain", kind="stable")
-    index = weakest.head(ENDS).index.union(by_gain.head(ENDS).index).union(by_gain.tail(ENDS).index)
+    chosen = [weakest.head(ENDS), by_gain.head(ENDS), by_gain.tail(ENDS)[::-1]]
+    return list(dict.fromkeys(int(gid) for part in chosen for gid in part["gid"]))
+
+
+def ends_of(last: pd.DataFrame, measure: str) -> list[int]:
+    """Return the numbers of the weakest and of the best groups of one epoch's table."""
+    ordered = last.sort_values(measure, ascending=measure in BETTER_HIGH, kind="stable")
+    chosen = [ordered.head(ENDS), ordered.tail(ENDS)[::-1]]
+    return list(dict.fromkeys(int(gid) for part in chosen for gid in part["gid"]))
+
+
+def _linked(row: pd.Series[Any], links: Mapping[int, str]) -> Cell:
+    """Return the cell of a group's name, a link where the page has more of it."""
+    return replace(value(str(row["label"])), link=links.get(int(row["gid"]), ""))
+
+
+def groups_of_best(
+    results: Results, last: pd.DataFrame, gids: Sequence[int], links: Mapping[int, str]
+) -> Table:
+    """Return the weakest and the best groups where there is nothing to compare them with.
+
+    gids: of `ends_of`. links: the id of each group's panel.
+    """
+    level, measure = str(results.groups.lowest_level), results.groups.main_measure
+    shown = last[last["gid"].isin(gids)]
+    shown = shown.sort_values(measure, ascending=measure in BETTER_HIGH, kind="stable")
+    names = [name for name in (measure, "loss") if name in shown]
+    told = {name: fixed(shown[name], 3) for name in names}
+    rows = [
+        [_linked(row, links), value(row["n"]), *(told[name][place] for name in names)]
+        for place, (_, row) in enumerate(shown.iterrows())
+    ]
+    caption = (
+        f"{len(rows)} of {len(last)} groups: the weakest and the best (level {level}), in the last "
+        f"epoch of {results.called(results._number(None))}, on validation rows. Where a group has "
+        "few rows, being at an end is mostly chance."
+    )
+    columns = [(level, False), ("validation rows", True), *((WORDS[name], True) for name in names)]
+    return Table("groups", caption, columns, rows)
+
+
+def some_groups(gains: pd.DataFrame, gids: Sequence[int], links: Mapping[int, str]) -> Table:
+    """Return the weakest groups, and those that gain and lose most.
+
+    gids: of `ends`. links: the id of each group's panel.
+    """
+    measure = WORDS[str(gains.attrs["measure"])]
+    name = str(gains.attrs["measure"])
     level = str(gains.attrs["level"])
     columns = [(level, False), ("training rows", True), (f"{gains.attrs['split']} rows", True)]
     columns += [(f"{measure}, with latents", True), (f"{measure}, pooled", True), ("gain", True)]
     columns += [("± over its rows", True), ("p", True)]
-    shown = weak.loc[weak.index.isin(index)]
+    weak = gains.sort_values("trial", ascending=name in BETTER_HIGH, kind="stable")
+    shown = weak[weak["gid"].isin(gids)]
     both = fixed(pd.concat([shown["trial"], shown["pooled"]]), 3)
     own, pooled = both[: len(shown)], both[len(shown) :]
     gain = fixed(shown["gain"], 3, sign="+")
     errors = fixed(shown["error"], 3)
     rows = [
         [
-            value(str(row["label"])),
+            _linked(row, links),
             value(row["rows"]),
             value(row["n"]),
             own[place],

@@ -132,9 +132,9 @@ def _opposed(results: Results, rows: Sequence[Beside]) -> list[str]:
 
 
 def _lead(one: Beside) -> str:
-    error = f" ± {number(one.error)}" if one.is_known else ""
+    error = f" ± {one.error:.2g}" if one.is_known else ""
     sure = "" if one.sign else ", which may be chance" if one.is_known else ", who knows how surely"
-    return f"{number(abs(one.gain))}{error}{sure}"
+    return f"{abs(one.gain):.3g}{error}{sure}"
 
 
 def _disagreed(results: Results, found: Disagreement) -> str:
