@@ -13,6 +13,7 @@ import pytest
 
 from hlvnn.analysis import Results, load_runs, load_sweep
 from hlvnn.analysis.report import coded, write_report
+from hlvnn.analysis.report.numbers import ROWS, table
 from hlvnn.analysis.report.tables import fixed
 from hlvnn.commands.report import main
 from hlvnn.errors import run_command
@@ -103,6 +104,20 @@ def test_measurements_of_a_column_have_the_same_decimals() -> None:
     assert shown([1752.04, 3.6], 4) == ["1752", "4"]
     assert shown([math.nan, math.inf], 4) == ["", "inf"]
     assert shown([], 4) == []
+
+
+def test_a_table_of_numbers_is_cut_and_says_where_all_are() -> None:
+    frame = pd.DataFrame(
+        {"trial": range(25_000), "loss": 1 / 3, "name": "x" * 99, "none": math.nan}
+    )
+    found = table(frame, "All", "the best first", "trials.parquet")
+    assert len(found.rows) == ROWS
+    assert found.rows[1] == ["1", "0.333333", "x" * 59 + "…", ""]
+    assert found.caption == (
+        f"All: the first {ROWS} of 25,000 rows, the best first; all are in trials.parquet"
+    )
+    wide = table(pd.DataFrame(0, range(500), [f"p{k}" for k in range(100)]), "", "", "")
+    assert len(wide.rows) * len(wide.columns) <= 3000
 
 
 def test_words_between_backticks_are_code() -> None:

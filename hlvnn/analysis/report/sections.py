@@ -216,8 +216,8 @@ def sections(measured: Measured) -> list[Section]:
             "parallel",
             "Where the good trials are",
             (
-                "Follow the dark lines, the good trials: where they bunch together on an axis is a "
-                "good value, and where they spread over it the value hardly matters. At most "
+                "Follow the strongest lines, the good trials: where they bunch together on an axis "
+                "is a good value, and where they spread over it the value hardly matters. At most "
                 f"{MOST} parameters that every trial drew, those that explain most."
             ),
             "A line per trial through the value of each parameter, coloured by the metric.",
@@ -259,7 +259,7 @@ def sections(measured: Measured) -> list[Section]:
             f"What each {level} gains by latents{by}",
             (
                 "Above the dashed line a group is better off with latents than in the pooled "
-                "model. Look at the black squares, the means: groups of few rows scatter by chance."
+                "model. Look at the squares, the means: groups of few rows scatter by chance."
             ),
             (
                 "Each group's gain over the pooled model against its number of rows, with the line "
