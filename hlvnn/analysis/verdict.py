@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from hlvnn.columns import (
     measure_of,
     on_test,
 )
+from hlvnn.errors import RunError
 from hlvnn.selection import MAX
 
 Floats = NDArray[np.float64]
@@ -199,15 +201,18 @@ def _winner(results: Results, column: str) -> int | None:
 
 
 def _between(results: Results, one: int, two: int, column: str) -> Beside | None:
-    """Return two trials beside each other on validation rows, each at its own chosen epoch."""
+    """Return two trials beside each other on validation rows, each at its own chosen epoch.
+
+    None where their tables are gone or cannot be read.
+    """
     if any(pd.isna(results.row(number)["folder"]) for number in (one, two)):
         return None
     measure = measure_of(column)
     if measure not in results.groups.measures:
         return None
-    levels = results.groups.levels
-    frames = [
-        gains(results, trial=one, pooled=two, level=level, split=VAL, measure=measure, whole=True)
-        for level in levels
-    ]
+    pair = partial(gains, results, trial=one, pooled=two, split=VAL, measure=measure, whole=True)
+    try:
+        frames = [pair(level=level) for level in results.groups.levels]
+    except RunError:
+        return None
     return over_rows(frames) if frames and len(frames[0]) else None

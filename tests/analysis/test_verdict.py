@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy import stats
 
-from hlvnn.analysis import load_sweep
-from hlvnn.analysis.report import write_report
+from hlvnn.analysis import load_runs, load_sweep
+from hlvnn.analysis.report import about, write_report
 from hlvnn.analysis.report.compared import Compared
 from hlvnn.analysis.report.verdict import sentences
 from hlvnn.analysis.verdict import weak_end
@@ -221,3 +222,16 @@ def test_the_error_of_the_weak_end_is_about_what_new_groups_would_give(tmp_path:
         frame.attrs = {"trials": (1, 0), "measure": "acc"}
         wrong += weak_end(frame).sign != 0
     assert 1 <= wrong <= 24
+
+
+def test_single_runs_have_their_settings_beside_the_defaults(sweep: Path, tmp_path: Path) -> None:
+    for number, name in ((POOLED, "pooled"), (BEST, "latents")):
+        shutil.copytree(outcomes.trial_folder(sweep, number), tmp_path / name)
+    found = about.settings(load_runs(tmp_path, "val_loss", "min"))
+    assert found is not None
+    assert found.caption == "The settings of trial 0 (latents) that differ between runs."
+    assert [title for title, _ in found.columns][::3] == ["setting", "in all runs"]
+    cells = {row[0].text: [cell.text for cell in row[1:]] for row in found.rows}
+    assert cells["lr"] == ["0.001 (default)", "0.099", "0.003, 0.099"]
+    assert cells["latent_config"] == ["none (default)", "factor", "factor, none"]
+    assert "dropout" not in cells

@@ -30,6 +30,8 @@ ASIDE = {
 }
 """Settings that say where, how and how often a trial ran, and not what was tried."""
 NOBODY = "not drawn"
+SHOWN = 6
+"""Values of a setting that are shown where it is no parameter of the space."""
 
 
 def settings(results: Results) -> Table | None:
@@ -61,13 +63,15 @@ def settings(results: Results) -> Table | None:
         else:
             values = results.table[name].map(_shown).replace("", None).dropna().unique()
             if len(values) > 1:
-                searched = "with others: " + ", ".join(sorted(values)[:6])
-                searched += f", … ({len(values)})" if len(values) > 6 else ""
+                searched = "" if results.record is None else "with others: "
+                searched += ", ".join(sorted(values)[:SHOWN])
+                searched += f", … ({len(values)})" if len(values) > SHOWN else ""
         rows.append([Cell(name), Cell(was), Cell(own), Cell(searched)])
     if not rows:
         return None
     columns = [("setting", False), ("BASE" if base else "default", False)]
-    columns += [(results.called(best), False), ("searched", False)]
+    last = "searched" if results.record is not None else "in all runs"
+    columns += [(results.called(best), False), (last, False)]
     return Table("settings", _caption(results, base, row, usual), columns, rows)
 
 
@@ -79,6 +83,8 @@ def _caption(results: Results, base: Settings, row: pd.Series[Any], usual: Setti
     ]
     held = f" As BASE has it: {', '.join(stayed)}." if stayed else ""
     whose = f"The settings of {results.called(int(row['trial']))}"
+    if results.record is None:
+        return f"{whose} that differ between runs."
     return f"{whose}, and what was searched.{held} All else is at its default."
 
 
