@@ -124,7 +124,7 @@ def some_groups(
     own = schema.levels[schema.level_index(level)]
     shared = _Shared(results, number, schema)
     tables = _at_chosen_epochs(results, level, gids, among)
-    curves = results.groups.rows_of(level, gids, {}, whole=number)
+    curves = results.groups.rows_of(level, gids, number)
     everyone: dict[str, pd.DataFrame] = {}
     for gid in gids:
         notes: list[str] = []

@@ -14,7 +14,7 @@ import pytest
 from hlvnn.analysis import Results, load_runs, load_sweep
 from hlvnn.analysis.report import coded, write_report
 from hlvnn.analysis.report.numbers import ROWS, table
-from hlvnn.analysis.report.tables import fixed
+from hlvnn.analysis.report.tables import ends_of, fixed, groups_of_best
 from hlvnn.commands.report import main
 from hlvnn.errors import run_command
 from hlvnn.records import outcomes, trials_table
@@ -118,6 +118,24 @@ def test_a_table_of_numbers_is_cut_and_says_where_all_are() -> None:
     )
     wide = table(pd.DataFrame(0, range(500), [f"p{k}" for k in range(100)]), "", "", "")
     assert len(wide.rows) * len(wide.columns) <= 3000
+
+
+def test_without_a_pooled_model_groups_are_shown_by_how_they_fare(swept: Results) -> None:
+    best = swept.best_trial
+    assert best is not None
+    epoch = max(swept.groups.files_of(best))
+    last = swept.groups.read(trials=[best], epochs=[epoch], split="val", labels=True)
+    weakest = last.sort_values("acc", kind="stable")["gid"].tolist()
+    gids = ends_of(last, "acc")
+    assert gids[:10] == weakest[:10]
+    assert set(gids) == set(last["gid"])
+    found = groups_of_best(swept, last, gids, {weakest[0]: "here"})
+    assert [title for title, _ in found.columns] == [
+        *("writer", "validation rows", "accuracy", "nats a row")
+    ]
+    assert (found.rows[0][0].text, found.rows[0][0].link) == (str(weakest[0]), "here")
+    assert [row[2].sort for row in found.rows] == sorted(last["acc"])
+    assert f"in the last epoch of trial {best}, on validation rows" in found.caption
 
 
 def test_words_between_backticks_are_code() -> None:
