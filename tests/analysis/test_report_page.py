@@ -175,6 +175,11 @@ def test_tables_sort_by_a_click_and_by_the_keyboard(page: Page) -> None:
     assert column(page, "trials", "trial") == [str(number) for number in range(TRIALS)]
 
 
+def test_the_verdict_fits_one_screen(page: Page) -> None:
+    bottom = "document.getElementById('verdict').getBoundingClientRect().bottom"
+    assert page.evaluate(bottom) <= DESK["height"]
+
+
 def test_the_report_is_accessible_and_fits(page: Page) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for viewport in (DESK, PHONE):

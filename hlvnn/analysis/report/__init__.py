@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from hlvnn import search_space
 from hlvnn.analysis.figures.svg import paints
 from hlvnn.analysis.loading import load_sweep
-from hlvnn.analysis.report import attributes, findings, panels, tables
+from hlvnn.analysis.report import attributes, findings, levels, panels, tables, verdict
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
 from hlvnn.columns import best_of
@@ -33,6 +33,7 @@ REPORT = "report.html"
 PAINTS = "/* the figures' colours */"
 """Where in the page's style they go."""
 HERE = Path(__file__).parent
+STYLES = ("page.css", "verdict.css")
 WORDS = [
     ("trial", "one training run with one drawn configuration; a sweep is many"),
     ("group", "whose rows share latents: a writer, a character, a hospital"),
@@ -69,8 +70,9 @@ def of_ended_sweep(sweep: Path) -> Path:
 def page(results: Results, *, num_samples: int = 20) -> str:
     """Return the report of a sweep as HTML."""
     measured = Measured(results, num_samples)
-    drawn = sections(measured)
+    drawn = levels.among(measured, sections(measured))
     shown = panels.some(measured)
+    problems = list(dict.fromkeys([*results.problems, *measured.faults]))
     record = results.record
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -85,7 +87,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
     html = environment.get_template("page.html").render(
         results=results,
         paints=Markup(PAINTS),
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in STYLES)),
         js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         description=record.description if record is not None else "",
         about=[paragraph for paragraph in about if paragraph],
@@ -93,7 +95,8 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         chosen_on=findings.chosen_on(results),
         has_test=best_of(findings.test_column(results.metric)) in results.table,
         short=findings.in_short(results, measured.evidence),
-        problems=list(dict.fromkeys([*results.problems, *measured.faults])),
+        problems=problems,
+        verdict=verdict.first_screen(measured, len(problems)),
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
         groups=shown,

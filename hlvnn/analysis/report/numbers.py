@@ -121,12 +121,16 @@ def _drawn(results: Results, names: list[str], caption: str) -> list[Numbers]:
 
 
 def _spread(measured: Measured) -> list[Numbers]:
-    frame = measured.frame("spread").drop(columns="trial")
-    last = measured.frame("last")
-    measure = measured.results.groups.main_measure
+    return of_spread(measured.results, measured.frame("spread"), measured.frame("last"))
+
+
+def of_spread(results: Results, spread: pd.DataFrame, last: pd.DataFrame) -> list[Numbers]:
+    """Return how a level's groups fare over epochs, and each of them in the last."""
+    frame = spread.drop(columns="trial")
+    measure = results.groups.main_measure
     last = last.sort_values(measure, ascending=measure in BETTER_HIGH, kind="stable")
-    file = f"{_folder(measured.results, measured.results.best_trial)}{STATS}/"
-    own = last[["label", "n", *(n for n in last if n in measured.results.groups.measures)]]
+    file = f"{_folder(results, results.best_trial)}{STATS}/"
+    own = last[["label", "n", *(n for n in last if n in results.groups.measures)]]
     return [
         table(frame, "All groups, over epochs", "by epoch", file),
         table(own, "Each group in the last epoch", "the weakest first", file),
@@ -134,17 +138,26 @@ def _spread(measured: Measured) -> list[Numbers]:
 
 
 def _gain(measured: Measured) -> list[Numbers]:
-    gains = measured.frame("gain")
+    return of_gains(measured.results, measured.frame("gain"))
+
+
+def of_gains(results: Results, gains: pd.DataFrame) -> list[Numbers]:
+    """Return what each group of a level gains."""
     columns = ["label", "rows", "n", "trial", "pooled", "gain", "error", "p"]
     frame = gains.sort_values("gain", kind="stable")[columns]
     own, pooled = gains.attrs["trials"]
-    file = f"{STATS}/ of {measured.results.called(own)} and of {measured.results.called(pooled)}"
+    file = f"{STATS}/ of {results.called(own)} and of {results.called(pooled)}"
     return [table(frame, "Gain of each group", "those that lose most first", file)]
 
 
 def _shrinkage(measured: Measured) -> list[Numbers]:
-    frame = share_table(measured.frame("latents")).sort_values("rows", kind="stable")
-    file = f"{_folder(measured.results, measured.results.latent_trial)}{BEST} (`sweep.latents()`)"
+    return of_latents(measured.results, measured.frame("latents"))
+
+
+def of_latents(results: Results, latents: pd.DataFrame) -> list[Numbers]:
+    """Return how much is known of each group."""
+    frame = share_table(latents).sort_values("rows", kind="stable")
+    file = f"{_folder(results, results.latent_trial)}{BEST} (`sweep.latents()`)"
     return [table(frame, "What is known of each group", "those with the fewest rows first", file)]
 
 

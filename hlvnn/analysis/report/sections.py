@@ -19,8 +19,10 @@ from hlvnn.analysis.figures.svg import svg
 from hlvnn.analysis.gains import alike, gains
 from hlvnn.analysis.report import attributes, numbers
 from hlvnn.analysis.report.attributes import SECTION, of_sweep
+from hlvnn.analysis.report.compared import Compared
 from hlvnn.analysis.report.findings import Evidence
 from hlvnn.analysis.report.numbers import Numbers
+from hlvnn.analysis.report.tables import Table
 from hlvnn.analysis.results import Results
 from hlvnn.columns import BEST_EPOCH, VAL
 from hlvnn.errors import DamagedCheckpointError, DataChangedError, HlvnnError, RunError
@@ -47,6 +49,8 @@ class Section:
     missing: str = ""
     numbers: tuple[Numbers, ...] = ()
     """What the figure shows, as tables."""
+    table: Table | None = None
+    """What is shown below it."""
 
 
 class Measured:
@@ -77,6 +81,7 @@ class Measured:
         self.calibration = self._try(
             "calibration", lambda: results.calibration(num_samples=num_samples)
         )
+        self.compared = Compared.of(results, self._try)
         for frame in (self.latents, self.calibration):
             self._check_epoch(frame)
 
@@ -86,8 +91,8 @@ class Measured:
             self.gains,
             self.gains_in_nats,
             self.other_gains,
-            tuple(self.alike),
             self.calibration,
+            tuple(self.compared.by_level.values())[1:],
         )
 
     def _check_epoch(self, frame: pd.DataFrame | None) -> None:
@@ -271,7 +276,7 @@ def sections(measured: Measured) -> list[Section]:
                 "with few is held near the common prior. All at zero: the latent learned nothing."
             ),
             "The share of the prior variance that each group's rows explain, against these rows.",
-            lambda: figures.shrinkage(measured.frame("latents")),
+            lambda: figures.shrinkage(of_level(measured.frame("latents"), results)),
         ),
         (
             "kl",
@@ -309,7 +314,16 @@ def sections(measured: Measured) -> list[Section]:
             lambda: figures.use_over_time(results.table, results.epochs),
         ),
     ]
-    return [_section(measured, *one) for one in drawn]
+    return [drawn_section(measured, *one) for one in drawn]
+
+
+def of_level(latents: pd.DataFrame, results: Results, level: str | None = None) -> pd.DataFrame:
+    """Return what is known of the groups of one level (None = the lowest)."""
+    level = level or results.groups.lowest_level
+    own = latents if level is None else latents[latents["level"] == level]
+    if len(latents) and not len(own):
+        raise RunError(f"trial {results.latent_trial} has no latent of {level}")
+    return own
 
 
 def _stopped_early(results: Results) -> str:
@@ -337,9 +351,10 @@ def _by_chance(last: pd.DataFrame | None, level: str) -> str:
     )
 
 
-def _section(
+def drawn_section(
     measured: Measured, name: str, title: str, look: str, alt: str, draw: Callable[[], Figure]
 ) -> Section:
+    """Return a section with its figure, or with why that could not be drawn."""
     try:
         image = svg(draw(), name, alt)
     except HlvnnError as error:

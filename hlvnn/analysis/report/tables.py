@@ -21,7 +21,6 @@ from hlvnn.columns import (
     BETTER_HIGH,
     DATA_HASH,
     PARAMETER,
-    RAN_ON,
     TEST_ACC,
     TEST_AUC,
     TEST_MSE,
@@ -31,21 +30,14 @@ from hlvnn.columns import (
 )
 from hlvnn.records.outcomes import ERROR, ILL
 from hlvnn.records.run_folder import HYPERPARAMS
-from hlvnn.records.schedulers import Scheduler
 from hlvnn.storage import shown_path
-from hlvnn.words import duration, number, text
+from hlvnn.words import number, text
 
 TOP = 20
 """Trials on the leaderboard."""
 ENDS = 10
 """Groups shown from each end."""
 TRACE_LINES = 12
-OPTIONS = {
-    "grace_period": "grace period",
-    "reduction_factor": "factor",
-    "perturb_every": "epochs between rounds",
-}
-"""A scheduler's options, as they are called in a report."""
 LONG = 24
 """Letters from which on a cell gets room to break its lines."""
 
@@ -314,42 +306,11 @@ def facts(results: Results) -> list[tuple[str, str]]:
     ]
     if record is not None:
         known.append(("search space", record.space))
-        if results.scheduler is not None:
-            known.append((results.scheduler.title, _paces(results, results.scheduler)))
-        if record.base:
-            fixed = {**record.base, **record.fixed}
-            hidden = ("results_dir", "data_dir", "description", "device")
-            shown = ", ".join(f"{k}={text(v)}" for k, v in fixed.items() if k not in hidden)
-            known.append(("fixed for all trials", shown))
         if record.starts:
             versions = record.starts[-1].get("versions", {})
             listed = ", ".join(f"{name} {version}" for name, version in versions.items())
             times = [str(start.get("time", ""))[:16].replace("T", " ") for start in record.starts]
             known += [("started", ", again ".join(times)), ("versions", listed)]
-    if devices := ran_on(trials):
-        known.append(("trained on", devices))
     hashes = trials[DATA_HASH].dropna().unique()
     known.append(("data hash", ", ".join(map(str, hashes)) or "not known"))
-    known.append(("time in trials", duration(float(trials["seconds"].sum()))))
     return known
-
-
-def ran_on(trials: pd.DataFrame) -> str:
-    """Return the devices that trials were trained on, and how many on each where they differ."""
-    if RAN_ON not in trials:  # of older sweeps
-        return ""
-    counts = trials[RAN_ON].replace("", None).value_counts()
-    if len(counts) == 1:
-        return str(counts.index[0])
-    return ", ".join(f"{device} ({count} trials)" for device, count in counts.items())
-
-
-def _paces(results: Results, scheduler: Scheduler) -> str:
-    """Return when a scheduler compared trials: its options, and the rungs that follow."""
-    options = results.record.options if results.record is not None else {}
-    said = [f"{OPTIONS[name]} {text(options.get(name))}" for name in scheduler.options]
-    parts = [", ".join(said)] if said else []
-    if scheduler.has_rungs:
-        rungs = ", ".join(map(str, results.rungs)) or "none"
-        parts.append(f"rungs at epochs {rungs}")
-    return "; ".join(parts) or scheduler.sentence
