@@ -31,6 +31,8 @@ from hlvnn.training.exact import ExactFit, fit_exactly
 
 GAIN = 1e-6
 """Nats that one more Newton step may gain, by the scales, where L-BFGS stops."""
+SMALLEST = 1e-6
+"""SD to which one that vanishes is held: float32 tells no smaller ones' squares from 0."""
 ROUNDS, EVALUATIONS = 8, 250
 """Scales are taken anew, where L-BFGS has not come so far after so many evaluations."""
 RIDGE = 1e-8
@@ -92,6 +94,7 @@ def fit_at_once(model: HierarchicalModel, train: Split) -> FitAtOnce:
         gain = 0.5 * float(np.square(gradient).sum())
         if gain <= GAIN:
             break
+    objective.hold()
     model.load_state_dict(objective.twin.state_dict())
     model.latents.refresh()
     return FitAtOnce(-value, gain, evaluations, "" if gain <= GAIN else str(found.message))
@@ -130,6 +133,15 @@ class _Objective:
         self.start = [p.detach().clone() for p in self.parameters]
         self.start_sds = [x.prior().stddev.detach().clone() for x in self.relative]
         self.is_begun = True
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Hold SDs that vanish, groups with them."""
+        for latent in self.relative:
+            size = (SMALLEST / latent.prior().stddev).clamp(min=1.0)
+            latent.prior.resize(size)
+            table = latent.posterior.table
+            table.copy_(latent.posterior.in_size(table, size.repeat(2)))
 
     def _fixed_root(self) -> tuple[Tensor, float]:
         """Return L, L Lᵀ the fixed effects' curvature here, and a row's, on average."""
