@@ -40,14 +40,14 @@ def space(trial):
     if structure == "none":
         return drawn | {"latent_config": "none"}
     if structure == "intercept":
-        latent = "bias@output level=man"
+        latent = "bias@output level=worker"
     elif structure == "slopes":
         columns = SLOPES[trial.suggest_categorical("slopes", list(SLOPES))]
-        latent = f"{columns} level=man posterior=full_rank prior=learned_full"
+        latent = f"{columns} level=worker posterior=full_rank prior=learned_full"
         drawn["skip"] = True  # the slopes are of columns that the output sees
     elif structure == "embedding":
-        latent = "concat@hidden1 level=man width=4 posterior=point prior=none"
+        latent = "concat@hidden1 level=worker width=4 posterior=point prior=none"
     else:
         width = trial.suggest_int("width", 1, 8, log=True)
-        latent = f"{structure}@hidden1 level=man width={width}"
+        latent = f"{structure}@hidden1 level=worker width={width}"
     return drawn | {"latents": [latent]}

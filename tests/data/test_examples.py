@@ -25,8 +25,8 @@ def fitted(
 
 def test_the_wage_panel_is_the_published_one() -> None:
     frame = hlvnn.load_example("wages")
-    assert set(frame.groupby("man")["year"].apply(tuple)) == {tuple(range(1980, 1988))}
-    assert frame["man"].nunique() == 545
+    assert set(frame.groupby("worker")["year"].apply(tuple)) == {tuple(range(1980, 1988))}
+    assert frame["worker"].nunique() == 545
     # Vella and Verbeek (1998), table I: means of wages, union and schooling
     assert frame["log_wage"].mean() == pytest.approx(1.649, abs=5e-4)
     assert frame["union"].mean() == pytest.approx(0.244, abs=5e-4)

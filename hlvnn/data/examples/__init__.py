@@ -32,7 +32,7 @@ OCCUPATIONS = (
 def wages() -> pd.DataFrame:
     """Return the log hourly wages of 545 young men in the United States, 1980 to 1987.
 
-    4,360 rows: man (a number), year, log_wage, experience and schooling (years), married, union,
+    4,360 rows: worker (a number), year, log_wage, experience and schooling (years), married, union,
     hours (worked that year), occupation, black, hispanic.
 
     Source: F. Vella and M. Verbeek (1998), Whose wages do unions raise? Journal of Applied

@@ -2,7 +2,7 @@
 
 target: log_wage
 features: year, experience, schooling, married, union, hours, occupation, black, hispanic
-groups: man, 545 of them, eight rows each
+groups: worker, 545 of them, eight rows each
 
 Source: Vella and Verbeek (1998); see `hlvnn.data.examples.wages`. It comes with the program.
 """
@@ -13,7 +13,7 @@ from hlvnn.config import DataConfig
 from hlvnn.data.examples import wages
 from hlvnn.data.grouped import Loaded
 
-TARGET, GROUP = "log_wage", "man"
+TARGET, GROUP = "log_wage", "worker"
 
 
 def load(config: DataConfig) -> Loaded:
