@@ -19,7 +19,7 @@ EPOCH = "epoch"
 SECONDS = "seconds"
 """Seconds of training and evaluation."""
 EXACT = "exact"
-"""1 where the model was fitted exactly, all at once; absent elsewhere."""
+"""1 where the model was fitted all at once, to its maximum; absent elsewhere."""
 DIVERGED = "diverged"
 """1 where the loss was no longer a number, else 0."""
 ROWS_PER_SECOND = "rows_per_second"
@@ -52,6 +52,11 @@ WORST_DECILE = "worst_decile"
 """Mean of the weakest tenth of groups."""
 
 
+AUC, AP, BACC = "auc", "ap", "bacc"
+TWO_CLASSES = (AUC, AP, BACC)
+"""Measures of targets with two classes, which rows of one class alone do not have."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """What is measured of rows: its name in words, what it is, and its unit."""
@@ -64,6 +69,24 @@ class Measure:
 MEASURES = {
     "acc": Measure("accuracy", "share of the rows that are predicted rightly", "share"),
     "f1": Measure("F1", "F1 of the predicted classes, mean over classes", "share"),
+    AUC: Measure(
+        "AUC",
+        "of two classes: probability that a row of class 1 gets the higher score than one of class "
+        "0; none where all rows are of one class",
+        "share",
+    ),
+    AP: Measure(
+        "average precision",
+        "of two classes: precision, averaged over the recall of class 1; none where all rows are "
+        "of one class",
+        "share",
+    ),
+    BACC: Measure(
+        "balanced accuracy",
+        "of two classes: mean of the shares of each class that are predicted rightly; none where "
+        "all rows are of one class",
+        "share",
+    ),
     "mse": Measure("mean squared error", "mean squared error", "target's unit, squared"),
     "loss": Measure("nats a row", "−log of the predictive probability (density) of y", "nats/row"),
     "nll": Measure("nats a row", "mean of −log p(y | x, z)", "nats/row"),
@@ -152,12 +175,22 @@ FINAL = "final_"
 """What a metric at the last epoch begins with."""
 PARAMETER = "param_"
 """What a parameter that Optuna drew begins with."""
-BETTER_HIGH = ("acc", "f1")
+BETTER_HIGH = ("acc", "f1", *TWO_CLASSES)
 """Measures that are better when they are higher."""
 BETTER_LOW = ("loss", "mse", "nll")
 """Measures that are better when they are lower."""
 GROUP_MEASURES = (GROUP_MEAN, GROUP_P10, GROUP_P90, GROUP_WORST)
 """What is measured over groups: of their accuracies, or of their mean squared errors."""
+
+
+def over_groups(measure: str) -> str:
+    """Return what a measure of two classes is called as a mean over groups: `group_auc`."""
+    return f"group_{measure}"
+
+
+GROUPS_OF_BOTH = "groups_of_both"
+"""How many of the lowest level's groups have rows of both classes; the others have no AUC and the
+like, and are left out of the means over groups."""
 
 
 def of_split(split: str, measure: str) -> str:
@@ -175,6 +208,8 @@ VAL_MSE = of_split(VAL, "mse")
 """Mean squared error of the validation rows."""
 TEST_ACC = of_split(TEST, "acc")
 """Share of the test rows that are predicted rightly."""
+TEST_AUC = of_split(TEST, AUC)
+"""AUC of the test rows, of two classes."""
 TEST_MSE = of_split(TEST, "mse")
 """Mean squared error of the test rows."""
 VAL_GROUP_P10 = of_split(VAL, GROUP_P10)

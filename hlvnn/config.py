@@ -71,6 +71,9 @@ class DataConfig(Config):
     val_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of each group's training rows set aside to select on; 0 trains on all of them. Of the
     groups too small for a row of their own, one in so many gives one."""
+    stratify: bool = False
+    """Let each class have its share of the validation rows, over all rows and, where they have rows
+    enough, in each group; what cannot be had is said. Test rows stay as they are."""
     split: Literal["groups", "rows"] = "groups"
     """How validation and test rows are chosen: inside each group, or at random among all rows, so
     that some are of new groups (with --unseen prior)."""

@@ -26,6 +26,7 @@ from hlvnn.columns import (
     EXACT,
     GPU_PERCENT,
     GROUP_MEASURES,
+    GROUPS_OF_BOTH,
     KL,
     KNOWN,
     MEASURES,
@@ -39,9 +40,11 @@ from hlvnn.columns import (
     SPLITS,
     TRAIN_LOSS,
     TRAIN_NLL,
+    TWO_CLASSES,
     UNITS,
     Told,
     of_split,
+    over_groups,
 )
 from hlvnn.config import DataConfig, ModelConfig, RunConfig, TrainConfig, flat_settings
 from hlvnn.gone import GONE
@@ -59,6 +62,8 @@ EFFECTS = "effects"
 """The tables of `groups.effects`."""
 OF_GROUPS = "of the metric at the chosen epoch, over the lowest level's groups on validation rows"
 """What `group_mean` and its like are of in `trials`."""
+OVER_BOTH = {over_groups(measure): measure for measure in TWO_CLASSES}
+"""Means over groups of the measures of two classes."""
 ANY_BEST = f"{BEST}…"
 """How the page calls the column of the metric at the chosen epoch."""
 
@@ -107,7 +112,12 @@ def measured(name: str) -> Told | None:
     for prefix, which in ((KNOWN, "with"), (NEW, "without")):
         if rest.startswith(prefix):
             rest, where = rest.removeprefix(prefix), f"{where} of groups {which} training rows"
-    inner = measured(rest) if rest in (*MEASURES, *GROUP_MEASURES) else None
+    if rest in OVER_BOTH:
+        of = MEASURES[OVER_BOTH[rest]]
+        mean = f"mean of {of.title} over the groups with rows of both classes"
+        return Told(f"{mean}, {where}", of.unit)
+    known = (*MEASURES, *GROUP_MEASURES, GROUPS_OF_BOTH)
+    inner = measured(rest) if rest in known else None
     return None if inner is None else Told(f"{inner.meaning}, {where}", inner.unit)
 
 
@@ -174,7 +184,8 @@ OPENING = (
 def page() -> str:
     """Return the Markdown page of all columns that tables may have (`docs/columns.md`)."""
     measures = [*MEASURES][:-1]  # nll is of training rows alone
-    scored = [of_split(s, m) for s in SCORED for m in (*measures, *GROUP_MEASURES)]
+    over = (*GROUP_MEASURES, *OVER_BOTH, GROUPS_OF_BOTH)
+    scored = [of_split(s, m) for s in SCORED for m in (*measures, *over)]
     scored += [of_split(SCORED[0], f"{which}loss") for which in (KNOWN, NEW)]
     of_epochs = [EPOCH, TRAIN_LOSS, TRAIN_NLL, "elbo", f"{KL}…", *scored, "lr", "kl_weight"]
     of_epochs += [SECONDS, ROWS_PER_SECOND, GPU_PERCENT, DIVERGED, EXACT]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hlvnn.analysis import pairs
 from hlvnn.analysis.results import Results
-from hlvnn.columns import BETTER_HIGH, TEST, VAL, measure_of
+from hlvnn.columns import BETTER_HIGH, TEST, TWO_CLASSES, VAL, measure_of
 from hlvnn.data.attributes import ROWS
 from hlvnn.errors import HlvnnError, RunError
 
@@ -60,7 +60,7 @@ def gains(
         frame = groups.read(
             ["gid", "split", "n", measure], trials=[one], epochs=[epoch], level=level, labels=True
         )
-        tables[name] = frame
+        tables[name] = frame.dropna(subset=[measure])  # a group of one class has no AUC
     split = split or (TEST if (tables["trial"]["split"] == TEST).any() else VAL)
     own, other = (frame[frame["split"] == split] for frame in tables.values())
     for one, epoch, frame in zip((number, base), fair.epochs, (own, other), strict=True):
@@ -96,7 +96,7 @@ def alike(results: Results, most: int = 20) -> list[int]:
     where the metric is no mean over rows.
     """
     best, measure = results.best_trial, measure_of(results.metric)
-    if best is None or measure not in results.groups.measures:
+    if best is None or measure in TWO_CLASSES or measure not in results.groups.measures:
         return []
     found = []
     for number in results.placed["trial"].head(most):

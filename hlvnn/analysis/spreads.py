@@ -30,10 +30,12 @@ def listed(numbers: Iterable[int], what: str) -> str:
 
 
 def spreads(frame: pd.DataFrame, measure: str) -> Iterator[dict[str, float]]:
-    """Yield a row per epoch, without its trial."""
+    """Yield a row per epoch, without its trial; groups that lack the measure are left out."""
     sign = 1.0 if measure in BETTER_HIGH else -1.0
     for epoch, part in frame.groupby("epoch", sort=True):
-        values = np.sort(sign * part[measure].to_numpy(np.float64))  # the weakest first
+        values = np.sort(sign * part[measure].dropna().to_numpy(np.float64))  # the weakest first
+        if not len(values):  # of two classes no group has rows of both
+            continue
         weakest = max(1, round(WORST * len(values)))
         quantiles = np.quantile(values, list(QUANTILES.values()))
         row = {

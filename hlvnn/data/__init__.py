@@ -28,7 +28,7 @@ SOURCES = "data.sources"
 """The family of data sources, one file each."""
 OF_ALL = (
     *("dataset", "data_dir", "val_fraction", "split", "unseen", "hold_out", "split_seed"),
-    *("test_fraction", "limit_rows", "only_groups", "overfit", "group_table"),
+    *("test_fraction", "limit_rows", "only_groups", "overfit", "group_table", "stratify"),
 )
 """Settings that mean the same for every data set; the others are some sources' own."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hlvnn.config import DataConfig
-from hlvnn.data import splits
+from hlvnn.data import by_class, splits
 from hlvnn.data.grouped import GroupedDataset, Loaded, Schema, Split
 from hlvnn.data.numbering import numbering, renamed, renumbered
 from hlvnn.data.rows import JoinedRows
@@ -43,6 +43,9 @@ def assemble(
     if config.hold_out:
         _check_two_groups(config, schema, groups)
     tokens = schema.x_kind == "tokens"
+    if config.stratify:
+        own = "the data set brings validation rows of its own" * (loaded.val is not None)
+        by_class.check(schema, for_val, own or "its rows are split in time" * tokens)
     parts = splits.parts(
         groups,
         test=for_test,
@@ -52,6 +55,7 @@ def assemble(
         how="order" if tokens else config.split,
         gap=splits.overlap(rows.x.take, groups[:, 0]) if tokens and (for_test or for_val) else 0,
         across=across,
+        y=rows.y.numpy() if config.stratify else None,
     )
     whole = len(parts.train) == len(rows)
     train = rows if whole else _some(rows, parts.train)
@@ -69,7 +73,10 @@ def assemble(
         None if part is None else renumbered(part, numbers) for part in (validated, tested)
     )
     schema = replace(schema, levels=levels, unseen=config.unseen)
-    data = GroupedDataset(schema, renumbered(train, numbers), val, test, loaded.notes)
+    notes = list(loaded.notes)
+    if config.stratify:
+        notes.append(by_class.told(schema, groups[:, 0], rows.y.numpy(), parts.train, parts.val))
+    data = GroupedDataset(schema, renumbered(train, numbers), val, test, tuple(notes))
     return some_of(data, config, recorded=recorded)
 
 

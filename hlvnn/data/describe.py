@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hlvnn.columns import TEST, VAL
+from hlvnn.columns import MEASURES, TEST, TWO_CLASSES, VAL
 from hlvnn.data.frames import Measure
 from hlvnn.data.grouped import GroupedDataset
 
@@ -17,7 +17,7 @@ SHOWN = 12
 def told(data: GroupedDataset) -> list[str]:
     """Return sentences: columns and their kinds, target, group ids, what a split lacks, notes."""
     found = [_columns(data), _target(data), _groups(data), *data.notes, _classes_without_rows(data)]
-    found += [_without_validation(data), *_new_groups(data)]
+    found += [_without_validation(data), *_new_groups(data), *_of_one_class(data)]
     return [sentence for sentence in found if sentence]
 
 
@@ -89,6 +89,35 @@ def _new_groups(data: GroupedDataset) -> list[str]:
             found.append(
                 f"{name}: {rows:,} of {len(split):,} rows are of groups without training rows "
                 f"({of:,} new {level.name})"
+            )
+    return found
+
+
+def _of_one_class(data: GroupedDataset) -> list[str]:
+    """Tell of which rows, and of how many groups, there is no AUC and the like."""
+    target, level, found = data.schema.target, data.schema.levels[0], []
+    if target.num_classes != 2:
+        return []
+    for name, split in ((VAL, data.val), (TEST, data.test)):
+        if split is None:
+            continue
+        y, gid = split.y.numpy(), split.gids[:, 0].numpy()
+        none = f"no {', '.join(MEASURES[measure].title for measure in TWO_CLASSES)}"
+        if (y == y[0]).all():
+            label = (target.labels or (0, 1))[int(y[0])]
+            found.append(f"{name}: all {len(y):,} rows are of class {label!r}, so there is {none}")
+            continue
+        known = gid >= 0
+        rows = np.bincount(gid[known], minlength=level.size)
+        ones = np.bincount(gid[known], weights=y[known], minlength=level.size)
+        alone, there = (
+            int(((rows > 0) & ((ones == 0) | (ones == rows))).sum()),
+            int((rows > 0).sum()),
+        )
+        if alone:
+            found.append(
+                f"{name}: {alone:,} of {there:,} {level.name} have rows of one class only: {none} "
+                "of them, and they are left out of the means over groups"
             )
     return found
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hlvnn.columns import SPLITS, TRAIN
-from hlvnn.data import splits, validation
+from hlvnn.data import by_class, splits, validation
 from hlvnn.data.loaded import Loaded, Split
 from hlvnn.data.rows import JoinedRows, Rows, SubsetRows, TensorRows, WindowRows
 from hlvnn.data.schema import Level, Schema, Target
@@ -128,6 +128,7 @@ class GroupedDataset:
         name: str = "frame",
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
+        stratify: bool = False,
         seed: int = 0,
         unseen: Literal["error", "prior"] = "prior",
     ) -> GroupedDataset:
@@ -139,7 +140,8 @@ class GroupedDataset:
         numeric are treatment-coded; `dates` become days since 1970, `categories` are treatment-
         coded whatever they hold. Group columns (lowest level first) hold text or whole numbers;
         their labels are kept. With `trials`, a column of whole numbers from 1, the target counts
-        the successes among them. Splits are cut inside groups.
+        the successes among them. Splits are cut inside groups; with `stratify` each class has its
+        share of the validation rows.
 
         Raises `DataError` for an unknown column, a missing or infinite value (`name` stands for the
         frame in the message), text that cannot be categories, a target among the features, one
@@ -162,15 +164,22 @@ class GroupedDataset:
             name=name,
         )
         rows, schema = loaded.rows, replace(loaded.schema, unseen=unseen)
-        parts = splits.parts(rows.groups.numpy(), test=test_fraction, val=val_fraction, seed=seed)
+        groups_of, y = rows.groups.numpy(), rows.y.numpy()
+        if stratify:
+            by_class.check(schema, val_fraction)
+        by = y if stratify else None
+        parts = splits.parts(groups_of, test=test_fraction, val=val_fraction, seed=seed, y=by)
         if len(parts.train) == len(rows):
             return GroupedDataset(schema, rows, notes=loaded.notes)
+        notes = list(loaded.notes)
+        if stratify:
+            notes.append(by_class.told(schema, groups_of[:, 0], y, parts.train, parts.val))
         train, val, test = (
             rows.subset(torch.from_numpy(part)) if len(part) else None
             for part in (parts.train, parts.val, parts.test)
         )
         assert train is not None
-        return GroupedDataset(schema, train, val, test, loaded.notes)
+        return GroupedDataset(schema, train, val, test, tuple(notes))
 
 
 def validate(data: GroupedDataset) -> None:

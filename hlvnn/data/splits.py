@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from hlvnn.data import by_class
+
 HOLD_OUT, TEST, VAL, LIMIT = 0, 1, 2, 3
 """What tells the random splits of one seed apart."""
 ACROSS = 1
@@ -42,13 +44,15 @@ def parts(
     how: How = "groups",
     gap: int = 0,
     across: bool = True,
+    y: np.ndarray | None = None,
 ) -> Parts:
     """Split rows with the groups [N, L], lowest level first.
 
     The order is: test rows, whole groups, validation rows. Groups too small for a row of their own
     by `within_groups` come last (`across_groups`), so that the rows of the others do not depend on
     them. gap: rows between the parts where `how` is order (see `in_order`). across=False leaves
-    small groups without, as runs did before there was that rule.
+    small groups without, as runs did before there was that rule. y: [N], by which classes the
+    validation rows are stratified (`hlvnn.data.by_class`), if by any.
     """
     rest, tested = _cut(groups, np.arange(len(groups)), test, (seed, TEST), how, gap)
     held = rest[:0]
@@ -57,28 +61,35 @@ def parts(
         is_held = hold_out_groups(sizes, hold_out, (seed, HOLD_OUT))[groups[rest, 0]]
         rest, held = rest[~is_held], rest[is_held]
     first = rest
-    rest, validated = _cut(groups, rest, val, (seed, VAL), how, gap)
+    rest, validated = _cut(groups, rest, val, (seed, VAL), how, gap, y)
     if how == "groups" and across:
         everything = np.arange(len(groups))
         rest, more = across_groups(groups, everything, rest, test, (seed, TEST, ACROSS))
         tested = np.sort(np.concatenate([tested, more]))
-        rest, more = across_groups(groups, first, rest, val, (seed, VAL, ACROSS))
+        rest, more = across_groups(groups, first, rest, val, (seed, VAL, ACROSS), y)
         validated = np.sort(np.concatenate([validated, more]))
     return Parts(rest, validated, tested, held)
 
 
 def _cut(
-    groups: np.ndarray, rows: np.ndarray, fraction: float, seed: Sequence[int], how: How, gap: int
+    groups: np.ndarray,
+    rows: np.ndarray,
+    fraction: float,
+    seed: Sequence[int],
+    how: How,
+    gap: int,
+    y: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut a share of some rows: (kept rows, cut rows), both ascending."""
+    of_rows = None if y is None else y[rows]
     if fraction == 0 or len(rows) == 0:
         return rows, rows[:0]
     if how == "order":
         keep, cut = in_order(groups[rows, 0], fraction, gap)
     elif how == "rows":
-        keep, cut = among_rows(len(rows), fraction, seed)
+        keep, cut = among_rows(len(rows), fraction, seed, of_rows)
     else:
-        keep, cut = within_groups(groups[rows], fraction, seed)
+        keep, cut = within_groups(groups[rows], fraction, seed, of_rows)
     return rows[keep], rows[cut]
 
 
@@ -88,24 +99,28 @@ def generator(seed: Sequence[int]) -> np.random.Generator:
 
 
 def within_groups(
-    groups: np.ndarray, fraction: float, seed: Sequence[int]
+    groups: np.ndarray, fraction: float, seed: Sequence[int], y: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Set a share of each group's rows aside: (kept rows, cut rows), both ascending.
 
     groups: [N] or [N, L] group numbers from 0, lowest level first. Of a lowest group's n rows,
     n · fraction are cut, rounded half up but never all n; groups too small for that give none. A
-    row goes back where the cut would leave a group of another level without any.
+    row goes back where the cut would leave a group of another level without any. y: [N], classes
+    that have their share of the cut.
     """
     groups = groups.reshape(len(groups), -1)
     lowest = groups[:, 0]
     sizes = np.bincount(lowest)
     quota = np.minimum(np.floor(sizes * fraction + 0.5).astype(np.int64), sizes - 1)
-    shuffled = generator(seed).permutation(len(lowest))
-    by_group = shuffled[np.argsort(lowest[shuffled], kind="stable")]
-    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    rank = np.arange(len(lowest)) - begins[lowest[by_group]]
-    cut = np.zeros(len(lowest), bool)
-    cut[by_group[rank < quota[lowest[by_group]]]] = True
+    if y is not None:
+        cut = by_class.within_groups(lowest, y, np.maximum(quota, 0), generator(seed))
+    else:
+        shuffled = generator(seed).permutation(len(lowest))
+        by_group = shuffled[np.argsort(lowest[shuffled], kind="stable")]
+        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        rank = np.arange(len(lowest)) - begins[lowest[by_group]]
+        cut = np.zeros(len(lowest), bool)
+        cut[by_group[rank < quota[lowest[by_group]]]] = True
     for upper in groups.T[1:]:
         kept = np.bincount(upper[~cut], minlength=int(upper.max()) + 1)
         lost = np.flatnonzero(cut & (kept[upper] == 0))
@@ -119,6 +134,7 @@ def across_groups(
     rest: np.ndarray,
     fraction: float,
     seed: Sequence[int],
+    y: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Set a share of the small groups' rows aside, at most one of each: (kept rows, cut rows).
 
@@ -126,6 +142,7 @@ def across_groups(
     ascending. Small are the groups from which `within_groups` takes nothing, because n · fraction
     is below a half; one with two rows or more in `rest` gives a row with the probability
     n · fraction, so that the share holds among them. No group of another level loses all its rows.
+    y: [N], classes that have their share of the cut.
     """
     lowest = groups[:, 0]
     size = int(lowest.max()) + 1 if len(lowest) else 0
@@ -135,14 +152,11 @@ def across_groups(
     if len(small) == 0:
         return rest, rest[:0]
     random = generator(seed)
-    order = random.permutation(small)
-    # points one apart on the line of shares laid end to end: each is hit with its probability
-    laid = np.floor(np.concatenate([[0.0], np.cumsum(share[order])]) + random.random())
-    drawn = np.zeros(size, bool)
-    drawn[order[np.diff(laid) > 0]] = True
-    shuffled = random.permutation(rest)
-    shuffled = shuffled[drawn[lowest[shuffled]]]
-    cut = shuffled[np.unique(lowest[shuffled], return_index=True)[1]]
+    if y is not None:
+        some = rest[np.isin(lowest[rest], small)]
+        cut = some[by_class.across_groups(lowest[some], y[some], fraction, random)]
+    else:
+        cut = _one_of_each(lowest, rest, small, share, random)
     for upper in groups.T[1:]:
         kept = np.bincount(upper[np.setdiff1d(rest, cut)], minlength=int(upper.max()) + 1)
         lost = np.flatnonzero(kept[upper[cut]] == 0)
@@ -150,12 +164,37 @@ def across_groups(
     return np.setdiff1d(rest, cut), np.sort(cut)
 
 
-def among_rows(rows: int, fraction: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _one_of_each(
+    lowest: np.ndarray,
+    rest: np.ndarray,
+    small: np.ndarray,
+    share: np.ndarray,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Draw some small groups with their probability, and a row of each."""
+    order = random.permutation(small)
+    # points one apart on the line of shares laid end to end: each is hit with its probability
+    laid = np.floor(np.concatenate([[0.0], np.cumsum(share[order])]) + random.random())
+    drawn = np.zeros(len(share), bool)
+    drawn[order[np.diff(laid) > 0]] = True
+    shuffled = random.permutation(rest)
+    shuffled = shuffled[drawn[lowest[shuffled]]]
+    return shuffled[np.unique(lowest[shuffled], return_index=True)[1]]
+
+
+def among_rows(
+    rows: int, fraction: float, seed: Sequence[int], y: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Set a share of all rows aside, whatever their groups: (kept rows, cut rows), both ascending.
 
-    rows · fraction are cut, rounded half up but never all; a group may lose all its rows.
+    rows · fraction are cut, rounded half up but never all; a group may lose all its rows. y: [N],
+    classes that have their share of the cut.
     """
     count = min(int(rows * fraction + 0.5), rows - 1)
+    if y is not None:
+        one = np.zeros(rows, np.int64)
+        cut = by_class.within_groups(one, y, np.array([count]), generator(seed))
+        return np.flatnonzero(~cut), np.flatnonzero(cut)
     shuffled = generator(seed).permutation(rows)
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
 

@@ -8,7 +8,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hlvnn.columns import GROUP_MEAN, GROUP_P10, GROUP_P90, GROUP_WORST, KNOWN, NEW
+from hlvnn.columns import (
+    BACC,
+    GROUP_MEAN,
+    GROUP_P10,
+    GROUP_P90,
+    GROUP_WORST,
+    GROUPS_OF_BOTH,
+    KNOWN,
+    NEW,
+    TWO_CLASSES,
+    over_groups,
+)
+from hlvnn.inference import two_classes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,7 +35,7 @@ class RowScores:
 
     loss: [N] float64, −log of the predictive probability (density) of y; y, prediction: [N], class
     indices (int64) or values in y's units (float64); groups: [N, L] int, lowest level first, −1
-    where the row's group is unknown.
+    where the row's group is unknown; score: [N] float64, of two classes the log odds of class 1.
     """
 
     loss: Floats
@@ -31,6 +43,7 @@ class RowScores:
     prediction: NDArray[np.generic]
     groups: NDArray[np.integer]
     num_classes: int | None
+    score: Floats | None = None
 
 
 def some_rows(scores: RowScores, which: NDArray[np.bool_]) -> RowScores:
@@ -41,6 +54,7 @@ def some_rows(scores: RowScores, which: NDArray[np.bool_]) -> RowScores:
         scores.prediction[which],
         scores.groups[which],
         scores.num_classes,
+        None if scores.score is None else scores.score[which],
     )
 
 
@@ -94,13 +108,23 @@ def weighted_f1(
         return total / group_sums(of_group, num_groups, support.astype(np.float64))
 
 
+def _of_two(scores: RowScores, group: NDArray[np.integer], num_groups: int) -> dict[str, Floats]:
+    """Return the measures of two classes, [G] each; nothing of other targets."""
+    if scores.num_classes != 2 or scores.score is None:
+        return {}
+    both = scores.y == 1, scores.score, scores.prediction == 1
+    return two_classes.of_groups(*both, group, num_groups)
+
+
 def group_table(scores: RowScores, level: int, num_groups: int) -> pd.DataFrame:
-    """Return one row per group with rows in the split: gid, n, then acc, f1 (or mse), loss."""
+    """Return one row per group with rows in the split: gid, n, then acc, f1 (or mse), loss.
+
+    Of two classes also auc, ap and bacc, before the loss: NaN where all rows are of one class.
+    """
+    known = scores.groups[:, level] >= 0
+    scores = scores if known.all() else some_rows(scores, known)
     group, loss = scores.groups[:, level].astype(np.int64), scores.loss
     y, prediction = scores.y, scores.prediction
-    known = group >= 0
-    if not known.all():
-        group, loss, y, prediction = group[known], loss[known], y[known], prediction[known]
     rows = group_sums(group, num_groups)
     present = np.flatnonzero(rows)
     count = rows[present]
@@ -114,6 +138,8 @@ def group_table(scores: RowScores, level: int, num_groups: int) -> pd.DataFrame:
         true, chosen = (labels.astype(np.int64, copy=False) for labels in (y, prediction))
         f1 = weighted_f1(true, chosen, scores.num_classes, group, num_groups)
         columns["f1"] = f1[present]
+        of_two = _of_two(scores, group, num_groups)
+        columns |= {name: value[present] for name, value in of_two.items()}
     else:
         error = (y.astype(np.float64) - prediction.astype(np.float64)) ** 2
         columns["mse"] = group_sums(group, num_groups, error)[present] / count
@@ -122,7 +148,10 @@ def group_table(scores: RowScores, level: int, num_groups: int) -> pd.DataFrame:
 
 
 def overall(scores: RowScores) -> dict[str, float]:
-    """Return the metrics over all rows: loss, and acc and f1, or mse."""
+    """Return the metrics over all rows: loss, and acc and f1, or mse.
+
+    Of two classes also auc, ap and bacc, unless all rows are of one class.
+    """
     result = {"loss": float(scores.loss.mean())}
     if scores.num_classes is None:
         error = scores.y.astype(np.float64) - scores.prediction.astype(np.float64)
@@ -131,14 +160,18 @@ def overall(scores: RowScores) -> dict[str, float]:
     prediction = scores.prediction.astype(np.int64, copy=False)
     zeros = np.zeros(len(y), dtype=np.int64)
     f1 = weighted_f1(y, prediction, scores.num_classes, zeros, 1)
-    return result | {"acc": float((y == prediction).mean()), "f1": float(f1[0])}
+    result |= {"acc": float((y == prediction).mean()), "f1": float(f1[0])}
+    if len(np.unique(y)) == 2:
+        result |= {name: float(value[0]) for name, value in _of_two(scores, zeros, 1).items()}
+    return result
 
 
 def across_groups(table: pd.DataFrame) -> dict[str, float]:
     """Return how a level's groups fare: mean, 10th and 90th percentile and the worst group.
 
     Of the accuracy, or of the mean squared error, whose worst is the largest and whose percentiles
-    are turned so that p10 is always the weak end.
+    are turned so that p10 is always the weak end. Of two classes also the means of auc, ap and bacc
+    over the groups with rows of both, and the number of those.
     """
     if not len(table):
         return {}
@@ -151,4 +184,13 @@ def across_groups(table: pd.DataFrame) -> dict[str, float]:
         GROUP_P10: float(weak),
         GROUP_P90: float(strong),
         GROUP_WORST: float(worst),
+        **_means_of_two(table),
     }
+
+
+def _means_of_two(table: pd.DataFrame) -> dict[str, float]:
+    if BACC not in table:
+        return {}
+    have = table[[*TWO_CLASSES]].dropna()
+    means = {over_groups(name): float(have[name].mean()) for name in TWO_CLASSES if len(have)}
+    return means | {GROUPS_OF_BOTH: float(len(have))}

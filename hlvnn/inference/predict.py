@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
+from hlvnn.columns import MEASURES, TWO_CLASSES, VAL_ACC, VAL_LOSS, VAL_MSE
 from hlvnn.data.batches import Batches
 from hlvnn.data.describe import listed
 from hlvnn.data.grouped import GroupedDataset, Split, TensorRows
@@ -46,7 +47,8 @@ class Evaluation:
 
     scalars: loss, acc and f1 (or mse) over rows, and known_… and new_… of these where some rows are
     of new groups; group_mean, group_p10, group_p90, group_worst over the groups of the lowest
-    level; groups: columns level, gid, n, acc, f1 (or mse), loss; rows: what they are made of.
+    level; groups: columns level, gid, n, acc, f1 (or mse), loss; rows: what they are made of. Of
+    two classes also auc, ap and bacc (see `metrics.group_table`), and their means over groups.
     """
 
     scalars: dict[str, float]
@@ -155,44 +157,49 @@ def score_rows(
     exact = (reweight is None or model.latents.law is not None) and is_exact(model)
     scored = (
         (
-            (part.index, -part.law.log_prob(part.y), part.law.mean)
+            (part.index, -part.law.log_prob(part.y), part.law.mean, None)
             for part in integrated(model, split)
         )
         if exact
         else _scored_by_draws(model, split, num_samples, seed, reweight)
     )
-    index, losses, predictions = zip(*scored, strict=True)
+    index, losses, predictions, odds = zip(*scored, strict=True)
+    is_of_two = model.schema.target.num_classes == 2
     return RowScores(
         _in_order([loss.double().cpu() for loss in losses], index).numpy(),
         likelihood.response(split.y).cpu().numpy(),
         _in_order([prediction.cpu() for prediction in predictions], index).numpy(),
         split.gids.cpu().numpy(),
         model.schema.target.num_classes,
+        _in_order([part.double().cpu() for part in odds], index).numpy() if is_of_two else None,
     )
 
 
 def _scored_by_draws(
     model: HierarchicalModel, split: Split, num_samples: int, seed: int, reweight: Split | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield index, loss and prediction of the rows."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """Yield index, loss and prediction of the rows, and of two classes their log odds."""
     likelihood = model.likelihood
     for drawn in output_draws(model, split, num_samples, seed, reweight):
         with marking(LIKELIHOOD):
-            loss, prediction = _scored(likelihood, drawn)
-        yield drawn.index, loss, prediction
+            loss, prediction, odds = _scored(likelihood, drawn)
+        yield drawn.index, loss, prediction, odds
 
 
-def _scored(likelihood: Likelihood, drawn: Drawn) -> tuple[Tensor, Tensor]:
-    """Return loss and prediction of the rows."""
+def _scored(likelihood: Likelihood, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return loss and prediction of the rows, and of two classes the log odds of class 1."""
+    odds = None
     if likelihood.target == "class":
         probabilities = drawn.mean(likelihood.probabilities(drawn.eta))
         prediction = probabilities.argmax(-1)
         of_y = probabilities.gather(-1, drawn.y[:, None]).squeeze(-1)
+        if probabilities.shape[-1] == 2:  # not the probability, of which near 1 little is left
+            odds = probabilities[:, 1].log() - probabilities[:, 0].log()
         if of_y.min() > SMALLEST:
-            return -of_y.log(), prediction
+            return -of_y.log(), prediction, odds
     else:
         prediction = drawn.mean(likelihood(drawn.eta).mean)
-    return -drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)), prediction
+    return -drawn.log_mean(likelihood.log_prob(drawn.eta, drawn.y)), prediction, odds
 
 
 def evaluate(
@@ -219,6 +226,37 @@ def evaluate(
         scalars |= across_groups(tables[0]) if tables else {}
         table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     return Evaluation(scalars, table, scores)
+
+
+def measured_names(model: HierarchicalModel, split: Split) -> list[str]:
+    """Return the names of the scalars that evaluating a split gives, without doing it."""
+    y, size = model.likelihood.response(split.y).cpu().numpy(), len(split)
+    nothing, classes = np.zeros(size), model.schema.target.num_classes
+    guess = y if classes is None else np.zeros(size, dtype=np.int64)
+    scores = RowScores(nothing, y, guess, split.gids.cpu().numpy(), classes, nothing)
+    is_new = np.asarray(_is_new(model, split).any(axis=1))
+    levels = model.schema.levels[:1]
+    tables = [group_table(scores, 0, level.size + len(level.new)) for level in levels]
+    found = overall(scores) | known_and_new(scores, is_new)
+    return [*found, *(name for table in tables for name in across_groups(table))]
+
+
+def why_not_measured(model: HierarchicalModel, split: Split, measure: str) -> str:
+    """Return why a measure of two classes is not measured on a split; "" for other measures."""
+    target, name = model.schema.target, measure.rpartition("_")[2]
+    if name not in TWO_CLASSES:
+        return ""
+    what = f"{MEASURES[name].title} needs rows of both of two classes"
+    if target.num_classes != 2:
+        kind = f"{target.num_classes} classes" if target.num_classes else "no classes"
+        other = VAL_ACC if target.num_classes else VAL_MSE
+        return f"{what}, and the target has {kind}; take {other} or {VAL_LOSS}"
+    if len(present := split.y.unique()) == 1:
+        label = (target.labels or (0, 1))[int(present[0])]
+        return (
+            f"{what}, and all {len(split):,} rows are of class {label!r}; --stratify spreads them"
+        )
+    return f"{what}, and no group has them; --val-fraction and --stratify give it more"
 
 
 def _is_new(model: HierarchicalModel, split: Split) -> NDArray[np.bool_]:

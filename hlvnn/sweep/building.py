@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
-from hlvnn.columns import VAL, of_split
+from hlvnn.columns import VAL, measure_of, of_split
 from hlvnn.config import DATA_PLACES, RunConfig
 from hlvnn.data import data_of
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, HlvnnError, Problems
-from hlvnn.inference.predict import evaluate
+from hlvnn.inference.predict import measured_names, why_not_measured
 from hlvnn.models.build import assemble, build_model, check_own
 from hlvnn.models.model import parameter_count
 from hlvnn.sweep import group_attributes, sameness
@@ -57,14 +55,13 @@ def check(plan: Plan) -> int:
 def _unmeasured(plan: Plan, config: RunConfig, data: GroupedDataset) -> list[HlvnnError]:
     """Return an error for each metric that is selected on and not measured on these data."""
     assert data.val is not None
-    some = data.val.subset(torch.arange(min(32, len(data.val))))
-    scalars = evaluate(build_model(config.model, data), some, 1).scalars
-    measured = [of_split(VAL, name) for name in scalars]
-    return [
-        ConfigError(
-            f"{plan.space.path}: METRIC = {metric!r} is not measured on these data; there are: "
-            f"{', '.join(measured)}"
-        )
-        for metric in plan.space.worsts
-        if metric not in measured
-    ]
+    model = build_model(config.model, data)
+    measured = [of_split(VAL, name) for name in measured_names(model, data.val)]
+    there = f"; there are: {', '.join(measured)}"
+    found: list[HlvnnError] = []
+    for metric in plan.space.worsts:
+        if metric not in measured:
+            why = why_not_measured(model, data.val, measure_of(metric))
+            what = f"{plan.space.path}: METRIC = {metric!r} is not measured on these data"
+            found.append(ConfigError(f"{what}{f': {why}' if why else there}"))
+    return found

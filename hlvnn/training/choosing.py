@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from hlvnn.columns import TRAIN_LOSS, VAL, VAL_LOSS, of_split
+from hlvnn.columns import TRAIN_LOSS, VAL, VAL_LOSS, measure_of, of_split
 from hlvnn.config import TrainConfig
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.errors import ConfigError, unknown
-from hlvnn.inference.predict import evaluate
+from hlvnn.inference.predict import measured_names, why_not_measured
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.selection import MIN, Selection, mode_of
-
-FEW_ROWS = 32
-"""Rows that are scored before a fit, to see what is measured."""
 
 
 def selection_of(model: HierarchicalModel, data: GroupedDataset, config: TrainConfig) -> Selection:
@@ -41,9 +36,10 @@ def selection_of(model: HierarchicalModel, data: GroupedDataset, config: TrainCo
             raise ConfigError(f"{flag} --select-mode {config.select_mode}: a loss is better low")
         mode = config.select_mode
     if not is_loss:
-        some = data.val.subset(torch.arange(min(FEW_ROWS, len(data.val))))
-        measured = [of_split(VAL, name) for name in evaluate(model, some, 1).scalars]
+        measured = [of_split(VAL, name) for name in measured_names(model, data.val)]
         if metric not in measured:
+            if why := why_not_measured(model, data.val, measure_of(metric)):
+                raise ConfigError(f"{flag}: {why}")
             raise ConfigError(f"--select-on: {unknown('validation column', metric, measured)}")
     if mode is None:
         raise ConfigError(f"{flag}: say whether it is better high or low: --select-mode max")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hlvnn.columns import (
+    AUC,
     EXACT,
     GPU_PERCENT,
     GROUP_P10,
@@ -27,7 +28,7 @@ def epoch_line(row: dict[str, float], num_epochs: int) -> str:
         if of_split(split, "loss") not in row:
             continue
         words = [f"{split} {row[of_split(split, 'loss')]:.4f}"]
-        known = [metric for metric in ("acc", "f1", "mse") if of_split(split, metric) in row]
+        known = [metric for metric in ("acc", "f1", AUC, "mse") if of_split(split, metric) in row]
         words += [f"{metric} {row[of_split(split, metric)]:.4f}" for metric in known]
         words += _known_and_new(row, split)
         weak, worst = of_split(split, GROUP_P10), of_split(split, GROUP_WORST)

@@ -22,7 +22,7 @@ from hlvnn.families import members
 from tests.helpers import readme_block
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "test_fraction": {"test_fraction": 0.3},
+    "test_fraction": {"test_fraction": 0.5},
     "val_fraction": {"val_fraction": 0.3},
     "split_seed": {"split_seed": 7},
     "split": {"split": "rows", "unseen": "prior"},
@@ -103,7 +103,7 @@ def share(data: GroupedDataset, name: str) -> float:
 def assert_obeyed(name: str, usual: GroupedDataset, changed: GroupedDataset) -> None:
     assert changed.digest() != usual.digest()
     if name == "test_fraction":
-        assert share(changed, "test") == pytest.approx(0.3, abs=0.04)
+        assert share(changed, "test") == pytest.approx(0.5, abs=0.04)
     elif name == "val_fraction":
         assert share(changed, "val") == pytest.approx(0.3, abs=0.06)  # whole rows of 8
     elif name == "hold_out":

@@ -143,6 +143,10 @@ def test_a_dry_run_sees_a_metric_that_is_not_measured(
     write_space(SPACE.replace("val_acc", "val_accuracy"))
     message = told(capsys, "study", "--dry-run")
     assert "METRIC = 'val_accuracy' is not measured on these data; there are: val_" in message
+    write_space(SPACE.replace("val_acc", "val_auc"))
+    message = told(capsys, "study", "--dry-run")
+    assert "METRIC = 'val_auc' is not measured on these data: AUC needs rows of both of" in message
+    assert "the target has 10 classes" in message
 
 
 def test_a_dry_run_shows_a_drawn_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
