@@ -1,6 +1,7 @@
 """Hierarchical latent variable neural networks for grouped data."""
 
 from hlvnn.config import DataConfig, LatentConfig, ModelConfig, RunConfig, TrainConfig
+from hlvnn.data.examples import load_example
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.inference.adapt import adapt
 from hlvnn.inference.predict import evaluate, predict
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "find_lr",
     "fit",
+    "load_example",
     "load_run",
     "predict",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -169,6 +170,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 pytest.mark.xdist_group("ray" if _uses_ray(item) else item.nodeid.split("::")[0])
             )
     items.sort(key=lambda item: (not _asks_for(item, "local_ray"), not _uses_ray(item)))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what tests and imports have made: it stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def _uses_ray(item: pytest.Item) -> bool:

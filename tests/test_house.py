@@ -41,33 +41,48 @@ def test_imports_keep_the_order_of_the_house() -> None:
 
 
 HEAVY = ("ray", "optuna", "matplotlib")
+NOT_AT_START = ("scipy", "sklearn", "IPython", "tensorboardX", "torch._dynamo")
+"""Libraries that a run of digits does not need, with what their import takes: up to seconds."""
+RUN = ("--dataset", "digits", "--fast", "--latent-config", "factor", "--clip-grad", "1")
 
 
 @pytest.fixture(scope="module")
-def imported() -> set[str]:
-    """Return those of the heavy libraries that `import hlvnn` brings along."""
-    run = python(f"import sys, hlvnn; print(*(set({HEAVY!r}) & sys.modules.keys()))")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> list[set[str]]:
+    """Return those of these libraries that came with each step of one process.
+
+    Steps: importing hlvnn, reading a search space, training as `train_one.py` does.
+    """
+    flags = [*RUN, "--results-dir", str(tmp_path_factory.mktemp("imported"))]
+    run = python(
+        "import sys, hlvnn\n"
+        "def tell():\n"
+        f"    print('imported:', *({{*{(*HEAVY, *NOT_AT_START)}}} & sys.modules.keys()))\n"
+        "tell()\n"
+        "from hlvnn import search_space\n"
+        "search_space.load('digits')\n"
+        "tell()\n"
+        f"from hlvnn.commands.train_one import main\nmain({flags})\n"
+        "tell()\n"
+    )
     assert run.returncode == 0, run.stderr
-    return set(run.stdout.split())
+    told = [line.split() for line in run.stdout.splitlines() if line.startswith("imported:")]
+    return [set(names) for _, *names in told]
 
 
 @pytest.mark.parametrize("library", HEAVY)
-def test_importing_hlvnn_leaves_heavy_libraries_alone(library: str, imported: set[str]) -> None:
-    assert library not in imported
+def test_importing_hlvnn_leaves_heavy_libraries_alone(
+    library: str, imported: list[set[str]]
+) -> None:
+    assert library not in imported[0]
 
 
-NOT_AT_START = ("ray", "optuna", "matplotlib", "scipy", "sklearn", "IPython", "tensorboardX")
-"""Libraries that a run of digits does not need, with what their import takes: up to a second."""
+def test_reading_a_space_imports_neither_ray_nor_optuna(imported: list[set[str]]) -> None:
+    assert not imported[1] & {"ray", "optuna"}
 
 
-def test_a_single_run_imports_no_library_that_it_does_not_need(tmp_path: Path) -> None:
-    flags = ["--dataset", "digits", "--fast", "--results-dir", str(tmp_path)]
-    run = python(
-        f"import sys; from hlvnn.commands.train_one import main; main({flags})\n"
-        f"print('imported:', *(set({NOT_AT_START!r}) & sys.modules.keys()))"
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == "imported:"
+def test_a_single_run_imports_no_library_that_it_does_not_need(imported: list[set[str]]) -> None:
+    """Nor torch's compiler, whose import takes seconds in every worker of a sweep."""
+    assert imported[2] == set()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

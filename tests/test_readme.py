@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,17 @@ import pandas as pd
 import pytest
 
 import hlvnn
+from hlvnn.records.run_folder import RESULT
 from tests.helpers import ROOT, readme_block
+
+HELD = """
+import runpy, sys, pytest
+_, tests, *flags = sys.argv
+assert pytest.main(["-q", "-p", "no:cacheprovider", tests, "-k", "chain"]) == 0
+sys.argv = ["train_one.py", *flags]
+runpy.run_path("train_one.py", run_name="__main__")
+"""
+"""Runs tests, then trains, in one process: much of the time is its imports."""
 
 
 def run(code: list[str], cwd: Path, package: Path) -> subprocess.CompletedProcess[str]:
@@ -52,15 +63,19 @@ def test_the_new_data_set_trains_after_adding_one_file(package: Path, tmp_path: 
     assert float(row["test_acc"]) > 0.8  # three cultivars, well apart in the measurements
 
 
-def test_the_study_is_searchable_after_adding_one_file(package: Path) -> None:
-    spaces = package / "search_spaces"
+def test_the_study_is_searchable_after_adding_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spaces = tmp_path / "search_spaces"
     spaces.mkdir()
     (spaces / "widths.py").write_text(readme_block("def space(trial)"), encoding="utf-8")
-    shutil.copy(ROOT / "tune_search.py", package)
-    done = run(["tune_search.py", "widths", "--dry-run"], package, package)
-    assert done.returncode == 0, done.stderr
-    assert "selecting on val_loss (min)" in done.stdout
-    assert not (package / "results").exists()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tune_search.py", "widths", "--dry-run"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tune_search.py"), run_name="__main__")
+    assert not ended.value.code
+    assert "selecting on val_loss (min)" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
 
 
 def test_the_new_posterior_is_held_to_its_familys_laws_after_adding_one_file(package: Path) -> None:
@@ -68,28 +83,14 @@ def test_the_new_posterior_is_held_to_its_familys_laws_after_adding_one_file(pac
     (package / "hlvnn" / "latents" / "posteriors" / "chain.py").write_text(source, encoding="utf-8")
     shutil.copytree(ROOT / "tests", package / "tests")
     shutil.copy(ROOT / "pyproject.toml", package)
-    done = run(
-        [
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "tests/latents/test_latents.py",
-            "-k",
-            "chain",
-        ],
-        package,
-        package,
-    )
-    assert done.returncode == 0, done.stdout
+    flags = ["--dataset", "digits", "--num-epochs", "1", "--name", "r"]
+    entry = ["--latents", "concat@output level=writer width=3 posterior=chain prior=learned"]
+    done = run(["-c", HELD, "tests/latents/test_latents.py", *flags, *entry], package, package)
+    assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
     assert int(passed[1]) > 20
-    flags = ["--dataset", "digits", "--num-epochs", "1", "--name", "r"]
-    entry = ["--latents", "concat@output level=writer width=3 posterior=chain prior=learned"]
-    done = run(["train_one.py", *flags, *entry], package, package)
-    assert done.returncode == 0, done.stderr
+    assert (package / "results" / "digits" / "r" / RESULT).exists()
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")  # models without features

@@ -158,13 +158,3 @@ def test_a_study_may_be_named_by_its_file(study, tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(GOOD, encoding="utf-8")
     with pytest.raises(ConfigError, match="unknown search space"):
         search_space.load("study.py")
-
-
-def test_reading_a_space_imports_neither_ray_nor_optuna() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys; from hlvnn import search_space; search_space.load('digits'); "
-    code += "raise SystemExit('ray' in sys.modules or 'optuna' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert run.returncode == 0

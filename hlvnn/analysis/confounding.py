@@ -45,8 +45,8 @@ def confounded(results: Results, setting: str, values: pd.Series[Any]) -> list[s
         )
     elif drawn:
         found.append(
-            f"no other parameter was drawn otherwise with other values of {setting} beyond chance; "
-            "all the same a gain is that of trials as the searcher drew them"
+            f"as far as {len(values)} trials can tell no other parameter was drawn otherwise with "
+            f"other values of {setting}; all the same a gain is that of trials as they were drawn"
         )
     if partly:
         found.append(

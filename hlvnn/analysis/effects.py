@@ -342,8 +342,10 @@ def _compared(
 ) -> str:
     counted = ", ".join(f"{value} ({len(trials)})" for value, trials in cells.items())
     rows = " and ".join(measured.values)
+    trials, epochs = "trial" if len(base) == 1 else "trials", "epoch" if within == 1 else "epochs"
     return (
         f"gain in {MEASURES[measure].title} of each value of {setting} over {name} "
-        f"({len(base)} trials), positive is better: trials of {counted}, each at its chosen epoch "
-        f"within {within} epochs, mean over trials, {rows} rows of {len(measured.gids)} groups"
+        f"({len(base)} {trials}), positive is better: trials of {counted}, each at its chosen "
+        f"epoch within {within} {epochs}, mean over trials, {rows} rows of "
+        f"{len(measured.gids)} groups"
     )

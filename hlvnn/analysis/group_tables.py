@@ -6,8 +6,8 @@ file only the columns asked for. Files of other trials and epochs are not opened
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ class GroupTables:
         self.schemas = schemas
         self.known = {*self.folders, *others}
         self.problems: list[str] = []
-        self._told = tell
+        self._told = tell or (lambda sentence: None)
         self._files: dict[int, dict[int, Path]] = {}
         self._cut: dict[int, set[int]] = {}
         self._schemas: dict[int, pa.Schema] = {}
@@ -227,10 +227,10 @@ class GroupTables:
         levels: list[str] | None,
         split: str | None,
         labels: bool,
+        gids: Sequence[int] | None = None,
     ) -> pd.DataFrame:
         known = dataset.schema.names if dataset.files else self.columns
-        wanted = list(known if columns is None else columns)
-        wanted = self._shown(wanted, levels)
+        wanted = self._shown(known if columns is None else columns, levels)
         for name in wanted:
             if name not in known and known:
                 raise RunError(f"group tables: {unknown('column', name, known)}")
@@ -239,12 +239,12 @@ class GroupTables:
         needed = wanted + [n for n in ("trial", "level", "gid") if labels and n not in wanted]
         where = [] if levels is None else [ds.field("level").isin(levels)]
         where += [] if split is None else [ds.field("split") == split]
-        condition = where[0] & where[1] if len(where) == 2 else (where[0] if where else None)
+        where += [] if gids is None else [ds.field("gid").isin(list(gids))]
+        condition = reduce(ds.Expression.__and__, where) if where else None
         try:
             table = dataset.to_table(columns=needed, filter=condition)
         except (pa.ArrowException, OSError):
-            sound = self._sound(dataset.files)
-            table = sound.to_table(columns=needed, filter=condition)
+            table = self._sound(dataset.files).to_table(columns=needed, filter=condition)
         frame = table.to_pandas()
         if labels:
             frame["label"] = self.of_groups.labels(frame)
@@ -312,18 +312,19 @@ class GroupTables:
         """
         return self._read(columns, self._dataset(self._files_at(epochs)), levels, None, False)
 
-    def of_group(
-        self, level: str, gid: int, epochs: Mapping[int, int], *, whole: int | None = None
+    def rows_of(
+        self, level: str, gids: Sequence[int], epochs: Mapping[int, int] | int
     ) -> pd.DataFrame:
-        """Return the rows of one group: of each trial at an epoch of its own, or of one trial.
+        """Return the rows of some groups.
 
-        epochs: of each trial. whole: the trial of which all epochs are read instead.
+        epochs: of each trial; or a trial, of which all epochs are read.
         """
-        files = self._files_at(epochs)
-        if whole is not None:
-            files = {(whole, epoch): path for epoch, path in self.files_of(whole).items()}
-        frame = self._read(None, self._dataset(files), [level], None, False)
-        return frame[frame["gid"] == gid].sort_values(["trial", "epoch"], ignore_index=True)
+        if isinstance(epochs, int):
+            files = {(epochs, epoch): path for epoch, path in self.files_of(epochs).items()}
+        else:
+            files = self._files_at(epochs)
+        frame = self._read(None, self._dataset(files), [level], None, False, gids)
+        return frame.sort_values(["trial", "epoch"], kind="stable", ignore_index=True)
 
     def _files_at(self, epochs: Mapping[int, int]) -> dict[tuple[int, int], Path]:
         return {
@@ -396,5 +397,4 @@ class GroupTables:
     def _say(self, sentence: str) -> None:
         if sentence not in self.problems:
             self.problems.append(sentence)
-            if self._told is not None:
-                self._told(sentence)
+            self._told(sentence)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution, MixtureSameFamily
+from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from hlvnn.analysis import canvas
 from hlvnn.analysis.places import (
@@ -26,7 +26,6 @@ from hlvnn.analysis.places import (
 )
 from hlvnn.data.grouped import Schema
 from hlvnn.latents.distance import divide, unit_root
-from hlvnn.latents.posteriors.mean_field import MeanField
 from hlvnn.models.model import HierarchicalModel
 
 if TYPE_CHECKING:
@@ -128,7 +127,9 @@ class Space:
         latents = self.model.latents
         latent, root = latents[position], unit_root(latents, position)
         alone = latents.given[position] is None and latent.centred and latents.under_law is None
-        return alone and root.dim() == 1 and isinstance(latent.posterior, MeanField)
+        if not alone or root.dim() != 1 or not latent.posterior.normal:
+            return False
+        return isinstance(latent.posterior(self.groups[:1].to(self.model.device)), Independent)
 
     def split(self, moves: Tensor) -> list[Tensor]:
         """Return moves [*, D] as moves of each latent, in prior SDs."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,28 +14,24 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from hlvnn.analysis import canvas
+from hlvnn.analysis import group_figure
+from hlvnn.analysis.latent_tables import latent_table
 from hlvnn.analysis.places import find_group
-from hlvnn.columns import BEST_EPOCH, EPOCH, MEASURES, PRIOR_SD, TEST, VAL, WORST_DECILE
+from hlvnn.columns import BEST_EPOCH, EPOCH, PRIOR_SD, TEST, VAL
 from hlvnn.config import in_place
 from hlvnn.data.grouped import GroupedDataset
 from hlvnn.data.schema import Level, Schema
 from hlvnn.errors import DataError, HlvnnError, RunError
-from hlvnn.records.predictions import PREDICTIONS, level_columns, read_predictions
+from hlvnn.records.predictions import PREDICTIONS, Predictions, level_columns, read_predictions
 from hlvnn.records.run_folder import data_of_run, read_config
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
     from hlvnn.analysis.results import Results
 
-SHOWN = 10
-"""Worst rows that are drawn, and shown in a notebook."""
 COLUMNS = 12
 """Feature columns that a row of a table tells."""
-LETTERS = 80
-"""Last characters of a row's text that are drawn."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +69,7 @@ class OneGroup:
     @property
     def worst(self) -> pd.DataFrame:
         """The rows that are predicted worst."""
-        return self.rows.head(SHOWN)
+        return self.rows.head(group_figure.SHOWN)
 
     def __repr__(self) -> str:
         right = ""
@@ -97,21 +95,105 @@ class OneGroup:
 
     def figure(self) -> Figure:
         """Draw the worst rows, the confusion matrix, the curve, and the posterior on its prior."""
-        made = canvas.new_figure(10.5, 7.5)
-        made.suptitle(f"{self.level} {self.label}, trial {self.trial}, {self.split} rows")
-        grid: Any = made.subfigures(2, 2)
-        rows, confusion, curve, posterior = grid.flat
-        _draw_rows(rows, self)
-        for part, draw in ((confusion, _draw_confusion), (curve, _draw_curve)):
-            draw(part.subplots(), self)
-        _draw_posterior(posterior.subplots(), self)
-        return made
+        return group_figure.draw(self)
 
 
 def one_group(
     results: Results, label: object, level: str | None = None, trial: int | None = None
 ) -> OneGroup:
     """See `Results.group`."""
+    number, schema = _asked_for(results, trial)
+    place, gid = _find(schema, str(label), level)
+    (found,) = some_groups(results, schema.levels[place].name, [gid], trial=number)
+    return found
+
+
+def some_groups(
+    results: Results,
+    level: str,
+    gids: Sequence[int],
+    *,
+    trial: int | None = None,
+    among: Collection[int] | None = None,
+) -> Iterator[OneGroup]:
+    """Yield groups of one level as `Results.group` does, what they share read once.
+
+    gids: their numbers. among: the trials that `OneGroup.trials` tells of; None = all.
+    """
+    number, schema = _asked_for(results, trial)
+    own = schema.levels[schema.level_index(level)]
+    shared = _Shared(results, number, schema)
+    tables = _at_chosen_epochs(results, level, gids, among)
+    curves = results.groups.rows_of(level, gids, number)
+    everyone: dict[str, pd.DataFrame] = {}
+    for gid in gids:
+        notes: list[str] = []
+        split, rows = _rows(shared, level, gid, notes)
+        if split not in everyone:
+            known = bool(results.groups.files_of(number))
+            everyone[split] = (
+                results.groups.spread(trials=number, level=level, split=split)
+                if known
+                else pd.DataFrame()
+            )
+        confusion = pd.DataFrame()
+        if schema.target.kind == "class" and len(rows):
+            rows = _named(rows, schema)
+            confusion = pd.crosstab(rows["y"], rows["prediction"])
+        rows, pictures = _with_inputs(rows, split, shared, notes)
+        yield OneGroup(
+            label=str(own.label(gid)),
+            level=own.name,
+            gid=gid,
+            trial=number,
+            split=split,
+            measure=results.groups.main_measure,
+            trials=tables[tables["gid"] == gid].drop(columns="gid").reset_index(drop=True),
+            curve=curves[curves["gid"] == gid].reset_index(drop=True),
+            everyone=everyone[split],
+            rows=rows,
+            confusion=confusion,
+            posterior=_posterior(shared, own, gid, notes),
+            pictures=pictures,
+            notes=notes,
+        )
+
+
+class _Shared:
+    """What all groups of a trial share, read when it is asked for; else a sentence of why not."""
+
+    def __init__(self, results: Results, trial: int, schema: Schema) -> None:
+        self.results, self.trial, self.schema = results, trial, schema
+        self.folder = Path(results.row(trial)["folder"])
+
+    @cached_property
+    def kept(self) -> Predictions | str:
+        try:
+            return read_predictions(self.folder) or f"the trial keeps no {PREDICTIONS}"
+        except RunError as error:
+            return str(error)
+
+    @cached_property
+    def data(self) -> GroupedDataset | str:
+        try:
+            config = in_place(read_config(self.folder), self.results.places)
+            return data_of_run(self.folder, config)
+        except HlvnnError as error:
+            return str(error)
+
+    @cached_property
+    def latents(self) -> tuple[pd.DataFrame, set[str]] | str:
+        """The posteriors of the trial, and the names of its nested latents."""
+        try:
+            run = self.results.run(self.trial)
+            table = latent_table(self.trial, run)
+        except HlvnnError as error:
+            return str(error)
+        parents = zip(run.model.latents, run.model.latents.parent, strict=True)
+        return table, {latent.name for latent, parent in parents if parent is not None}
+
+
+def _asked_for(results: Results, trial: int | None) -> tuple[int, Schema]:
     number = results.best_trial if trial is None else trial
     if number is None:
         raise RunError(f"{results.path}: no trial has a result yet")
@@ -122,43 +204,19 @@ def one_group(
             f"what the groups of trial {number} are called is not known (its folder or its "
             "schema.json is gone); restore it from a copy"
         )
-    place, gid = _find(schema, str(label), level)
-    own = schema.levels[place]
-    tables = results.groups.of_group(own.name, gid, _chosen(results))
-    about = results.table.set_index("trial")[["status", "structure"]]
-    tables = tables.join(about, on="trial")
-    first = ["trial", "status", "structure", EPOCH, "split", "n"]
-    tables = tables[[*first, *(name for name in tables if name in results.groups.measures)]]
-    epochs = dict.fromkeys(results.groups.files_of(number))
-    curve = results.groups.of_group(own.name, gid, {}, whole=number)
-    notes: list[str] = []
-    split, rows = _rows(Path(folder), own.name, gid, notes)
-    measure = results.groups.main_measure
-    everyone = pd.DataFrame()
-    if epochs:
-        everyone = results.groups.spread(trials=number, level=own.name, split=split)
-    confusion = pd.DataFrame()
-    if schema.target.kind == "class" and len(rows):
-        rows = _named(rows, schema)
-        confusion = pd.crosstab(rows["y"], rows["prediction"])
-    rows, pictures = _with_inputs(results, rows, split, Path(folder), schema, notes)
-    posterior = _posterior(results, number, own, gid, notes)
-    return OneGroup(
-        label=str(own.label(gid)),
-        level=own.name,
-        gid=gid,
-        trial=number,
-        split=split,
-        measure=measure,
-        trials=tables,
-        curve=curve,
-        everyone=everyone,
-        rows=rows,
-        confusion=confusion,
-        posterior=posterior,
-        pictures=pictures,
-        notes=notes,
-    )
+    return number, schema
+
+
+def _at_chosen_epochs(
+    results: Results, level: str, gids: Sequence[int], among: Collection[int] | None
+) -> pd.DataFrame:
+    epochs = _chosen(results)
+    if among is not None:
+        epochs = {trial: epoch for trial, epoch in epochs.items() if trial in among}
+    tables = results.groups.rows_of(level, gids, epochs)
+    tables = tables.join(results.table.set_index("trial")[["status", "structure"]], on="trial")
+    first = ["trial", "status", "structure", EPOCH, "gid", "split", "n"]
+    return tables[[*first, *(name for name in tables if name in results.groups.measures)]]
 
 
 def _find(schema: Schema, words: str, level: str | None) -> tuple[int, int]:
@@ -187,21 +245,16 @@ def _chosen(results: Results) -> dict[int, int]:
     return {int(trial): int(epoch) for trial, epoch in pairs if not pd.isna(epoch)}
 
 
-def _rows(folder: Path, level: str, gid: int, notes: list[str]) -> tuple[str, pd.DataFrame]:
+def _rows(shared: _Shared, level: str, gid: int, notes: list[str]) -> tuple[str, pd.DataFrame]:
     """Return the split, and the group's rows in it, the worst first; empty where none are kept."""
     columns = ["loss", "y", "prediction", "log_prob"]
-    empty = pd.DataFrame(columns=columns, index=pd.Index([], name="row"))
-    try:
-        kept = read_predictions(folder)
-    except RunError as error:
-        notes.append(f"its rows are not known: {error}")
-        return VAL, empty
-    if kept is None:
-        notes.append(f"its rows are not known: the trial keeps no {PREDICTIONS}")
-        return VAL, empty
-    table = kept.table[kept.table[level_columns([level])[0]] == gid]
+    kept = shared.kept
+    if isinstance(kept, str):
+        notes.append(f"its rows are not known: {kept}")
+        return VAL, pd.DataFrame(columns=columns, index=pd.Index([], name="row"))
     split = TEST if (kept.table["split"] == TEST).any() else VAL
-    found = table[table["split"] == split]
+    is_own = (kept.table[level_columns([level])[0]] == gid) & (kept.table["split"] == split)
+    found = kept.table[is_own]
     if (there := int((kept.table["split"] == split).sum())) < kept.all_rows.get(split, there):
         notes.append(f"{PREDICTIONS} keeps {there:,} of {kept.all_rows[split]:,} {split} rows")
     rows = found.assign(loss=-found["log_prob"]).set_index("row")[columns]
@@ -217,20 +270,19 @@ def _named(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 
 def _with_inputs(
-    results: Results, rows: pd.DataFrame, split: str, folder: Path, schema: Schema, notes: list[str]
+    rows: pd.DataFrame, split: str, shared: _Shared, notes: list[str]
 ) -> tuple[pd.DataFrame, NDArray[Any] | None]:
     """Add what each row is, where the data can be loaded; return pictures of images, too."""
     if not len(rows):
         return rows, None
-    try:
-        data: GroupedDataset = data_of_run(folder, in_place(read_config(folder), results.places))
-    except HlvnnError as error:
-        notes.append(f"what its rows look like is not known: {error}")
+    schema, data = shared.schema, shared.data
+    if isinstance(data, str):
+        notes.append(f"what its rows look like is not known: {data}")
         return rows, None
     part = data.splits()[split]
     x = part.x.take(torch.from_numpy(rows.index.to_numpy(np.int64, copy=True)))
     if schema.x_kind == "image":
-        images = x.numpy()[:SHOWN]
+        images = x.numpy()[: group_figure.SHOWN]
         if images.ndim == 4:  # [R, C, H, W]
             images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
         return rows, images
@@ -250,105 +302,21 @@ def _with_inputs(
     return rows.assign(input=texts), None
 
 
-def _posterior(
-    results: Results, trial: int, level: Level, gid: int, notes: list[str]
-) -> pd.DataFrame:
+def _posterior(shared: _Shared, level: Level, gid: int, notes: list[str]) -> pd.DataFrame:
     columns = ["latent", "coordinate", "mean", "sd", "prior_mean", PRIOR_SD, "shrinkage"]
     empty = pd.DataFrame(columns=columns)
     if gid >= level.size:
         notes.append("it has no training rows, and so no posterior: it is predicted by the prior")
         return empty
-    try:
-        run = results.run(trial)
-        latents = results.latents(trial)
-    except HlvnnError as error:
-        notes.append(f"its posterior is not known: {error}")
+    if isinstance(shared.latents, str):
+        notes.append(f"its posterior is not known: {shared.latents}")
         return empty
+    latents, nested = shared.latents
     own = latents[(latents["level"] == level.name) & (latents["gid"] == gid)]
     if not len(own):
-        notes.append(f"trial {trial} has no latent of {level.name}")
+        notes.append(f"trial {shared.trial} has no latent of {level.name}")
         return empty
-    nested = {
-        latent.name
-        for latent, parent in zip(run.model.latents, run.model.latents.parent, strict=True)
-        if parent is not None
-    }
     if nested & {*own["latent"]}:
         notes.append("the prior of a nested latent lies around its parent: its mean is left out")
     at_zero = np.where(own["latent"].isin(nested) | own[PRIOR_SD].isna(), np.nan, 0.0)
     return own.assign(prior_mean=at_zero)[columns].reset_index(drop=True)
-
-
-def _draw_rows(part: SubFigure, one: OneGroup) -> None:
-    if one.pictures is not None:
-        grid = list(part.subplots(2, SHOWN // 2, squeeze=False).flat)
-        for ax in grid:
-            ax.axis("off")
-        for ax, picture, row in zip(grid, one.pictures, one.worst.itertuples(), strict=False):
-            ax.imshow(picture, cmap="gray_r")
-            ax.set_title(f"{row.y} as {row.prediction}\n{row.loss:.2f} nats", fontsize=7)
-        part.suptitle("worst rows: what it is as what was predicted", fontsize=9)
-        return
-    axes = part.subplots()
-    axes.axis("off")
-    axes.set_title("worst rows: nats, what it is as what was predicted", fontsize=9)
-    for place, row in enumerate(one.worst.itertuples()):
-        text = str(getattr(row, "input", ""))[-LETTERS:].replace("\n", "⏎")
-        line = f"{row.loss:.2f}  {row.y!s:.9} as {row.prediction!s:.9}  {text}"
-        axes.text(0, 1 - place / SHOWN, line, fontsize=6, family="monospace", va="top")
-
-
-def _draw_confusion(axes: Axes, one: OneGroup) -> None:
-    axes.set_title("confusion" if len(one.confusion) else "", fontsize=9)
-    if not len(one.confusion):
-        axes.axis("off")
-        return
-    counts = one.confusion.to_numpy()
-    axes.imshow(counts, cmap="Blues")
-    axes.set_xticks(range(counts.shape[1]), [str(c) for c in one.confusion.columns], fontsize=6)
-    axes.set_yticks(range(counts.shape[0]), [str(c) for c in one.confusion.index], fontsize=6)
-    for y, x in zip(*np.nonzero(counts), strict=True):
-        dark = counts[y, x] > counts.max() / 2
-        colour = "white" if dark else "black"
-        at = {"ha": "center", "va": "center"}
-        axes.annotate(str(counts[y, x]), (x, y), color=colour, fontsize=6, **at)  # type: ignore[arg-type]
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-
-
-def _draw_curve(axes: Axes, one: OneGroup) -> None:
-    own = one.curve[one.curve["split"] == one.split]
-    if len(one.everyone):
-        x = one.everyone[EPOCH]
-        axes.fill_between(
-            x, one.everyone["p10"], one.everyone["p90"], color=canvas.GREY, alpha=0.3, linewidth=0
-        )
-        axes.plot(x, one.everyone["p50"], color=canvas.GREY, label="median group, 10 to 90 %")
-        weak = one.everyone[WORST_DECILE]
-        axes.plot(x, weak, color=canvas.GREY, linestyle="--", label="weakest tenth")
-    if len(own):
-        axes.plot(
-            own[EPOCH], own[one.measure], color=canvas.PALETTE[1], marker="o", label=one.label
-        )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(MEASURES[one.measure].title)
-    axes.legend(fontsize=7)
-
-
-def _draw_posterior(axes: Axes, one: OneGroup) -> None:
-    if not len(one.posterior):
-        axes.axis("off")
-        return
-    table = one.posterior
-    x = np.arange(len(table))
-    centre = table["prior_mean"].fillna(0.0)
-    axes.bar(
-        x, 2 * table[PRIOR_SD], bottom=centre - table[PRIOR_SD], color=canvas.GREY, alpha=0.35,
-        label="prior ± SD",
-    )  # fmt: skip
-    axes.errorbar(
-        x, table["mean"], table["sd"], fmt="o", color=canvas.PALETTE[0], label="posterior ± SD"
-    )
-    names = [f"{row.latent} {row.coordinate}" for row in table.itertuples()]
-    axes.set_xticks(x, names, rotation=90, fontsize=6)
-    axes.legend(fontsize=7)

@@ -1,4 +1,4 @@
-"""Which models are fitted exactly, and their fit: a mixed model's maximum likelihood."""
+"""Which models are fitted all at once, and the exact fit: a mixed model's maximum likelihood."""
 
 from __future__ import annotations
 
@@ -21,22 +21,28 @@ from hlvnn.training.minimising import Found, minimise
 
 MOST_COLUMNS = 4000
 """Coordinates of all levels but the largest, of which a dense Cholesky factor is taken."""
+MOST_ROWS = 300_000
+"""Rows of a generalised mixed model, whose each evaluation takes an integral a row."""
 MOST_BYTES = 2**31
 """What the largest level's blocks may take."""
 
 
 def is_mixed_model(model: HierarchicalModel) -> bool:
-    """Return whether it is a linear mixed model whose posteriors nobody asked for."""
+    """Return whether it is a linear mixed model, or a generalised one (of a class or a count).
+
+    Not where somebody asked for posteriors.
+    """
+    likelihood = model.likelihood
     return (
         model.backbone.is_linear
-        and model.likelihood.is_normal
+        and (likelihood.is_normal or (likelihood.closed_form and likelihood.num_outputs == 1))
         and len(model.latents) > 0
         and not any(latent.asked for latent in model.latents)
     )
 
 
 def why_not_exact(model: HierarchicalModel, config: TrainConfig) -> str | None:
-    """Return why a mixed model (see `is_mixed_model`) is not fitted exactly, None where it is."""
+    """Return why a mixed model (see `is_mixed_model`) is not fitted at once, None where it is."""
     settings = {
         "--objective": (config.objective, "elbo"),
         "--kl-weight": (config.kl_weight, 1.0),
@@ -51,13 +57,16 @@ def why_not_exact(model: HierarchicalModel, config: TrainConfig) -> str | None:
         counts = model.latents.counts(latent.level)
         if (reason := _why_not(latent)) is not None:
             return f"latent {latent.name} {reason}"
-        if latent.prior.full and len(counts) * latent.width >= int(counts.sum()):
+        many = len(counts) * latent.width >= int(counts.sum())
+        if latent.prior.full and many and model.likelihood.is_normal:
             return (
                 f"latent {latent.name} has as many coordinates in all groups as there are rows, "
                 "so that under a full covariance the likelihood may have no maximum"
             )
     if not all(parameter.requires_grad for parameter in _set(model)):
         return "some of its parameters are held (requires_grad is off)"
+    if not model.likelihood.is_normal:
+        return _why_too_large(model)
     largest, columns = largest_of(model)
     if columns > MOST_COLUMNS:
         return (
@@ -69,6 +78,24 @@ def why_not_exact(model: HierarchicalModel, config: TrainConfig) -> str | None:
     if size > MOST_BYTES:
         return f"its largest level's {width} coordinates a group would take {size:,} bytes"
     return None
+
+
+def _why_too_large(model: HierarchicalModel) -> str | None:
+    """Return why a generalised mixed model is too large to be fitted at once."""
+    rows = int(model.latents.counts(model.latents[0].level).sum())
+    columns = sum(p.numel() for p in model.backbone.parameters())
+    if rows > MOST_ROWS or columns > MOST_COLUMNS:
+        return (
+            f"{rows:,} rows and {columns:,} fixed effects are more than {MOST_ROWS:,} or "
+            f"{MOST_COLUMNS:,}"
+        )
+    return None
+
+
+def told_by_minibatches(model: HierarchicalModel, config: TrainConfig) -> str:
+    """Return what a mixed model says that is not fitted at once."""
+    other = "exactly" if model.likelihood.is_normal else "all at once"
+    return f"fitted by minibatches and not {other}: {why_not_exact(model, config)}"
 
 
 def _why_not(latent: Latent) -> str | None:

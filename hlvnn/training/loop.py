@@ -28,6 +28,7 @@ from hlvnn.models.doubts import doubts, told_of_variances
 from hlvnn.models.model import HierarchicalModel
 from hlvnn.random import OLD_NOISE, Noise, seeding, streams, take_up_streams
 from hlvnn.records.begun_before import GROUPS, check_checkpoint
+from hlvnn.training.at_once import fit_mixed_model
 from hlvnn.training.best_weights import BestWeights
 from hlvnn.training.bound import Bound
 from hlvnn.training.callbacks import Callbacks, StepReport
@@ -40,7 +41,7 @@ from hlvnn.training.epoch_report import Checkpoint as Checkpoint
 from hlvnn.training.epoch_report import EpochReport as EpochReport
 from hlvnn.training.epoch_report import Report as Report
 from hlvnn.training.epoch_report import State
-from hlvnn.training.exact import fit_exactly, is_mixed_model, why_not_exact
+from hlvnn.training.exact import is_mixed_model, told_by_minibatches, why_not_exact
 from hlvnn.training.fit_result import FitResult as FitResult
 from hlvnn.training.fit_result import Interrupted as Interrupted
 from hlvnn.training.gpu_meter import GpuMeter
@@ -205,15 +206,14 @@ class _Fit:
         latents = self.model.latents
         if self.config.fast:
             logger.info(FAST)
-        if self.exact and self.state.epoch and latents.law is None:
-            self.exact = False  # begun by a program that did not fit exactly
+        if self.exact and self.state.history and not self.state.history[-1].get(EXACT):
+            self.exact = False  # begun by a program that did not fit at once
         if not self.exact:
             latents.law = None
         if self.turns_at and not resumed:
             logger.info(told_of_turn(self.turns_at))
         if is_mixed_model(self.model) and not self.exact and not resumed:
-            why = why_not_exact(self.model, self.config)
-            logger.info("fitted by minibatches and not exactly: %s", why)
+            logger.info(told_by_minibatches(self.model, self.config))
 
     def result(
         self,
@@ -278,8 +278,9 @@ class _Fit:
             self.step = turned(self.step, self.bound)
 
     def _exactly(self) -> list[float]:
-        """Fit exactly; return what an epoch of steps would (see `_epoch`)."""
-        found = fit_exactly(self.model, self.data.train)
+        """Fit all at once; return what an epoch of steps would (see `_epoch`)."""
+        self.step.own.release()
+        found = fit_mixed_model(self.model, self.data.train)
         self.state.step, self.newton_gain = 1, found.newton_gain
         self.seen = len(self.data.train)
         logger.info(found.told)

@@ -101,17 +101,18 @@ def test_a_cut_journal_is_seen_by_counting_it_against_the_folders(
     assert lr[list(COMPLETED)].tolist() == [swept.row(n)["param_lr"] for n in COMPLETED]
 
 
-def test_a_schema_that_is_gone_is_told(copy: Path) -> None:
-    (outcomes.trial_folder(copy, 3) / run_folder.SCHEMA).unlink()
-    assert_told(copy, "trial_0003/schema.json is missing: its groups are known by their numbers")
-
-
-def test_an_outcome_that_is_gone_does_not_make_a_trial_unfinished(copy: Path) -> None:
+def test_files_that_are_gone_are_told_each(copy: Path) -> None:
+    """And an outcome that is gone does not make a trial unfinished."""
+    (outcomes.trial_folder(copy, 0) / run_folder.METRICS).unlink()
+    (outcomes.trial_folder(copy, 2) / run_folder.SCHEMA).unlink()
     (outcomes.trial_folder(copy, 3) / outcomes.OUTCOME).unlink()
-    results = assert_told(copy, "trial_0003/outcome.json is missing: how it ended is taken from")
+    results = load_sweep(copy)
+    page = first_screen(results)
+    for sentence in (
+        "trial_0000/metrics.csv is missing: its curve is not known",
+        "trial_0002/schema.json is missing: its groups are known by their numbers",
+        "trial_0003/outcome.json is missing: how it ended is taken from",
+    ):
+        assert [sentence in problem for problem in results.problems].count(True) == 1
+        assert sentence in page
     assert results.row(3)["status"] == "completed"
-
-
-def test_metrics_that_are_gone_are_told(copy: Path) -> None:
-    (outcomes.trial_folder(copy, 3) / run_folder.METRICS).unlink()
-    assert_told(copy, "trial_0003/metrics.csv is missing: its curve is not known")

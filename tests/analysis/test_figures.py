@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 from hlvnn.analysis import Results, figures, load_sweep
+from hlvnn.analysis.figures import style
 from hlvnn.analysis.figures.curves import COLLAPSED
+from hlvnn.analysis.figures.svg import in_the_dark, paints, svg
 from hlvnn.analysis.figures.uncertainty import interval
 from hlvnn.analysis.gains import alike, gains
 from hlvnn.errors import RunError
@@ -209,8 +211,48 @@ def test_optunas_plots_show_the_parameters_that_all_trials_drew(swept: Results) 
     bars = figures.importances(study, "val_loss").axes[0]
     assert {t.get_text() for t in bars.get_yticklabels()} == {"dropout", "lr", "structure"}
     assert sum(bar.get_width() for bar in bars.patches) == pytest.approx(1)
-    assert bars.get_xlabel() == "share of the variance of validation nats a row"
+    assert bars.get_xlabel() == "share of the variance of\nvalidation nats a row"
     assert (dict(pyplot.rcParams), pyplot.get_fignums()) == before  # the caller's are left alone
+
+
+def test_the_history_of_the_search_and_slices_of_it(swept: Results) -> None:
+    table = figures.history_table(swept.table, "val_loss", "min")
+    assert table["trial"].tolist() == [0, 1, 2, 3, 4, 7]
+    known = swept.table.set_index("trial")["best_val_loss"]
+    assert table["val_loss"].tolist() == known[table["trial"]].tolist()
+    placed = table["val_loss"].where(table["status"].isin(["completed", "stopped"]))
+    assert table["best"].tolist() == placed.cummin().ffill().tolist()
+    (axes,) = figures.history(table, "val_loss", "min").axes
+    steps = next(line for line in axes.lines if line.get_label() == "the best so far")
+    assert list(steps.get_ydata()) == table["best"].tolist()
+    drawn = [axes for axes in figures.slices(swept.study, "val_loss").axes if axes.get_visible()]
+    assert [axes.get_xlabel() for axes in drawn] == ["lr", "dropout", "structure", "z_dim"]
+    best = swept.placed.iloc[0]
+    for axes in drawn:
+        (star,) = [line for line in axes.lines if line.get_marker() == "*"] or [None]
+        if star is not None:
+            assert list(star.get_ydata()) == [best["best_val_loss"]]
+    assert list(drawn[0].lines[0].get_xdata()) == [t.params["lr"] for t in swept.study.trials]
+    assert len(drawn[3].lines[0].get_xdata()) == 4  # trials without latents drew no width
+
+
+def test_many_marks_are_a_picture_in_the_svg() -> None:
+    made, axes = style.figure()
+    axes.plot(range(5000), range(5000), "o", color=style.BLUE, zorder=1)
+    axes.plot([0, 5000], [0, 5000], color=style.ORANGE, label="<line>", zorder=3)
+    axes.legend()
+    drawn = svg(made, "many", "what & why")
+    assert len(drawn) < 40_000
+    assert drawn.count("<image") == 1
+    assert "--cd55e00" in drawn, "what stands out stays a line"
+    assert "&lt;line&gt;</text>" in drawn
+    assert 'aria-label="what &amp; why"' in drawn
+    assert "://" not in drawn
+    css = paints(drawn)
+    light, dark = css.split("@media screen and (prefers-color-scheme: dark)")
+    assert "--cd55e00:#d55e00;" in light
+    assert f"--cd55e00:{in_the_dark('d55e00')};" in dark
+    assert in_the_dark("ffffff") == "#1a1a1a"
 
 
 def test_figures_say_why_they_cannot_be_drawn(tmp_path: Path, copy: Path) -> None:

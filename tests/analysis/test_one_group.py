@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hlvnn.analysis import Results, load_runs, load_sweep
+from hlvnn.analysis.report.panels import panel
 from hlvnn.data import data_of
 from hlvnn.errors import DataError, RunError
 from hlvnn.records.predictions import PREDICTIONS, read_predictions
@@ -75,6 +76,16 @@ def test_a_bad_group_gets_its_worst_rows_back(
     assert len(found.figure().axes) == 4
     assert "south" in repr(found)
     assert "<table" in found._repr_html_()
+
+    shown = panel(found)
+    assert [row.input for row in shown.rows] == found.worst["input"].tolist()
+    first = found.worst.iloc[0]
+    assert shown.rows[0].said == f"{first['y']} as {first['prediction']}, {first['loss']:.2f} nats"
+    assert shown.confusion is not None
+    counts = [list(map(int, row[1:])) for row in shown.confusion.rows]
+    assert counts == found.confusion.to_numpy().tolist()
+    assert "<svg" in shown.curve
+    assert "south" in shown.posterior
 
     (wards / "wards.csv").rename(wards / "away.csv")
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from hlvnn import files
 from hlvnn.analysis import load_runs, load_sweep
-from hlvnn.analysis.report import tables, words, write_report
+from hlvnn.analysis.report import about, words, write_report
 from hlvnn.analysis.results import Results
 from hlvnn.records.sweep_folder import SWEEP
 from tests.truths.asking import words_of
@@ -46,7 +46,7 @@ def test_each_scheduler_has_its_own_rungs_and_name(
     results = under(copy, scheduler=scheduler)
     title = word.removesuffix(", rung")
     assert results.rungs == rungs
-    assert dict(tables.facts(results))[title] == fact
+    assert dict(about.of_search(results, 0))[title] == fact
     told = dict(words(results))
     assert word in told
     assert (f"by {title}, the time budget" in told["stopped"]) == (

@@ -22,7 +22,7 @@ def fitted(column: np.ndarray, group: np.ndarray, y: np.ndarray) -> tuple[float,
     )
     config = hlvnn.ModelConfig(backbone="linear", likelihood="gaussian", latents=[latent])
     model = hlvnn.build_model(config, data, seed=0)
-    result = hlvnn.fit(model, data, hlvnn.TrainConfig(num_epochs=600, batch_size=None, lr=0.05))
+    result = hlvnn.fit(model, data, hlvnn.TrainConfig(num_epochs=150, batch_size=None, lr=0.05))
     found = model.summary().set_index(["part", "term"])["estimate"]
     return -2 * result.elbo, found["prior sd", "t"] * column.std(), found["noise sd", ""]
 

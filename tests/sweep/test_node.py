@@ -15,7 +15,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 
 from hlvnn import families
-from hlvnn.analysis.report.tables import ran_on
+from hlvnn.analysis.report.about import ran_on
 from hlvnn.errors import NodeError
 from hlvnn.records import run_folder
 from hlvnn.sweep import node, ray_controller

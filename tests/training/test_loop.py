@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from hlvnn.inference.objective import full_elbo
 from hlvnn.models.build import build_model
 from hlvnn.training.fit_result import FitResult
 from hlvnn.training.loop import Checkpoint, EpochReport, fit
-from tests.helpers import ROOT, grouped_data, same_bits, small_config
+from tests.helpers import grouped_data, same_bits, small_config
 from tests.training.fits import LEVELS, TIMED, case, saved, train
 
 # learning
@@ -308,28 +306,3 @@ def test_a_fit_uses_its_own_number_of_threads_and_gives_the_callers_back() -> No
     fit(model, data, settings, lambda *_: during.append(torch.get_num_threads()))
     assert during == [before + 1]
     assert torch.get_num_threads() == before
-
-
-def test_a_fit_does_not_import_torchs_compiler() -> None:
-    """It takes seconds, in every worker of a sweep."""
-    code = """
-import sys
-from sklearn.datasets import load_iris
-from hlvnn import GroupedDataset
-from hlvnn.models.build import build_model
-from hlvnn.config import ModelConfig, TrainConfig
-from hlvnn.training.loop import fit
-frame = load_iris(as_frame=True).frame
-frame["group"] = frame.index % 5
-features = [name for name in frame if name.endswith("(cm)")]
-data = GroupedDataset.from_frame(frame, "target", features, ["group"], target_kind="class")
-config = ModelConfig(backbone="mlp", latent_config=("factor",))
-settings = TrainConfig(num_epochs=1, batch_size=20, clip_grad=1.0, device="cpu")
-fit(build_model(config, data), data, settings)
-print("torch._dynamo" in sys.modules)
-"""
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=200, cwd=ROOT
-    )
-    assert ended.stdout.strip() == "False", ended.stderr

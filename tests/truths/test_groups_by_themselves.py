@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,11 +84,17 @@ def test_an_mlp_finds_the_sds_of_small_groups_of_counts(
     assert network["sd"] == pytest.approx(sd, rel=0.1)
 
 
+@cache
+def pairs(sd: float, noise: float) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return 10,000 groups of two rows, and their exact fit."""
+    frame = planted("gaussian", np.full(10_000, 2), sd, noise)
+    return frame, found(frame, "gaussian", "linear")
+
+
 @pytest.mark.parametrize("posterior", ["low_rank", "mixture"])
 @pytest.mark.parametrize(("sd", "noise"), [(0.8, 0.7), (0.4, 1.0)])
 def test_so_it_does_by_posteriors_of_other_forms(posterior: str, sd: float, noise: float) -> None:
-    frame = planted("gaussian", np.full(10_000, 2), sd, noise)
-    exact = found(frame, "gaussian", "linear")
+    frame, exact = pairs(sd, noise)
     network = found(frame, "gaussian", posterior=posterior)
     print(f"\n{posterior}: SD {network['sd']:.4f} ({exact['sd']:.4f} exactly)")
     assert network["sd"] == pytest.approx(exact["sd"], rel=0.1)

@@ -72,7 +72,7 @@ def test_plain_flags_fit_both_levels_exactly_and_the_report_says_so(here: Path) 
         "linear",
     )
     page = first_screen(reported("results/schools"))
-    assert "fitted exactly" in page
+    assert "fitted all at once" in page
     assert "train longer" not in page
 
 

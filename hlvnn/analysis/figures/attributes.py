@@ -13,6 +13,8 @@ from hlvnn.errors import RunError
 
 DRAWN = 4
 """Attributes that are drawn, of those whose gains differ most surely."""
+LETTERS = 18
+"""Of a value at its tick."""
 PART = 0.32
 """Inches of height for each bin or category."""
 
@@ -32,9 +34,11 @@ def gain_by_attribute(found: Sequence[ByAttribute], measure: str, split: str) ->
         place.axvline(0, color="black", linestyle="--", linewidth=1)
         look: style.Look = {"fmt": "s", "markersize": 5, "capsize": 3, "color": style.BLUE}
         place.errorbar(one.parts["gain"], at, xerr=one.parts["error"].fillna(0), **look)
-        place.set_yticks(at, [f"{row.value} ({row.groups})" for row in one.each])
+        place.set_yticks(
+            at, [f"{style.short(row.value, LETTERS)} ({row.groups})" for row in one.each]
+        )
         place.set_ylim(-0.6, len(at) - 0.4)
-        place.set_title(one.name, fontsize=8, loc="left")
+        place.set_title(one.name, fontsize=style.SMALL, loc="left")
     axes[-1].set_xlabel(
         f"mean gain in {style.SPLITS[split]} {style.WORDS[measure]} over the pooled model\n"
         "(in brackets: groups)"

@@ -76,7 +76,7 @@ def learning_curves(
         axes.axvline(rung, color=style.GREY, linestyle=":", linewidth=1, zorder=1)
         axes.annotate(
             f"rung {rung}", (rung, 0.01), xycoords=("data", "axes fraction"),
-            fontsize=7, rotation=90, ha="right", va="bottom", color=style.GREY,
+            fontsize=style.SMALL, rotation=90, ha="right", va="bottom", color=style.GREY,
         )  # fmt: skip
     cut = style.focus(axes, epochs[metric].to_numpy(np.float64), mode)
     lowest, top = epochs[metric].min(), axes.get_ylim()[1]
@@ -103,7 +103,7 @@ def _statuses(axes: Axes, statuses: Sequence[Status]) -> None:
                 Line2D([], [], color=style.of_status(status), marker=marker, markersize=4)
             )
             labels.append(f"{count} {status}")
-    axes.legend(handles, labels, fontsize=7, framealpha=0.9)
+    style.legend_above(axes, handles, labels)
 
 
 def kl_over_epochs(epochs: pd.DataFrame, trial: int, latents: Mapping[str, LatentColumn]) -> Figure:
@@ -141,20 +141,22 @@ def kl_over_epochs(epochs: pd.DataFrame, trial: int, latents: Mapping[str, Laten
     axes.axhline(COLLAPSED, color=style.RED, linestyle=":", linewidth=1.2)
     axes.annotate(
         "collapsed below this line", (0.99, COLLAPSED), xycoords=("axes fraction", "data"),
-        ha="right", va="bottom", fontsize=7, color=style.RED,
+        ha="right", va="bottom", fontsize=style.SMALL, color=style.RED,
     )  # fmt: skip
     style.plain_log(axes)
     axes.set_xlabel("epoch")
     axes.set_ylabel("KL, nats a group")
     style.whole_ticks(axes, own["epoch"].to_numpy())
-    made.legend(loc="outside upper left", fontsize=7, title=f"trial {trial}", title_fontsize=7)
+    small: style.Look = {"fontsize": style.SMALL, "title_fontsize": style.SMALL}
+    made.legend(loc="outside upper left", title=f"trial {trial}", **small)
     return made
 
 
-def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
-    """Draw how many trials ran at a time, and how fast, over the time since the first began.
+def use_tables(trials: pd.DataFrame, epochs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return how many trials ran at a time, and how fast, over minutes since the first began.
 
-    Where metrics.csv says how busy the devices were, that is drawn in place of the rows a second.
+    Columns from_minute, to_minute, at_a_time (the mean in that stretch); and trial, epoch, minute
+    (at the epoch's end), and how busy devices were, or the rows a second.
     """
     begun = trials[trials["started"].notna() & (trials["epochs"] > 0)]
     if not len(begun):
@@ -164,17 +166,30 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
         int(row["trial"]): (row["started"] - start).total_seconds() / 60
         for _, row in begun.iterrows()
     }
-    made, (above, below) = style.figures(2, 1, (style.SIZE[0], 4.2), sharex=True)
     edges, running = _running(begun, began)
+    stretches = {"from_minute": edges[:-1], "to_minute": edges[1:], "at_a_time": running}
+    use = [str(name) for name in epochs if USE.fullmatch(str(name))]
+    at = epochs[epochs["trial"].isin(began)].copy()
+    at["minute"] = at["trial"].map(began) + at.groupby("trial")["seconds"].cumsum() / 60
+    speeds = at.sort_values("minute")[["trial", "epoch", "minute", *(use or [ROWS_PER_SECOND])]]
+    return pd.DataFrame(stretches), speeds
+
+
+def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
+    """Draw how many trials ran at a time, and how fast, over the time since the first began.
+
+    Where metrics.csv says how busy the devices were, that is drawn in place of the rows a second.
+    """
+    stretches, at = use_tables(trials, epochs)
+    made, (above, below) = style.figures(2, 1, (style.SIZE[0], 4.2), sharex=True)
+    running = stretches["at_a_time"].to_numpy()
+    edges = np.append(stretches["from_minute"], stretches["to_minute"].iloc[-1])
     above.stairs(running, edges, fill=True, color=style.BLUE, alpha=0.5)
     above.set_ylabel("trials at a time")
     above.set_ylim(0, max(running) * 1.15)
     above.yaxis.set_major_locator(MaxNLocator(integer=True))
-    use = [str(name) for name in epochs if USE.fullmatch(str(name))]
-    measured = use or [ROWS_PER_SECOND]
-    at = epochs[epochs["trial"].isin(began)].copy()
-    at["minute"] = at["trial"].map(began) + at.groupby("trial")["seconds"].cumsum() / 60
-    at = at.sort_values("minute")
+    measured = [str(name) for name in at if name not in ("trial", "epoch", "minute")]
+    has_use = measured != [ROWS_PER_SECOND]
     for name, colour in zip(measured, style.CYCLE, strict=False):
         below.plot(at["minute"], at[name], ".", color=colour, markersize=5, label=name)
         if len(at) >= 9:
@@ -182,9 +197,9 @@ def use_over_time(trials: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
             below.plot(at["minute"], smooth, color=colour, linewidth=1)
     below.set_ylim(bottom=0)
     below.set_xlabel("minutes since the first trial began")
-    below.set_ylabel("busy, %" if use else "training rows a second,\neach trial")
-    if use:
-        below.legend(fontsize=7)
+    below.set_ylabel("busy, %" if has_use else "training rows a second,\neach trial")
+    if has_use:
+        below.legend(fontsize=style.SMALL)
     return made
 
 

@@ -13,6 +13,8 @@ from hlvnn.errors import RunError
 NAMED = 6
 """The weakest groups that are named."""
 PER_LINE = 2
+LETTERS = 16
+"""Of a group's name in a line under the figure; tables have the rest."""
 BINS = 6
 """Bins of groups, about equally many in each, whose mean gain is drawn."""
 
@@ -57,13 +59,14 @@ def group_spread(
     end = float(x.iloc[-1])
     axes.plot([end] * len(named), named[measure], "_", color=style.RED, markersize=9)
     words = [
-        f"{row.label} {getattr(row, measure):.2f} ({row.n} rows)" for row in named.itertuples()
+        f"{style.short(row.label, LETTERS)} {getattr(row, measure):.2f} ({row.n} rows)"
+        for row in named.itertuples()
     ]
     lines = [", ".join(words[i : i + PER_LINE]) for i in range(0, len(words), PER_LINE)]
     where = f"at epoch {end:g}, on {style.SPLITS[split]} rows, of those with {fair} or more"
     title = f"weakest {where} (red):" if words else f"no group is weak {where}"
-    made.supxlabel("\n".join([title, *lines]), fontsize=7.5, color=style.RED)
-    made.legend(loc="outside upper left", fontsize=7, ncols=2, frameon=False)
+    made.supxlabel("\n".join([title, *lines]), fontsize=style.SMALL, color=style.RED)
+    made.legend(loc="outside upper left", fontsize=style.SMALL, ncols=2, frameon=False)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{style.WORDS[measure]} of a group,\n{style.SPLITS[split]} rows")
     style.whole_ticks(axes, x.to_numpy())
@@ -90,7 +93,7 @@ def gain_by_rows(gains: pd.DataFrame) -> Figure:
         (gain == 0, style.LIGHT, f"{(gain == 0).sum()} neither"),
     ):
         look: style.Look = {"color": colour, "markersize": 4, "alpha": 0.65, "linestyle": "none"}
-        axes.plot(rows[chosen], gain[chosen], marker="o", label=label, **look)
+        axes.plot(rows[chosen], gain[chosen], marker="o", label=label, zorder=1.5, **look)
     centres, means, errors = _binned(rows, gain)
     axes.errorbar(
         *(centres, means, errors),
@@ -108,7 +111,7 @@ def gain_by_rows(gains: pd.DataFrame) -> Figure:
     measure = style.WORDS[gains.attrs.get("measure", "acc")]
     axes.set_xlabel("training rows of the group" if training else f"{split} rows of the group")
     axes.set_ylabel(f"gain in {split} {measure}\nover the pooled model")
-    axes.legend(fontsize=7, ncols=2)
+    style.legend_above(axes, *axes.get_legend_handles_labels())
     return made
 
 

@@ -6,19 +6,25 @@ import warnings
 
 import numpy as np
 import optuna
+import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from hlvnn.analysis.figures import style
 from hlvnn.errors import RunError
 
 FEWEST = 4
 """Trials below which the plots say nothing."""
-MOST = 7
-"""Parameters of the parallel coordinates, the most important ones; more cannot be read."""
+MOST = 5
+"""Parameters of the parallel coordinates; more cannot be read on a phone."""
+OVERHANG = 0.7
+"""Inches that labels of the parallel coordinates take outside their axes."""
+LETTERS = 12
+"""Of a name below its axis."""
 
 
 def shared_parameters(study: optuna.Study) -> list[str]:
@@ -36,17 +42,33 @@ def shared_parameters(study: optuna.Study) -> list[str]:
     return varied
 
 
-def parallel_coordinates(study: optuna.Study, metric: str) -> Figure:
-    """Draw a line a trial through its parameters, coloured by the metric."""
-    names = shared_parameters(study)[:MOST]
+def parallel_coordinates(
+    study: optuna.Study, metric: str, table: pd.DataFrame | None = None
+) -> Figure:
+    """Draw a line a trial through its parameters, coloured by the metric.
+
+    table: of `shares`, by which the most important parameters are taken; else the first ones.
+    """
+    names = shared_parameters(study)
+    if table is not None:
+        names = [name for name in table["parameter"] if name in names]
+    names = names[:MOST]
     with _optuna_style():
         axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
             study, params=names, target_name=metric
         )
         made = _taken(axes.figure)  # type: ignore[arg-type]
-    made.set_size_inches(style.SIZE[0] + 0.3 * len(names), 3.9)
-    made.axes[0].set_title("")
-    made.axes[0].set_ylabel(style.said(metric))
+    made.set_size_inches(style.SIZE[0] - OVERHANG, 3.7)
+    first = made.axes[0]
+    first.set_title("")
+    first.set_ylabel(style.said(metric), fontsize=9)
+    first.set_xticks(
+        first.get_xticks(),
+        [style.short(one.get_text(), LETTERS) for one in first.get_xticklabels()],
+        rotation=35,
+        ha="right",
+        fontsize=9,
+    )
     _darken_by_rank(made.axes[0], study.direction)
     for one in list(made.axes):
         if one.get_label() == "<colorbar>":
@@ -54,7 +76,10 @@ def parallel_coordinates(study: optuna.Study, metric: str) -> Figure:
             continue
         if one.get_yscale() == "log":
             style.plain_log(one)
-        one.tick_params(labelsize=8)
+        one.tick_params(labelsize=style.SMALL)
+        if isinstance(one.yaxis.get_major_locator(), FixedLocator):  # choices
+            words = [style.short(label.get_text(), LETTERS) for label in one.get_yticklabels()]
+            one.set_yticks(one.get_yticks(), words)
         for label in one.get_yticklabels():  # lines run behind them
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
     return made
@@ -79,28 +104,28 @@ def _darken_by_rank(axes: Axes, direction: optuna.study.StudyDirection) -> None:
     lines.set_clim(0, max(1, len(values) - 1))
 
 
-def importances(study: optuna.Study, metric: str) -> Figure:
-    """Draw how much of the metric's variance each parameter explains (fANOVA)."""
+def shares(study: optuna.Study) -> pd.DataFrame:
+    """Return how much of the metric's variance each parameter explains: parameter, share (fANOVA).
+
+    Only of the parameters that all trials drew; the largest first.
+    """
     names = shared_parameters(study)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with _optuna_style():
-        axes = optuna.visualization.matplotlib.plot_param_importances(
-            study,
-            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-            params=names,
-            target_name=metric,
-        )
-        made = _taken(axes.figure)  # type: ignore[arg-type]
-    made.set_size_inches(style.SIZE[0], 1.3 + 0.35 * len(names))
-    axes.set_title("", loc="left")
-    axes.set_ylabel("")
-    axes.set_xlabel(f"share of the variance of {style.said(metric)}")
-    axes.margins(x=0.1)
-    axes.set_facecolor("white")
-    axes.tick_params(labelsize=9, colors="black")
-    axes.xaxis.label.set(fontsize=9, color="black")
-    legend = axes.get_legend()
-    if legend is not None:
-        legend.remove()
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
+    return pd.DataFrame({"parameter": list(found), "share": list(found.values())})
+
+
+def importances(study: optuna.Study, metric: str, table: pd.DataFrame | None = None) -> Figure:
+    """Draw how much of the metric's variance each parameter explains; table: of `shares`."""
+    table = shares(study) if table is None else table
+    made, axes = style.figure((style.SIZE[0], 1.0 + 0.3 * len(table)))
+    rising = table[::-1]
+    bars = axes.barh(rising["parameter"], rising["share"], color=style.BLUE)
+    axes.bar_label(bars, [f"{one:.2f}" for one in rising["share"]], padding=3, fontsize=9)
+    axes.set_xlabel(f"share of the variance of\n{style.said(metric)}")
+    axes.margins(x=0.12)
+    axes.grid(visible=False, axis="y")
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +15,10 @@ from hlvnn.analysis.plain_figure import PlainFigure
 from hlvnn.columns import MEASURES, TEST, TRAIN, TWO_CLASSES, VAL, over_groups
 from hlvnn.records.outcomes import Status
 
-SIZE = (5.4, 3.4)
-"""Inches; small, so that letters stay readable on a phone."""
+SIZE = (4.6, 3.3)
+"""Inches. A phone shows as much at about 1.1 of its size, so letters there are as large as here."""
+SMALL = 8.5
+"""Points of the smallest letters: 9 pixels on a phone."""
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#D55E00", "#009E73", "#B22222"
 PURPLE, GREY, LIGHT, BROWN = "#8A4F7D", "#6B6B6B", "#B8B8B8", "#A6761D"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", BROWN, "#1B1B1B")
@@ -71,23 +73,39 @@ def said(column: str) -> str:
     return f"{SPLITS[split]} {WORDS.get(measure, measure)}"
 
 
+def short(word: object, letters: int) -> str:
+    """Return a word, cut where it has more letters than there is room for."""
+    said = str(word)
+    return said if len(said) <= letters else said[: letters - 1] + "…"
+
+
 def whole_ticks(axes: Axes, values: Sequence[float] | NDArray[np.generic]) -> None:
     """Put ticks at whole epochs only."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(12, max(2, len(values)))))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(9, max(2, len(values)))))
 
 
-def plain_log(axes: Axes) -> None:
-    """Make the y axis logarithmic, with as many ticks as its range needs, as plain numbers."""
+def plain_log(axes: Axes, which: Literal["x", "y"] = "y") -> None:
+    """Make an axis logarithmic, with as many ticks as its range needs, as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    between = (1.5, 2, 3, 4, 5, 7) if high < 10 * low else (2, 5) if high < 100 * low else ()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, *between)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    is_y = which == "y"
+    (axes.set_yscale if is_y else axes.set_xscale)("log")
+    low, high = axes.get_ylim() if is_y else axes.get_xlim()
+    between: tuple[float, ...] = (1.5, 2, 3, 4, 5, 7) if is_y else (2, 5)
+    if high >= 10 * low:
+        between = (2, 5) if is_y and high < 100 * low else ()
+    axis = axes.yaxis if is_y else axes.xaxis
+    axis.set_major_locator(LogLocator(subs=(1, *between)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Put the legend above the axes, where it hides nothing."""
+    place: Look = {"loc": "lower left", "bbox_to_anchor": (-0.12, 1.0)}
+    axes.legend(handles, labels, fontsize=SMALL, ncols=2, frameon=False, **place)
 
 
 def focus(axes: Axes, values: NDArray[np.float64], mode: str) -> int:

@@ -13,19 +13,27 @@ from hlvnn.errors import RunError
 Floats = NDArray[np.float64]
 
 
+def share_table(latents: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per latent and group: latent, gid, label, rows, share.
+
+    latents, share: see `shrinkage`. Raises `RunError` where no latent has a posterior SD.
+    """
+    known = latents[latents["shrinkage"].notna()] if len(latents) else latents
+    if not len(known):
+        raise RunError("the trial has no latent with a posterior SD (none, or points only)")
+    return known.groupby(["latent", "gid"], sort=False, as_index=False).agg(
+        label=("label", "first"), rows=("rows", "first"), share=("shrinkage", "mean")
+    )
+
+
 def shrinkage(latents: pd.DataFrame) -> Figure:
     """Draw the share of the prior variance that each group's rows explain, against these rows.
 
     latents: `Results.latents()`. A dot is a group: the mean over a latent's coordinates of
     1 − (posterior SD / prior SD)². A posterior wider than its prior gives a negative share.
     """
-    known = latents[latents["shrinkage"].notna()] if len(latents) else latents
-    if not len(known):
-        raise RunError("the trial has no latent with a posterior SD (none, or points only)")
+    shares = share_table(latents)
     made, axes = style.figure()
-    shares = known.groupby(["latent", "gid"], sort=False, as_index=False).agg(
-        rows=("rows", "first"), share=("shrinkage", "mean")
-    )
     parts = list(shares.groupby("latent", sort=False))
     for (latent, part), colour in zip(parts, style.CYCLE * len(parts), strict=False):
         look: style.Look = {"color": colour, "markersize": 4, "alpha": 0.65, "linestyle": "none"}
@@ -35,7 +43,7 @@ def shrinkage(latents: pd.DataFrame) -> Figure:
     for height, word in ((1, "the group speaks for itself"), (0, "nothing learned of it")):
         axes.annotate(
             word, (0.995, height), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-            fontsize=7, color=style.GREY,
+            fontsize=style.SMALL, color=style.GREY,
         )  # fmt: skip
     rows = shares["rows"].to_numpy(np.float64)
     if rows.max() > 20 * max(1.0, rows.min()):
@@ -43,7 +51,7 @@ def shrinkage(latents: pd.DataFrame) -> Figure:
     axes.set_ylim(min(-0.08, float(shares["share"].min()) - 0.05), 1.12)
     axes.set_xlabel("training rows of the group")
     axes.set_ylabel("share of prior variance\nthat its rows explain")
-    made.legend(loc="outside upper left", fontsize=7)
+    made.legend(loc="outside upper left", fontsize=style.SMALL)
     return made
 
 
@@ -85,7 +93,7 @@ def calibration(frame: pd.DataFrame) -> Figure:
     )
     above.set_ylabel("share that was right")
     above.set_ylim(-0.03, 1.03)
-    above.legend(fontsize=7)
+    above.legend(fontsize=style.SMALL)
     width = frame["high"] - frame["low"]
     below.bar(frame["low"], frame["n"], width, align="edge", color=style.LIGHT, edgecolor="white")
     below.set_ylabel(f"{split} rows")
@@ -112,5 +120,5 @@ def _transform(frame: pd.DataFrame, split: str) -> Figure:
     axes.set_xlim(0, 1)
     axes.set_xlabel("where the value lies in its predictive distribution")
     axes.set_ylabel(f"share of {split} rows")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=style.SMALL)
     return made

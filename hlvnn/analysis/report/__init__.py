@@ -17,8 +17,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from hlvnn import search_space
+from hlvnn.analysis.figures.svg import paints
 from hlvnn.analysis.loading import load_sweep
-from hlvnn.analysis.report import attributes, findings, tables
+from hlvnn.analysis.report import attributes, findings, levels, panels, tables, verdict
 from hlvnn.analysis.report.sections import Measured, sections
 from hlvnn.analysis.results import Results
 from hlvnn.columns import best_of
@@ -29,7 +30,10 @@ from hlvnn.storage import shown_path, typed
 
 REPORT = "report.html"
 """The page, in the sweep's folder."""
+PAINTS = "/* the figures' colours */"
+"""Where in the page's style they go."""
 HERE = Path(__file__).parent
+STYLES = ("page.css", "verdict.css")
 WORDS = [
     ("trial", "one training run with one drawn configuration; a sweep is many"),
     ("group", "whose rows share latents: a writer, a character, a hospital"),
@@ -66,7 +70,9 @@ def of_ended_sweep(sweep: Path) -> Path:
 def page(results: Results, *, num_samples: int = 20) -> str:
     """Return the report of a sweep as HTML."""
     measured = Measured(results, num_samples)
-    drawn = sections(measured)
+    drawn = levels.among(measured, sections(measured))
+    shown = panels.some(measured)
+    problems = list(dict.fromkeys([*results.problems, *measured.faults]))
     record = results.record
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -78,10 +84,10 @@ def page(results: Results, *, num_samples: int = 20) -> str:
     about = (
         search_space.opening(results.path / SPACE_COPY).split("\n\n") if record is not None else []
     )
-    gains = measured.gains
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         results=results,
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        paints=Markup(PAINTS),
+        css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in STYLES)),
         js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         description=record.description if record is not None else "",
         about=[paragraph for paragraph in about if paragraph],
@@ -89,10 +95,12 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         chosen_on=findings.chosen_on(results),
         has_test=best_of(findings.test_column(results.metric)) in results.table,
         short=findings.in_short(results, measured.evidence),
-        problems=list(dict.fromkeys([*results.problems, *measured.faults])),
+        problems=problems,
+        verdict=verdict.first_screen(measured, len(problems)),
         commands=commands(results),
         leaderboard=tables.leaderboard(results),
-        groups=tables.some_groups(results, gains) if gains is not None and len(gains) else None,
+        groups=shown,
+        one_group=one_group(results, shown),
         attributes=attributes.table(measured.by_attribute),
         sections=drawn,
         next_steps=findings.next_steps(results, measured.evidence),
@@ -104,6 +112,7 @@ def page(results: Results, *, num_samples: int = 20) -> str:
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=version("hlvnn"),
     )
+    return html.replace(PAINTS, paints(html), 1)
 
 
 def words(results: Results) -> list[tuple[str, str]]:
@@ -165,6 +174,19 @@ def in_python(results: Results) -> str:
         f"sweep = hlvnn.analysis.{load}({', '.join(places)})\n"
         "sweep.trials, sweep.epochs, sweep.best(10), sweep.latents(), "
         "sweep.groups.read(trials=[sweep.best_trial], labels=True)"
+    )
+
+
+def one_group(results: Results, groups: panels.Groups | None) -> str:
+    """Return how to see a group in Python that has no panel in the page."""
+    if groups is None:
+        return ""
+    load = "load_sweep" if results.record is not None else "load_runs"
+    return (
+        "import hlvnn.analysis\n"
+        f"sweep = hlvnn.analysis.{load}({in_quotes(shown_path(results.path))})\n"
+        f"sweep.group({in_quotes(groups.others)}, level={in_quotes(groups.level)})  "
+        '# .figure().savefig("group.png"), .rows, .confusion, .posterior'
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from hlvnn.analysis.figures.style import SPLITS, WORDS, said
 from hlvnn.analysis.gains import Summary
 from hlvnn.analysis.pairs import Fair, RowTest
-from hlvnn.analysis.spreads import WORST
+from hlvnn.analysis.verdict import weakest, weakest_mean
 from hlvnn.columns import BETTER_HIGH, best_of
 from hlvnn.records.outcomes import Status
 from hlvnn.words import number
@@ -101,6 +101,21 @@ def over_groups(gains: pd.DataFrame) -> list[str]:
     return [first, _by_row(test, str(gains.attrs["split"]), within)]
 
 
+def over_level(gains: pd.DataFrame) -> list[str]:
+    """Return what latents bring by the groups of a level above the lowest, where it has several."""
+    if len(gains) < 2:
+        return []
+    found = Summary.of(gains)
+    where = f"{SPLITS[str(gains.attrs['split'])]} {WORDS[str(gains.attrs['measure'])]}"
+    near = WITHIN_NOISE if abs(found.mean) < 2 * found.error else ""
+    return [
+        (
+            f"Over the {len(gains)} groups of the level {gains.attrs['level']} the mean gain by "
+            f"latents in {where} is {found.mean:+.4f} ± {found.error:.4f}: {_beyond(found)}.{near}"
+        )
+    ]
+
+
 def _beyond(found: Summary) -> str:
     counted = (
         f"{plural(found.better, 'group', 'fare')} better, {found.worse} worse, {found.same} alike"
@@ -144,11 +159,10 @@ def _by_row(test: RowTest, split: str, within: str) -> str:
 def weak_end(gains: pd.DataFrame) -> str:
     """Return how the weakest tenth of groups fares: of one split, at the epochs compared."""
     measure, fair = str(gains.attrs["measure"]), gains.attrs["fair"]
-    count = max(1, round(WORST * len(gains)))
+    count = weakest(len(gains))
     sign = 1.0 if measure in BETTER_HIGH else -1.0
     mine, theirs = (
-        sign * np.sort(sign * gains[name].to_numpy(np.float64))[:count].mean()
-        for name in ("trial", "pooled")
+        sign * weakest_mean(sign * gains[name].to_numpy(np.float64)) for name in ("trial", "pooled")
     )
     first, second = fair.epochs
     return (

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-from optuna.distributions import FloatDistribution, IntDistribution
 
 from hlvnn.analysis.figures.curves import COLLAPSED
 from hlvnn.analysis.figures.style import SPLITS, said
 from hlvnn.analysis.figures.uncertainty import expected_error
 from hlvnn.analysis.report import comparing
 from hlvnn.analysis.report.comparing import plural
+from hlvnn.analysis.report.edges import edges
 from hlvnn.analysis.results import Results
 from hlvnn.columns import (
     BEST_EPOCH,
@@ -33,13 +33,10 @@ from hlvnn.columns import (
     of_split,
     on_test,
 )
-from hlvnn.records.beware import is_in_doubt
 from hlvnn.records.outcomes import Status, open_ones
 from hlvnn.storage import shown_path
-from hlvnn.words import duration, number, text
+from hlvnn.words import number, text
 
-EDGE = 0.05
-"""A drawn value this near to an end of its range, as a share of the range, is at the edge."""
 FEW_POOLED = 5
 TOO_SURE = 0.02
 
@@ -51,8 +48,9 @@ class Evidence:
     gains: pd.DataFrame | None = None
     gains_in_nats: pd.DataFrame | None = None
     other_gains: dict[str, pd.DataFrame] = field(default_factory=dict)
-    alike: tuple[int, ...] = ()
     calibration: pd.DataFrame | None = None
+    upper_gains: tuple[pd.DataFrame, ...] = ()
+    """Gains by the groups of each level above the lowest."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +79,10 @@ def counts(results: Results) -> str:
 
 def in_short(results: Results, evidence: Evidence) -> list[str]:
     """Return the sentences that a reader in a hurry needs."""
-    total = results.table["seconds"].sum()
-    sentences = [
-        (
-            f"{plural(len(results.table), 'trial')}: {counts(results)}; "
-            f"{duration(float(total))} of training and evaluation in all."
-        )
-    ]
     best = results.best_trial
     if best is None:
-        return [*sentences, "No trial has a result, so there is no best one."]
-    row = results.row(best)
-    sentences.append(_best(results, row))
-    if is_in_doubt(str(row["reason"])):
-        sentences.append(f"Beware of it, {row['status']} as it is: {row['reason']}.")
-    if evidence.alike:
-        others = ", ".join(results.called(one).removeprefix("trial ") for one in evidence.alike)
-        sentences.append(
-            f"The validation rows cannot tell it from {plural(len(evidence.alike), 'other trial')} "
-            f"(less than two standard errors over groups behind): {others}."
-        )
+        return ["No trial has a result, so there is no best one."]
+    sentences = [_best(results, results.row(best))]
     latent = results.latent_trial
     pooled = None if latent is None else next(iter(results.baselines(latent)), None)
     if pooled is None and results.pooled_trial is None:
@@ -136,7 +118,7 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
     running = " It is still running." if row["status"] == Status.RUNNING else ""
     when = f"at epoch {text(row[BEST_EPOCH])} of {text(row.get('num_epochs', row['epochs']))}"
     if _is_exact(row):
-        when = "fitted exactly"
+        when = "fitted all at once"
     return (
         f"Best is {results.called(int(row['trial']))}{with_latents} {when}: "
         f"{measured}.{running} It was chosen on {rows} rows{_unseen(rows, row, test)}."
@@ -144,7 +126,7 @@ def _best(results: Results, row: pd.Series[Any]) -> str:
 
 
 def _is_exact(row: pd.Series[Any]) -> bool:
-    """Return whether a trial was fitted exactly, in no epochs that more could follow."""
+    """Return whether a trial was fitted all at once, in no epochs that more could follow."""
     return row.get(final_of(EXACT)) == 1
 
 
@@ -184,6 +166,8 @@ def _against_pooled(
     sentences += comparing.against_others(evidence.other_gains)
     if gains is not None and len(gains) > 1:
         sentences.append(comparing.weak_end(gains))
+    for frame in evidence.upper_gains:
+        sentences += comparing.over_level(frame)
     return sentences
 
 
@@ -222,7 +206,7 @@ def next_steps(results: Results, evidence: Evidence) -> list[Step]:
     if best is None:
         return _unfinished(results)
     row = results.row(best)
-    steps = _edges(results, best)
+    steps = edges(results, best)
     is_last = row[BEST_EPOCH] == row.get("num_epochs") and not _is_exact(row)
     if is_last and row["status"] == Status.COMPLETED:
         steps.append(
@@ -261,29 +245,6 @@ def _again(results: Results, row: pd.Series[Any]) -> list[Step]:
         "difference:"
     )
     return [Step(said_so, f"python train_one.py --from-trial {folder} --seed 1")]
-
-
-def _edges(results: Results, best: int) -> list[str]:
-    """Return a sentence for each parameter that is at an end of its range."""
-    known = results.drawn.optuna.get(best)
-    if known is None:
-        return []
-    found = []
-    for name, value in known.params.items():
-        law = known.distributions[name]
-        if not isinstance(law, FloatDistribution | IntDistribution) or law.high <= law.low:
-            continue
-        low, high, at = float(law.low), float(law.high), float(value)
-        if law.log:
-            low, high, at = math.log(low), math.log(high), math.log(at)
-        place = (at - low) / (high - low)
-        end = "lower" if place < EDGE else "upper" if place > 1 - EDGE else ""
-        if end:
-            found.append(
-                f"`{name}` = {text(value)} is at the {end} end of its range ({text(law.low)} to "
-                f"{text(law.high)}): there may be better ones beyond; widen it."
-            )
-    return found
 
 
 def _collapsed(results: Results, trial: int) -> list[str]:

@@ -27,6 +27,37 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A link to what is folded away opens it (browsers do so themselves, older ones do not).
+function unfold() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const folded = target && target.closest("details");
+  if (!folded) return;
+  folded.open = true;
+  target.scrollIntoView();
+  target.focus({ preventScroll: true });
+}
+addEventListener("hashchange", unfold);
+for (const link of document.querySelectorAll('td a[href^="#"]')) {
+  link.addEventListener("click", () => setTimeout(unfold)); // the second time, too
+}
+unfold();
+// A table is copied as spreadsheets paste it: cells between tabs.
+for (const button of document.querySelectorAll("button.copy")) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const table = button.previousElementSibling.querySelector("table");
+    const text = [...table.rows]
+      .map((row) => [...row.cells].map((cell) => cell.textContent).join("\t"))
+      .join("\n");
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      getSelection().selectAllChildren(table);
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+  });
+}
 // On paper everything is open.
 addEventListener("beforeprint", () => {
   for (const one of document.querySelectorAll("details")) one.open = true;

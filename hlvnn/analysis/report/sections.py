@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import math
 from collections.abc import Callable
@@ -15,12 +13,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hlvnn.analysis import figures
-from hlvnn.analysis.figures.groups import weakest
+from hlvnn.analysis.figures.parameters import MOST
 from hlvnn.analysis.figures.style import said
+from hlvnn.analysis.figures.svg import svg
 from hlvnn.analysis.gains import alike, gains
-from hlvnn.analysis.report import attributes
+from hlvnn.analysis.report import attributes, numbers
 from hlvnn.analysis.report.attributes import SECTION, of_sweep
+from hlvnn.analysis.report.compared import Compared
 from hlvnn.analysis.report.findings import Evidence
+from hlvnn.analysis.report.numbers import Numbers
+from hlvnn.analysis.report.tables import Table
 from hlvnn.analysis.results import Results
 from hlvnn.columns import BEST_EPOCH, VAL
 from hlvnn.errors import DamagedCheckpointError, DataChangedError, HlvnnError, RunError
@@ -30,7 +32,6 @@ from hlvnn.words import text
 logger = logging.getLogger("hlvnn")
 
 T = TypeVar("T")
-DPI = 160
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,12 @@ class Section:
     alt: str
     """What the image shows, for those who cannot see it."""
     image: str = ""
-    """PNG in base64."""
+    """An `svg` element."""
     missing: str = ""
+    numbers: tuple[Numbers, ...] = ()
+    """What the figure shows, as tables."""
+    table: Table | None = None
+    """What is shown below it."""
 
 
 class Measured:
@@ -69,12 +74,14 @@ class Measured:
             frame = self._try("other gain", partial(gains, results, pooled=other))
             if frame is not None and len(frame) > 1:
                 self.other_gains[results.called(other)] = frame
+        self.shares = self._try("shares", lambda: figures.shares(results.study))
         self.spread = self._try("spread", lambda: groups.spread(trials=self._one(best)))
         self.last = self._try("last", lambda: self._last_groups(self._one(best)[0]))
         self.latents = self._try("latents", lambda: results.latents(self._latent_trial()))
         self.calibration = self._try(
             "calibration", lambda: results.calibration(num_samples=num_samples)
         )
+        self.compared = Compared.of(results, self._try)
         for frame in (self.latents, self.calibration):
             self._check_epoch(frame)
 
@@ -84,8 +91,8 @@ class Measured:
             self.gains,
             self.gains_in_nats,
             self.other_gains,
-            tuple(self.alike),
             self.calibration,
+            tuple(self.compared.by_level.values())[1:],
         )
 
     def _check_epoch(self, frame: pd.DataFrame | None) -> None:
@@ -135,6 +142,7 @@ class Measured:
         """Return a frame that was measured; `HlvnnError` with the reason where it was not."""
         found = {
             "gain": self.gains,
+            "shares": self.shares,
             "spread": self.spread,
             "last": self.last,
             "latents": self.latents,
@@ -179,6 +187,21 @@ def sections(measured: Measured) -> list[Section]:
             ),
         ),
         (
+            "history",
+            "What each trial reached",
+            (
+                "Where the line still falls at the end, the search was not over; where it has long "
+                "been flat, more of the same brings little."
+                if results.mode == "min"
+                else "Where the line still rises at the end, the search was not over; where it has "
+                "long been flat, more of the same brings little."
+            ),
+            f"{said(metric)} of every trial in their order, and the best so far as a line.",
+            lambda: figures.history(
+                figures.history_table(results.table, metric, results.mode), metric, results.mode
+            ),
+        ),
+        (
             "importances",
             "Which parameters mattered",
             (
@@ -187,17 +210,31 @@ def sections(measured: Measured) -> list[Section]:
                 "compared. Take it as a hint." + _stopped_early(results)
             ),
             "Bars: the share of the metric's variance that each parameter explains.",
-            lambda: figures.importances(results.study, metric),
+            lambda: figures.importances(results.study, metric, measured.frame("shares")),
         ),
         (
             "parallel",
             "Where the good trials are",
             (
-                "Follow the dark lines, the good trials: where they bunch together on an axis is a "
-                "good value, and where they spread over it the value hardly matters."
+                "Follow the strongest lines, the good trials: where they bunch together on an axis "
+                "is a good value, and where they spread over it the value hardly matters. At most "
+                f"{MOST} parameters that every trial drew, those that explain most."
             ),
             "A line per trial through the value of each parameter, coloured by the metric.",
-            lambda: figures.parallel_coordinates(results.study, metric),
+            lambda: figures.parallel_coordinates(results.study, metric, measured.shares),
+        ),
+        (
+            "slices",
+            "Each parameter by itself",
+            (
+                "A panel each: where the cloud is lowest, or the star sits at an edge, look there "
+                "next. Two parameters that only matter together do not show here."
+                if results.mode == "min"
+                else "A panel each: where the cloud is highest, or the star sits at an edge, look "
+                "there next. Two parameters that only matter together do not show here."
+            ),
+            "The metric of every trial against each parameter, a panel each; a star for the best.",
+            lambda: figures.slices(results.study, metric),
         ),
         (
             "spread",
@@ -222,7 +259,7 @@ def sections(measured: Measured) -> list[Section]:
             f"What each {level} gains by latents{by}",
             (
                 "Above the dashed line a group is better off with latents than in the pooled "
-                "model. Look at the black squares, the means: groups of few rows scatter by chance."
+                "model. Look at the squares, the means: groups of few rows scatter by chance."
             ),
             (
                 "Each group's gain over the pooled model against its number of rows, with the line "
@@ -239,7 +276,7 @@ def sections(measured: Measured) -> list[Section]:
                 "with few is held near the common prior. All at zero: the latent learned nothing."
             ),
             "The share of the prior variance that each group's rows explain, against these rows.",
-            lambda: figures.shrinkage(measured.frame("latents")),
+            lambda: figures.shrinkage(of_level(measured.frame("latents"), results)),
         ),
         (
             "kl",
@@ -277,7 +314,16 @@ def sections(measured: Measured) -> list[Section]:
             lambda: figures.use_over_time(results.table, results.epochs),
         ),
     ]
-    return [_section(measured, *one) for one in drawn]
+    return [drawn_section(measured, *one) for one in drawn]
+
+
+def of_level(latents: pd.DataFrame, results: Results, level: str | None = None) -> pd.DataFrame:
+    """Return what is known of the groups of one level (None = the lowest)."""
+    level = level or results.groups.lowest_level
+    own = latents if level is None else latents[latents["level"] == level]
+    if len(latents) and not len(own):
+        raise RunError(f"trial {results.latent_trial} has no latent of {level}")
+    return own
 
 
 def _stopped_early(results: Results) -> str:
@@ -305,11 +351,12 @@ def _by_chance(last: pd.DataFrame | None, level: str) -> str:
     )
 
 
-def _section(
+def drawn_section(
     measured: Measured, name: str, title: str, look: str, alt: str, draw: Callable[[], Figure]
 ) -> Section:
+    """Return a section with its figure, or with why that could not be drawn."""
     try:
-        return Section(name, title, look, alt, image=png(draw()))
+        image = svg(draw(), name, alt)
     except HlvnnError as error:
         return Section(name, title, look, alt, missing=str(error))
     except Exception as error:
@@ -317,13 +364,5 @@ def _section(
         measured.faults.append(f"{name}: {said_error}")
         logger.debug("report: figure %s", name, exc_info=True)
         return Section(name, title, look, alt, missing=f"it could not be drawn ({said_error})")
-
-
-def png(figure: Figure) -> str:
-    """Return a figure as PNG in base64."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-__all__ = ["Measured", "Section", "png", "sections", "weakest"]
+    found = measured._try(f"numbers of {name}", lambda: numbers.of_figure(measured, name))
+    return Section(name, title, look, alt, image=image, numbers=tuple(found or ()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from hlvnn.columns import (
     BETTER_HIGH,
     DATA_HASH,
     PARAMETER,
-    RAN_ON,
     TEST_ACC,
     TEST_AUC,
     TEST_MSE,
@@ -30,21 +30,14 @@ from hlvnn.columns import (
 )
 from hlvnn.records.outcomes import ERROR, ILL
 from hlvnn.records.run_folder import HYPERPARAMS
-from hlvnn.records.schedulers import Scheduler
 from hlvnn.storage import shown_path
-from hlvnn.words import duration, number, text
+from hlvnn.words import number, text
 
 TOP = 20
 """Trials on the leaderboard."""
 ENDS = 10
 """Groups shown from each end."""
 TRACE_LINES = 12
-OPTIONS = {
-    "grace_period": "grace period",
-    "reduction_factor": "factor",
-    "perturb_every": "epochs between rounds",
-}
-"""A scheduler's options, as they are called in a report."""
 LONG = 24
 """Letters from which on a cell gets room to break its lines."""
 
@@ -57,6 +50,8 @@ class Cell:
     sort: float | str | None = None
     kind: str = ""
     """Class of the cell, such as a status."""
+    link: str = ""
+    """Id of what there is about it on the page."""
 
 
 @dataclass(frozen=True)
@@ -173,27 +168,73 @@ def all_trials(results: Results) -> Table:
     return Table("trials", f"All {plural(len(rows), 'trial')}", columns, rows)
 
 
-def some_groups(results: Results, gains: pd.DataFrame) -> Table:
-    """Return the weakest groups, and those that gain and lose most."""
-    measure = WORDS[str(gains.attrs["measure"])]
-    name = str(gains.attrs["measure"])
-    high = name in BETTER_HIGH
+def ends(gains: pd.DataFrame) -> list[int]:
+    """Return the numbers of the weakest groups, and of those that lose and gain most."""
+    high = str(gains.attrs["measure"]) in BETTER_HIGH
     weak = gains.sort_values("trial", ascending=high, kind="stable")
     weakest = weak[weak["trial"] != (1.0 if high else 0.0)]  # a perfect group is not weak
     by_gain = gains.sort_values("gain", kind="stable")
-    index = weakest.head(ENDS).index.union(by_gain.head(ENDS).index).union(by_gain.tail(ENDS).index)
+    chosen = [weakest.head(ENDS), by_gain.head(ENDS), by_gain.tail(ENDS)[::-1]]
+    return list(dict.fromkeys(int(gid) for part in chosen for gid in part["gid"]))
+
+
+def ends_of(last: pd.DataFrame, measure: str) -> list[int]:
+    """Return the numbers of the weakest and of the best groups of one epoch's table."""
+    ordered = last.sort_values(measure, ascending=measure in BETTER_HIGH, kind="stable")
+    chosen = [ordered.head(ENDS), ordered.tail(ENDS)[::-1]]
+    return list(dict.fromkeys(int(gid) for part in chosen for gid in part["gid"]))
+
+
+def _linked(row: pd.Series[Any], links: Mapping[int, str]) -> Cell:
+    """Return the cell of a group's name, a link where the page has more of it."""
+    return replace(value(str(row["label"])), link=links.get(int(row["gid"]), ""))
+
+
+def groups_of_best(
+    results: Results, last: pd.DataFrame, gids: Sequence[int], links: Mapping[int, str]
+) -> Table:
+    """Return the weakest and the best groups where there is nothing to compare them with.
+
+    gids: of `ends_of`. links: the id of each group's panel.
+    """
+    level, measure = str(results.groups.lowest_level), results.groups.main_measure
+    shown = last[last["gid"].isin(gids)]
+    shown = shown.sort_values(measure, ascending=measure in BETTER_HIGH, kind="stable")
+    names = [name for name in (measure, "loss") if name in shown]
+    told = {name: fixed(shown[name], 3) for name in names}
+    rows = [
+        [_linked(row, links), value(row["n"]), *(told[name][place] for name in names)]
+        for place, (_, row) in enumerate(shown.iterrows())
+    ]
+    caption = (
+        f"{len(rows)} of {len(last)} groups: the weakest and the best (level {level}), in the last "
+        f"epoch of {results.called(results._number(None))}, on validation rows. Where a group has "
+        "few rows, being at an end is mostly chance."
+    )
+    columns = [(level, False), ("validation rows", True), *((WORDS[name], True) for name in names)]
+    return Table("groups", caption, columns, rows)
+
+
+def some_groups(gains: pd.DataFrame, gids: Sequence[int], links: Mapping[int, str]) -> Table:
+    """Return the weakest groups, and those that gain and lose most.
+
+    gids: of `ends`. links: the id of each group's panel.
+    """
+    measure = WORDS[str(gains.attrs["measure"])]
+    name = str(gains.attrs["measure"])
     level = str(gains.attrs["level"])
     columns = [(level, False), ("training rows", True), (f"{gains.attrs['split']} rows", True)]
     columns += [(f"{measure}, with latents", True), (f"{measure}, pooled", True), ("gain", True)]
     columns += [("± over its rows", True), ("p", True)]
-    shown = weak.loc[weak.index.isin(index)]
+    weak = gains.sort_values("trial", ascending=name in BETTER_HIGH, kind="stable")
+    shown = weak[weak["gid"].isin(gids)]
     both = fixed(pd.concat([shown["trial"], shown["pooled"]]), 3)
     own, pooled = both[: len(shown)], both[len(shown) :]
     gain = fixed(shown["gain"], 3, sign="+")
     errors = fixed(shown["error"], 3)
     rows = [
         [
-            value(str(row["label"])),
+            _linked(row, links),
             value(row["rows"]),
             value(row["n"]),
             own[place],
@@ -265,42 +306,11 @@ def facts(results: Results) -> list[tuple[str, str]]:
     ]
     if record is not None:
         known.append(("search space", record.space))
-        if results.scheduler is not None:
-            known.append((results.scheduler.title, _paces(results, results.scheduler)))
-        if record.base:
-            fixed = {**record.base, **record.fixed}
-            hidden = ("results_dir", "data_dir", "description", "device")
-            shown = ", ".join(f"{k}={text(v)}" for k, v in fixed.items() if k not in hidden)
-            known.append(("fixed for all trials", shown))
         if record.starts:
             versions = record.starts[-1].get("versions", {})
             listed = ", ".join(f"{name} {version}" for name, version in versions.items())
             times = [str(start.get("time", ""))[:16].replace("T", " ") for start in record.starts]
             known += [("started", ", again ".join(times)), ("versions", listed)]
-    if devices := ran_on(trials):
-        known.append(("trained on", devices))
     hashes = trials[DATA_HASH].dropna().unique()
     known.append(("data hash", ", ".join(map(str, hashes)) or "not known"))
-    known.append(("time in trials", duration(float(trials["seconds"].sum()))))
     return known
-
-
-def ran_on(trials: pd.DataFrame) -> str:
-    """Return the devices that trials were trained on, and how many on each where they differ."""
-    if RAN_ON not in trials:  # of older sweeps
-        return ""
-    counts = trials[RAN_ON].replace("", None).value_counts()
-    if len(counts) == 1:
-        return str(counts.index[0])
-    return ", ".join(f"{device} ({count} trials)" for device, count in counts.items())
-
-
-def _paces(results: Results, scheduler: Scheduler) -> str:
-    """Return when a scheduler compared trials: its options, and the rungs that follow."""
-    options = results.record.options if results.record is not None else {}
-    said = [f"{OPTIONS[name]} {text(options.get(name))}" for name in scheduler.options]
-    parts = [", ".join(said)] if said else []
-    if scheduler.has_rungs:
-        rungs = ", ".join(map(str, results.rungs)) or "none"
-        parts.append(f"rungs at epochs {rungs}")
-    return "; ".join(parts) or scheduler.sentence
