@@ -97,6 +97,12 @@ QUESTIONS = {
     "one group in all trials": Question(
         'one = sweep.group("w0007", trial=0)\nanswer = f"{len(one.trials)} trials"', is_new=True
     ),
+    "effects of the structure": Question(
+        'made = sweep.groups.effects("latent_config")\n'
+        "row = made.settings.iloc[-1]\n"
+        'answer = f"{row.value}: {row.gain:.4f} ± {row.error:.4f}, {len(made.groups):,} gains"',
+        is_new=True,
+    ),
     "diff of two trials": Question(
         'made = hlvnn.analysis.diff(f"{path}/trial_0000", f"{path}/trial_0001")\n'
         'answer = f"{len(made.rows):,} rows, {len(made.groups):,} groups"',
@@ -106,8 +112,9 @@ QUESTIONS = {
 WORK = """
 import time
 began = time.perf_counter()
-import sys
+import gc, sys
 import hlvnn.analysis
+gc.collect()  # of what imports left: a pass over it belongs to no question
 imported, used = time.perf_counter(), time.process_time()
 path = sys.argv[1]
 sweep = hlvnn.analysis.load_sweep(path)
@@ -216,6 +223,7 @@ def make(sweep: Path, options: Options) -> None:
     rows = random.integers(5, 60, options.groups)
     ability = random.normal(0, 0.5, options.groups)
     journal = Journal.create(sweep, "min")
+    journal.study.sampler = optuna.samplers.RandomSampler(seed=0)
     with tempfile.TemporaryDirectory(dir=sweep.parent) as root:
         sorts = Sorts(Path(root), rows, ability, options.epochs, random)
         for number in range(options.trials):

@@ -153,7 +153,11 @@ def _settings(records: list[dict[str, Any]], notes: list[str]) -> pd.DataFrame:
     """Return the settings that differ; those that one alone has recorded are told."""
     first, second = (record["config"] for record in records)
     shared = [name for name in first if name in second and name not in NOT_REPEATED]
-    found = {name: (first[name], second[name]) for name in shared if first[name] != second[name]}
+    found = {
+        name: (text(first[name]), text(second[name]))  # None, too, is a value
+        for name in shared
+        if first[name] != second[name]
+    }
     for name, own, other in (("a", first, second), ("b", second, first)):
         if alone := [one for one in own if one not in other]:
             listed = ", ".join(f"{one}={text(own[one])}" for one in alone)

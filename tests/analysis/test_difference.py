@@ -30,7 +30,8 @@ def two(small_sweep: Path, tmp_path: Path) -> tuple[Path, Path]:
         Path(shutil.copytree(small_sweep / "trial_0001", tmp_path / name)) for name in ("a", "b")
     )
     record = json.loads((b / HYPERPARAMS).read_text())
-    record["config"] |= {"dropout": 0.25, "print_freq": 7, "results_dir": "elsewhere"}
+    record["config"] |= {"dropout": 0.25, "clip_grad": 1.0}
+    record["config"] |= {"print_freq": 7, "results_dir": "elsewhere"}
     record["versions"]["torch"] = "1.0"
     record["code"] = {"commit": "0" * 40, "dirty": True}
     record["origin"] = "from trial T, changed: dropout=0.25 (was 0.1)"
@@ -54,8 +55,8 @@ def test_what_was_planted_between_two_runs_is_found(
     two: tuple[Path, Path], analysis: Callable[..., Ended]
 ) -> None:
     found = diff(*two)
-    assert found.settings.index.tolist() == ["dropout"]
-    assert found.settings["b"].tolist() == ["0.25"]
+    assert found.settings["b"].to_dict() == {"dropout": "0.25", "clip_grad": "1"}
+    assert found.settings.loc["clip_grad", "a"] == "None", "a value, and not one that is unknown"
     assert {"torch", "code", "origin"} == {*found.about.index}
     assert found.about.loc["code", "b"] == "0" * 40 + " with changes"
     assert found.first_epoch == FROM
@@ -79,7 +80,7 @@ def test_what_was_planted_between_two_runs_is_found(
 
     ended = analysis("diff", *two)
     assert (ended.code, ended.err) == (0, "")
-    assert "settings that differ: 1" in ended.out
+    assert "settings that differ: 2" in ended.out
     assert f"they differ from epoch {FROM} on" in ended.out
     assert f"p = {accuracy.p:.2g} over rows (McNemar's exact test)" in ended.out
     assert ended.out.strip() == str(found).strip()

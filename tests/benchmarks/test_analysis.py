@@ -55,4 +55,7 @@ def test_every_question_finds_its_answer(benchmark: ModuleType, made: Results) -
     assert answers["metrics of every epoch"] == "66 epochs"
     assert answers["one group in every trial and epoch"] == "66 rows"
     assert answers["one group in all trials"] == "22 trials"
+    gains = made.groups.effects("latent_config").settings
+    assert gains["value"].tolist() == ["factor"]
+    assert answers["effects of the structure"].endswith("40 gains")
     assert answers["diff of two trials"] == f"{rows:,} rows, 40 groups"
