@@ -33,6 +33,10 @@ def test_a_gain_has_its_error_over_groups_and_its_spread_over_seeds(study: Modul
     assert one.spread == pytest.approx(0.001 * np.sqrt(2.5))
     assert one.bound == -0.002, "errors are small: two thousandths count"
     assert one.p_worse == pytest.approx(stats.t.cdf(-6, 399))
+    of_groups, of_seeds = one.error**2, one.spread**2 / 5
+    free = (of_groups + of_seeds) ** 2 / (of_groups**2 / 399 + of_seeds**2 / 4)
+    both = stats.t.cdf(-0.003 / np.sqrt(of_groups + of_seeds), free)
+    assert one.p_worse_anew == pytest.approx(both)
     assert planted(study, mean=-0.003, sd=0.1).bound == pytest.approx(-0.01)
     assert planted(study, mean=0.003).is_gained
     assert not planted(study, mean=0.003, sd=0.1).is_gained
@@ -50,8 +54,8 @@ def test_the_table_tells_what_is_worse_and_where_nothing_is_gained(study: Module
     found.append(planted(study, 0.02)._replace(data="digits", kind="new"))
     table = study.shown(found).splitlines()
     assert table[2].startswith("| letters | 400 known | film | -0.0030 ± 0.0005 | 0.0016 |")
-    assert table[2].endswith("| -0.0020 | **no** | **p 0.000** | +0.4970 |")
-    assert table[3].endswith("| -0.0020 | yes | p 1.000 | +0.5000 |")
+    assert table[2].endswith("| -0.0020 | **no** | **p 0.000** | **p 0.014** | +0.4970 |")
+    assert table[3].endswith("| -0.0020 | yes | p 1.000 | p 1.000 | +0.5000 |")
     assert "4 comparisons: 1 below the bound, 1 worse than pooled at 5%" in table[-2]
     assert table[-1].startswith("letters, known groups: latents gain nothing beyond two standard")
     assert "bias, +0.0001 ± 0.0005" in table[-1]

@@ -33,7 +33,7 @@ from hlvnn.training.stage_times import StageTimes
 from tests.helpers import grouped_data, same_bits, small_config
 from tests.training.fits import case, train, untimed
 
-HEAVY = 0.02
+HEAVY = 0.04
 """Seconds that a planted loop takes: far more than all else in a step of a tiny model."""
 
 
@@ -115,8 +115,10 @@ def test_what_is_slow_is_told(
 
 
 def test_it_is_the_same_fit_told_once_with_the_times_of_an_epoch(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(profiling, "WARM", 1)
+    monkeypatch.setattr(profiling, "RECORDED", 2)
     plain_model, data, settings = case("dropout, draws, two levels")
     settings = settings.model_copy(update={"num_epochs": 2})
     plain = fit(plain_model, data, settings, lambda *_: None)
@@ -136,19 +138,22 @@ def test_it_is_the_same_fit_told_once_with_the_times_of_an_epoch(
     assert told == [found.profile]
     assert str(told[0]) in caplog.messages
     assert list(told[0].seconds) == ["training", "evaluation", "report and files"]
-    assert told[0].seconds["report and files"] == pytest.approx(0.05, abs=0.03)
+    assert 0.05 <= told[0].seconds["report and files"] < 1
     assert not marks.are_on()
     assert marks.marking("a") is marks.marking("b"), "a mark is nothing while nobody profiles"
 
 
-def test_a_long_epoch_is_recorded_in_part_and_so_is_its_evaluation() -> None:
+def test_a_long_epoch_is_recorded_in_part_and_so_is_its_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(profiling, "RECORDED", 4)
     data = grouped_data(rows=120)
     model = build_model(small_config("mlp", latent_config="factor", z_dim=2), data, seed=1)
-    settings = train(num_epochs=1, batch_size=2, profile=True)
+    settings = train(num_epochs=1, batch_size=6, profile=True)
     profile = fit(model, data, settings, lambda *_: None).profile
     assert profile is not None
     assert profile.steps == profiling.RECORDED
-    assert profile.rows == 40, "of the validation rows"
+    assert profile.rows == 24, "of the validation rows"
     steps = profile.table[profile.table["part"] == "step"]
     assert steps.loc[steps["stage"] == "network: hidden1", "calls"].iloc[0] == profiling.RECORDED
     names = {event.get("name") for event in profile.trace["traceEvents"]}
@@ -161,11 +166,13 @@ def test_a_command_names_the_slow_stage_and_keeps_table_and_trace(
     forward = nn.Conv2d.forward
 
     def slow(self: nn.Conv2d, x: Tensor) -> Tensor:
-        if self.in_channels > 1:  # the second one
+        if self.in_channels > 1 and self.training:  # the second one
+            heavy()
             heavy()
         return forward(self, x)
 
     monkeypatch.setattr(nn.Conv2d, "forward", slow)
+    monkeypatch.setattr(profiling, "RECORDED", 3)
     flags = ["--dataset", "digits", "--fast", "--results-dir", str(tmp_path)]
     assert train_one.main([*flags, "--latent-config", "film", "--profile", "--name", "slow"]) == 0
     shown = capsys.readouterr().out
