@@ -13,6 +13,7 @@ import torch
 from hlvnn import load_run
 from hlvnn.config import flatten
 from hlvnn.data import data_of
+from hlvnn.records.group_file import GROUPS
 from hlvnn.records.predictions import PREDICTIONS
 from hlvnn.records.run_folder import (
     BEST,
@@ -33,7 +34,7 @@ from tests.runs import EPOCHS, PREVIOUS, Finished, configured, stats_of
 
 
 def test_a_run_leaves_exactly_the_files_of_the_design(whole: Finished) -> None:
-    names = {HYPERPARAMS, SCHEMA, METRICS, LOG, CHECKPOINT, PREVIOUS, BEST, RESULT}
+    names = {HYPERPARAMS, SCHEMA, METRICS, LOG, CHECKPOINT, PREVIOUS, BEST, RESULT, GROUPS}
     assert {path.name for path in whole.folder.iterdir()} == names | {STATS, PREDICTIONS}
     assert stats_of(whole.folder) == [f"epoch_{epoch:04d}.parquet" for epoch in range(1, 5)]
     assert (HYPERPARAMS, LOG, METRICS, STATS, CHECKPOINT, BEST) == (
