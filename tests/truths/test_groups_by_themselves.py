@@ -92,7 +92,9 @@ def pairs(sd: float, noise: float) -> tuple[pd.DataFrame, dict[str, float]]:
 
 
 @pytest.mark.parametrize("posterior", ["low_rank", "mixture"])
-@pytest.mark.parametrize(("sd", "noise"), [(0.8, 0.7), (0.4, 1.0)])
+@pytest.mark.parametrize(
+    ("sd", "noise"), [pytest.param(0.8, 0.7, marks=pytest.mark.slow), (0.4, 1.0)]
+)
 def test_so_it_does_by_posteriors_of_other_forms(posterior: str, sd: float, noise: float) -> None:
     frame, exact = pairs(sd, noise)
     network = found(frame, "gaussian", posterior=posterior)
@@ -101,6 +103,7 @@ def test_so_it_does_by_posteriors_of_other_forms(posterior: str, sd: float, nois
     assert network["noise sd"] == pytest.approx(exact["noise sd"], rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", ["low_rank", "mixture"])
 def test_so_it_does_of_counts(posterior: str) -> None:
     network = found(planted("poisson", np.full(5000, 4), 0.5), "poisson", posterior=posterior)
@@ -111,7 +114,7 @@ def test_so_it_does_of_counts(posterior: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "groups", "rows", "sd"),
     [
-        ("gaussian", 5000, 2, 0.8),
+        ("gaussian", 3000, 2, 0.8),
         pytest.param("bernoulli", 2500, 8, 1.0, marks=pytest.mark.slow),
     ],
 )
