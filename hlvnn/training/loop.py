@@ -69,8 +69,8 @@ def fit(
 ) -> FitResult:
     """Fit the model in place by maximising the ELBO, or the importance-weighted bound.
 
-    A linear mixed model whose posteriors nobody named is fitted exactly, in one epoch (see
-    `hlvnn.training.exact`).
+    A mixed model whose posteriors nobody named is fitted all at once, in one epoch: exactly where
+    it is linear (`hlvnn.training.exact`), else to its ELBO's maximum (`hlvnn.training.at_once`).
 
     report: called after each evaluated epoch with an `EpochReport` and a function that returns the
     checkpoint to save; it may raise to end the fit. resume: such a checkpoint; on the CPU the
